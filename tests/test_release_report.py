@@ -127,7 +127,14 @@ def test_an_interval_never_reads_like_its_limit():
     for lower, upper in ((0.2504, 0.31), (0.21, 0.2496), (0.2451, 0.2549)):
         ends = interval(Statement("effect", "same", 0.25, ratio=(lower + upper) / 2, lower=lower, upper=upper)).strip("[]").split(", ")
         assert "25" not in ends and ((float(ends[0]) > 25) == (lower > 0.25)) and ((float(ends[1]) > 25) == (upper > 0.25))
-    assert share(float("inf")) == "unknown" and "no upper end" in interval(Statement("effect", "same", 0.25, ratio=0.1, lower=0.05, upper=float("inf")))
+    assert share(float("inf")) == "unknown"
+
+def test_what_could_not_be_measured_is_not_said_to_be_zero(tmp_path):
+    for ratio, upper, reason in ((None, None, "no sequence"), (0.0, None, "nothing to compare with")):
+        lost = Statement("effect: rare", "same", 0.5, "", ratio, None if ratio is None else 0.0, upper, 60, 60.0, 0.0, None, "INCONCLUSIVE", reason)
+        v = verdict([*FINE, lost], collect=2000)
+        assert f'Whether 1 of 1 watched features acts differently is open (at most 50 % of each may change): "rare" ({reason}).' in said(v, "Same?")
+        assert f"INCONCLUSIVE : {reason}" in read(write_report(folder_of(tmp_path / "run", v)).read_text())[1]
 
 def test_a_teams_own_family_is_named_and_its_error_rates_are_not_claimed():
     own = Statement("calibration", "same", 0.2, "", 0.3, 0.26, 0.35, 1000, 1000.0, 0.01, None, "FAIL", "")

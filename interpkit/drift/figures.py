@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'INK', 'PALE', 'STYLE', 'statements_figure', 'watched_figure', 'firing_figure', 'deletion_figure']
 
-# %% ../../nbs/05_drift/06_figures.ipynb #b13fa9f7
+# %% ../../nbs/05_drift/06_figures.ipynb #88e624e9
 import io
 import math
 import re
 from html import escape
 
-from .words import direction, interval, quoted, share
+from .words import direction, interval, known, quoted, share
 
 # %% ../../nbs/05_drift/06_figures.ipynb #3760fe18
 COLOURS = {"PASS": "#0072B2", "FAIL": "#B84A00", "INCONCLUSIVE": "#6B6B6B"}  # after Okabe and Ito; each with a contrast of 5 or more on white
@@ -40,8 +40,8 @@ def _tidied(svg: str, name: str, title: str, description: str) -> str:
     about = f'<title id="{name}-title">{escape(title)}</title>\n <desc id="{name}-desc">{escape(description)}</desc>'
     return re.sub(r"<svg([^>]*)>", lambda m: f'<svg{m[1]} role="img" aria-labelledby="{name}-title {name}-desc">\n {about}', svg, count=1)
 
-# %% ../../nbs/05_drift/06_figures.ipynb #269e4ddd
-def _measured(statements): return [s for s in statements if s.ratio is not None and s.upper is not None and math.isfinite(s.upper)]
+# %% ../../nbs/05_drift/06_figures.ipynb #4133ed33
+def _measured(statements): return [s for s in statements if known(s)]
 
 def _span(statements) -> tuple[float, float, bool]:
     "Left and right end of the axis, and whether it is logarithmic."

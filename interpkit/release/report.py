@@ -7,7 +7,7 @@ __all__ = ['MARKS', 'ASKED', 'SIGN', 'WORDS', 'CSS', 'POLICY', 'safe', 'paragrap
            'statement_rows', 'figure', 'changed_rows', 'plan_rows', 'preview_html', 'behaviour_rows', 'site_rows',
            'report_html', 'write_report']
 
-# %% ../../nbs/07_release/05_report.ipynb #3f487c29
+# %% ../../nbs/07_release/05_report.ipynb #038f38b6
 import math
 import os
 from html import escape
@@ -18,7 +18,7 @@ from ..core.errors import invalid
 from ..drift.contract import Plan, Statement
 from ..drift.figures import deletion_figure, firing_figure, statements_figure, watched_figure
 from ..drift.verdict import Verdict
-from ..drift.words import Part, direction, interval, named, one_line, page_one, quoted, share, short_html, summary_lines, unreadable
+from ..drift.words import Part, direction, interval, known, named, one_line, page_one, quoted, share, short_html, summary_lines, unreadable
 
 # %% ../../nbs/07_release/05_report.ipynb #230ee263
 def safe(text) -> str: return escape(one_line(text))
@@ -59,20 +59,20 @@ def page_one_html(v: Verdict, printed: dict = None, plan: Plan = None) -> str:
     head = f"<header class={v.verdict}><h1>{safe(lead.title)}</h1><p><em>{safe(first)}</em></p>{''.join(map(paragraph, notes))}<p class=basis>{safe(basis)}</p></header>"
     return "<main class=page>" + head + "\n".join(map(_part, parts)) + (SIGN if v.action == "REVIEW" else "") + "</main>"
 
-# %% ../../nbs/07_release/05_report.ipynb #cb460cbd
+# %% ../../nbs/07_release/05_report.ipynb #7223a773
 def statement_rows(statements) -> list[dict]:
     "One row a statement, as a person reads it."
-    return [{"statement": named(Statement(s.name, s.question, s.limit)), "segment": quoted(s.segment) if s.segment else "all", "share": share(s.ratio), "interval": interval(s), "limit": share(s.limit),
-             "sequences": f"{s.n:,}", "effective": f"{s.n_eff:,.0f}", "outcome": s.outcome + (f": {s.reason}" if s.outcome == "INCONCLUSIVE" and s.n_eff < 50 else "")} for s in statements]
+    return [{"statement": named(Statement(s.name, s.question, s.limit)), "segment": quoted(s.segment) if s.segment else "all", "share": share(s.ratio if known(s) else None), "interval": interval(s), "limit": share(s.limit),
+             "sequences": f"{s.n:,}", "effective": f"{s.n_eff:,.0f}", "outcome": s.outcome + (f": {s.reason}" if s.outcome == "INCONCLUSIVE" and (s.n_eff < 50 or not known(s)) else "")} for s in statements]
 
 def figure(title: str, svg: str) -> str: return f"<figure><h3>{safe(title)}</h3>{svg}</figure>"
 
 def _figures(v: Verdict, most: int = 40) -> list[str]:
     if unreadable(v): return []
-    together = [s for s in v.statements if s.ratio is not None and not s.watched]
+    together = [s for s in v.statements if known(s) and not s.watched]
     far = sorted((s.ratio / s.limit for s in together), reverse=True)[:most]
     drawn = [s for s in together if not s.segment or s.ratio / s.limit >= far[-1]]
-    families = sorted({s.name.split(": ")[0] for s in v.statements if s.watched and s.ratio is not None}, key=lambda f: (f != "effect", f))
+    families = sorted({s.name.split(": ")[0] for s in v.statements if s.watched and known(s)}, key=lambda f: (f != "effect", f))
     out = [figure("Statements and their limits", statements_figure(drawn))] if drawn else []
     out += [paragraph(f"Drawn are the {len(drawn)} closest to their limit or beyond; all are in the table.")] if len(drawn) < len(together) else []
     return out + [figure(f"Watched features: {f}", watched_figure(v.statements, f, f"watched-{i}")) for i, f in enumerate(families)]
