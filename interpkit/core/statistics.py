@@ -5,15 +5,40 @@
 # %% auto #0
 __all__ = ['Interval', 'ratio_interval', 'outcome', 'sequences_needed', 'p_above', 'holm', 'clopper_pearson']
 
-# %% ../../nbs/00_core/02_statistics.ipynb #9fb41831
+# %% ../../nbs/00_core/02_statistics.ipynb #7a5cb64a
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from .errors import invalid
+from .errors import bad_parameter, invalid
 
-# %% ../../nbs/00_core/02_statistics.ipynb #96f2d1c2
+# %% ../../nbs/00_core/02_statistics.ipynb #7e2d9d66
+def _codes(group) -> list[int]:
+    "A number for each group, in the order in which groups appear."
+    keys, seen = np.asarray(group).tolist(), {}
+    if any(k is None or k != k for k in keys): raise invalid("a group for every sequence", "some without", "fill group_id, or leave the column out")
+    return [seen.setdefault(k, len(seen)) for k in keys]
+
+def _by_group(group, *columns) -> list[np.ndarray]:
+    "Each column [n], summed within groups."
+    if group is None or len(set(codes := _codes(group))) == len(codes): return list(columns)
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(np.asarray(codes)[order], prepend=-1)).tolist()
+    ends = starts[1:] + [len(codes)]
+    return [np.array([math.fsum(x[i:j]) for i, j in zip(starts, ends)]) for x in (c[order].tolist() for c in columns)]
+
+# %% ../../nbs/00_core/02_statistics.ipynb #e926d759
+def _column(name: str, x, n: int = None) -> np.ndarray:
+    x = np.asarray(x, float)
+    if x.ndim != 1 or (n is not None and len(x) != n): raise invalid(f"one {name} a sequence{f': {n}' if n is not None else ''}", f"shape {list(x.shape)}", "pass columns of one table")
+    bad = ~np.isfinite(x)
+    if bad.any(): raise invalid(f"finite {name}s", f"{int(bad.sum())} of {len(x)} are NaN or infinite, first in row {int(bad.argmax())}", "find the sequences whose decision is not finite")
+    if (x < 0).any(): raise invalid(f"{name}s >= 0", f"{int((x < 0).sum())} of {len(x)} are negative, first in row {int((x < 0).argmax())}", "take absolute values, or squares")
+    return x
+
+# %% ../../nbs/00_core/02_statistics.ipynb #70d5cd0b
 @dataclass(frozen=True)
 class Interval:
     "A ratio of two sums with its interval."
@@ -25,36 +50,45 @@ class Interval:
     spread: float   # standard error of the ratio
     total: float    # sum of the denominators
 
-def _by_group(x: np.ndarray, group) -> np.ndarray:
-    if group is None: return x
-    _, i = np.unique(np.asarray(group).astype(str), return_inverse=True)
-    order = np.lexsort((x, i))   # sums within a group do not depend on the order of the rows
-    return np.add.reduceat(x[order], np.flatnonzero(np.diff(i[order], prepend=-1))) if len(x) else x
-
-def _check(**arrays):
-    for name, x in arrays.items():
-        if not np.isfinite(x).all(): raise invalid(f"finite {name}s", f"{int((~np.isfinite(x)).sum())} of {len(x)} are NaN or infinite", "find the sequences whose decision is not finite")
-
-# %% ../../nbs/00_core/02_statistics.ipynb #82ec39bd
+@lru_cache(maxsize=4096)
 def _quantile(alpha: float, statements: int, n_eff: float) -> float:
+    "Student quantile of one of `statements` that share `alpha`, two-sided."
     from scipy.stats import t
     return float(t.ppf(1 - alpha / (2 * statements), n_eff - 1)) if n_eff > 1 else math.inf
 
-def ratio_interval(numerator, denominator, weight=None, group=None, alpha: float = 0.01, statements: int = 1) -> Interval:
-    "The ratio of sums of `numerator` and `denominator` [n], clustered by `group`, with the interval of one of `statements` that share `alpha`."
-    a, b = np.asarray(numerator, float), np.asarray(denominator, float)
-    w = np.ones(len(a)) if weight is None else np.asarray(weight, float)
-    _check(numerator=a, denominator=b, weight=w)
-    a, b, w = (_by_group(x, group) for x in (a * w, b * w, w))
-    n, top, bottom = len(a), math.fsum(a), math.fsum(b)
-    n_eff = math.fsum(w) ** 2 / max(math.fsum(w * w), 1e-300)
-    if n == 0 or bottom <= 0: return Interval(0.0, 0.0, math.inf, n, n_eff if n else 0.0, math.inf, bottom)
-    ratio, rest = top / bottom, a - top / bottom * b
-    mean = math.fsum(rest) / n
-    spread = math.sqrt(math.fsum((rest - mean) ** 2) / max(n - 1, 1)) * math.sqrt(n) / bottom
+def _sum(x) -> float: return math.fsum(x.tolist())
+
+def _standard_error(rest: np.ndarray, bottom: float) -> float:
+    "sd(rest) · √G / bottom, of residuals [G] that sum to almost nothing."
+    n = len(rest)
+    if n < 2: return math.inf
+    return math.sqrt(_sum((rest - _sum(rest) / n) ** 2) / (n - 1)) * math.sqrt(n) / bottom
+
+# %% ../../nbs/00_core/02_statistics.ipynb #56f9317a
+def ratio_interval(numerator,      # [n] >= 0
+                   denominator,    # [n] >= 0
+                   weight=None,    # [n] sampling weights >= 0, default 1
+                   group=None,     # [n] sequences of one group are one unit, default: each its own
+                   alpha: float = 0.01,      # what a whole check may be wrong
+                   statements: int = 1) -> Interval:  # how many statements share it
+    "The ratio of two sums over sequences with its interval, clustered by group. Raises (exit code 65) on NaN, infinity and negative numbers."
+    if statements < 1 or not 0 < alpha < 1: raise bad_parameter("statements >= 1 and alpha between 0 and 1", f"statements={statements}, alpha={alpha}", "alpha=0.01")
+    a = _column("numerator", numerator)
+    b, w = _column("denominator", denominator, len(a)), _column("weight", np.ones(len(a)) if weight is None else weight, len(a))
+    if group is not None and len(group) != len(a): raise invalid(f"one group a sequence: {len(a)}", f"{len(group)}", "pass columns of one table")
+    try: return _interval(*_by_group(group, a * w, b * w, w), alpha, statements)
+    except OverflowError: raise invalid("sums that are finite numbers", "numerators, denominators or weights so large that they overflow", "scale them down") from None
+
+def _interval(a, b, w, alpha, statements) -> Interval:
+    n, top, bottom, W = len(a), _sum(a), _sum(b), _sum(w)
+    n_eff = W * W / _sum(w * w) if W > 0 else 0.0
+    if bottom <= 0: return Interval(0.0, 0.0, math.inf, n, n_eff, math.inf, bottom)
+    ratio, one = top / bottom, bottom / n
+    spread = _standard_error(a - ratio * b, bottom)
+    if not math.isfinite(ratio) or math.isnan(spread): raise OverflowError
     reach = _quantile(alpha, statements, n_eff) * spread / ratio if ratio > 0 and spread > 0 else 0.0
-    upper = (top + bottom / n) / (bottom + bottom / n)
-    with np.errstate(over="ignore"): return Interval(ratio, ratio * math.exp(-reach), float(upper * np.exp(reach)), n, n_eff, spread, bottom)
+    upper = (top + one) / (bottom + one) * (math.exp(reach) if reach < 700 else math.inf)
+    return Interval(ratio, ratio * math.exp(-reach), upper, n, n_eff, spread, bottom)
 
 # %% ../../nbs/00_core/02_statistics.ipynb #11c470fb
 def outcome(interval: Interval, limit: float, minimum: int = 50) -> tuple[str, str]:
@@ -65,31 +99,34 @@ def outcome(interval: Interval, limit: float, minimum: int = 50) -> tuple[str, s
     if interval.lower > limit: return "FAIL", "the whole interval is over the limit"
     return "INCONCLUSIVE", "the limit lies inside of the interval"
 
-# %% ../../nbs/00_core/02_statistics.ipynb #a6d6afe1
+# %% ../../nbs/00_core/02_statistics.ipynb #75db3ab3
 def sequences_needed(statements: int, spread: float = 1.0, alpha: float = 0.01) -> int:
-    "Groups with which one of `statements` settles a truth at half or twice its limit; `spread` is the relative spread of a group."
-    n = 50.0
-    for _ in range(50): n = ((_quantile(alpha, statements, max(n, 3)) + 1.645) * spread / math.log(2)) ** 2
-    return math.ceil(n)
+    "Groups with which one of `statements` settles a truth at half or twice its limit; `spread` is the relative spread c of a group."
+    need = lambda n: math.ceil(((_quantile(alpha, statements, max(n, 3.0)) + 1.645) * spread / math.log(2)) ** 2)
+    n = need(1e9)
+    while need(n) > n: n = need(n)  # q depends on n: fewer degrees of freedom ask for more
+    return n
 
-# %% ../../nbs/00_core/02_statistics.ipynb #1409d365
+# %% ../../nbs/00_core/02_statistics.ipynb #d684d8f2
 def p_above(interval: Interval, limit: float) -> float:
     "One-sided p-value of 'the ratio is at most `limit`', on the logarithm."
     from scipy.stats import t
-    if interval.ratio <= 0 or interval.n_eff <= 2: return 1.0
+    if interval.ratio <= 0 or interval.n_eff <= 1 or not math.isfinite(interval.spread): return 1.0
     if interval.spread <= 0: return 0.0 if interval.ratio > limit else 1.0
     return float(t.sf(math.log(interval.ratio / limit) / (interval.spread / interval.ratio), interval.n_eff - 1))
 
-def holm(p_values, alpha: float = 0.01) -> np.ndarray:
+def holm(p_values, alpha: float = 0.01) -> np.ndarray:  # bool [n]
     "Which hypotheses Holm's step-down procedure rejects at family-wise error rate `alpha`."
     p = np.asarray(p_values, float)
+    if not ((p >= 0) & (p <= 1)).all(): raise invalid("p-values between 0 and 1", "others, or NaN", "compute them with p_above")
     order = np.argsort(p, kind="stable")
-    stop = np.cumprod(p[order] <= alpha / np.arange(len(p), 0, -1)).astype(bool)
-    out = np.zeros(len(p), bool); out[order] = stop
-    return out
+    rejected = np.zeros(len(p), bool)
+    rejected[order] = np.cumprod(p[order] <= alpha / np.arange(len(p), 0, -1)).astype(bool)
+    return rejected
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    "Exact two-sided confidence bounds of a rate after `k` events in `n` trials (Clopper and Pearson 1934)."
+    "Exact two-sided confidence bounds of a rate after `k` events in `n` trials."
     from scipy.stats import beta
+    if not 0 <= k <= n or n < 1: raise bad_parameter("0 <= k <= n events in n >= 1 trials", f"k={k}, n={n}", "count events and trials")
     a = 1 - level
     return float(beta.ppf(a / 2, k, n - k + 1)) if k else 0.0, float(beta.ppf(1 - a / 2, k + 1, n - k)) if k < n else 1.0
