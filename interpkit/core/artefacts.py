@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FULL', 'LOCKED', 'digest_file', 'canonical', 'digest_json', 'digest_frame', 'six', 'storage_error',
-           'is_storage_error', 'remove_leftovers', 'write_json', 'read_json', 'write_manifest', 'new_artefact',
-           'recover', 'read_manifest', 'check_artefact', 'open_artefact']
+           'is_storage_error', 'aside_name', 'remove_leftovers', 'write_json', 'read_json', 'write_manifest',
+           'new_artefact', 'recover', 'read_manifest', 'check_artefact', 'open_artefact']
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #1a0b7101
 import ctypes
@@ -91,13 +91,13 @@ def is_storage_error(error: Exception) -> bool:
     "Whether an error of any library says that storage failed."
     return not isinstance(error, InterpkitError) and _errno(error) in FULL | LOCKED
 
-# %% ../../nbs/00_core/01_artefacts.ipynb #27096af3
+# %% ../../nbs/00_core/01_artefacts.ipynb #f2323146
 def _sync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
 
-def _aside(path: Path) -> Path:
+def aside_name(path: Path) -> Path:
     "A new name beside `path` that says which process it belongs to."
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.aside")
 
@@ -119,13 +119,13 @@ def remove_leftovers(path):
 
 def _escape(name: str) -> str: return re.sub(r"([*?\[])", r"[\1]", name)
 
-# %% ../../nbs/00_core/01_artefacts.ipynb #98f3128b
+# %% ../../nbs/00_core/01_artefacts.ipynb #c9f7c2f9
 def write_json(path, obj) -> Path:
     "Write JSON atomically: sorted keys, one value a line; NaN and infinity are refused."
     path = Path(path)
     try: text = json.dumps(obj, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     except ValueError as e: raise invalid(f"finite numbers in {path.name}", str(e), "find out where the NaN comes from") from None
-    aside = _aside(path)
+    aside = aside_name(path)
     try:
         remove_leftovers(path)
         aside.write_text(text, encoding="utf-8"); _sync(aside)
@@ -140,7 +140,7 @@ def read_json(path):
     except OSError as e: raise invalid(f"the file {path}", e.strerror or type(e).__name__, "check the path, or run again the step that writes it") from None
     except ValueError as e: raise invalid(f"JSON in {path}", str(e), "restore the file, or run again the step that writes it") from None
 
-# %% ../../nbs/00_core/01_artefacts.ipynb #9db83d4c
+# %% ../../nbs/00_core/01_artefacts.ipynb #1593c5ba
 def _files(folder: Path) -> dict:
     "Name -> path of all files of an artefact but its own manifest."
     found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()}
@@ -160,7 +160,7 @@ def new_artefact(folder, kind: str, overwrite: bool = False):
     folder = Path(folder)
     recover(folder)
     if folder.exists() and not overwrite: raise invalid(f"a new folder for the {kind}", f"{folder} exists", "choose another folder, or remove this one")
-    tmp = _aside(folder)
+    tmp = aside_name(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
