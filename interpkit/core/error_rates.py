@@ -13,7 +13,7 @@ import numpy as np
 
 from .statistics import clopper_pearson, outcome, ratio_interval
 
-# %% ../../nbs/00_core/02a_error_rates.ipynb #5274ef73
+# %% ../../nbs/00_core/02a_error_rates.ipynb #00046760
 @dataclass(frozen=True)
 class Population:
     "Sequences to draw from. Sizes and changes are lognormal."
@@ -24,6 +24,11 @@ class Population:
     heavy: float = 0.0     # share of the sequences that weigh 20, the others weigh 1
     per_group: float = 1.0 # sequences a group, on average; 70 % of the variance of log(change) is the group's
     rare: float = 1.0      # share of the sequences that change at all
+
+    @property
+    def spread(self) -> float:
+        "Relative spread c of one sequence, where sizes and changes are independent and all sequences change."
+        return math.sqrt(math.exp(self.sizes**2) * math.expm1(self.tail**2))
 
     def draw(self, rng, n: int, share: float) -> dict:
         "Columns for `ratio_interval`, of `n` groups whose true ratio is `share`."

@@ -14,20 +14,24 @@ import numpy as np
 
 from .errors import bad_parameter, invalid
 
-# %% ../../nbs/00_core/02_statistics.ipynb #7e2d9d66
-def _codes(group) -> list[int]:
-    "A number for each group, in the order in which groups appear."
-    keys, seen = np.asarray(group).tolist(), {}
+# %% ../../nbs/00_core/02_statistics.ipynb #3e2c07e5
+def _codes(group) -> np.ndarray:  # int [n]
+    "A number from 0 on for each group."
+    keys = np.asarray(group)
+    if keys.dtype.kind in "iub": return np.unique(keys, return_inverse=True)[1]
+    keys, seen = keys.tolist(), {}
     if any(k is None or k != k for k in keys): raise invalid("a group for every sequence", "some without", "fill group_id, or leave the column out")
-    return [seen.setdefault(k, len(seen)) for k in keys]
+    return np.array([seen.setdefault(k, len(seen)) for k in keys], int)
 
 def _by_group(group, *columns) -> list[np.ndarray]:
     "Each column [n], summed within groups."
-    if group is None or len(set(codes := _codes(group))) == len(codes): return list(columns)
+    if group is None: return list(columns)
+    codes = _codes(group)
+    if not len(codes) or codes.max() + 1 == len(codes): return list(columns)
     order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(np.asarray(codes)[order], prepend=-1)).tolist()
-    ends = starts[1:] + [len(codes)]
-    return [np.array([math.fsum(x[i:j]) for i, j in zip(starts, ends)]) for x in (c[order].tolist() for c in columns)]
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1)).tolist()
+    spans = list(zip(starts, starts[1:] + [len(codes)]))
+    return [np.array([x[i] if j - i == 1 else math.fsum(x[i:j]) for i, j in spans]) for x in (c[order].tolist() for c in columns)]
 
 # %% ../../nbs/00_core/02_statistics.ipynb #e926d759
 def _column(name: str, x, n: int = None) -> np.ndarray:
@@ -99,13 +103,19 @@ def outcome(interval: Interval, limit: float, minimum: int = 50) -> tuple[str, s
     if interval.lower > limit: return "FAIL", "the whole interval is over the limit"
     return "INCONCLUSIVE", "the limit lies inside of the interval"
 
-# %% ../../nbs/00_core/02_statistics.ipynb #75db3ab3
-def sequences_needed(statements: int, spread: float = 1.0, alpha: float = 0.01) -> int:
-    "Groups with which one of `statements` settles a truth at half or twice its limit; `spread` is the relative spread c of a group."
-    need = lambda n: math.ceil(((_quantile(alpha, statements, max(n, 3.0)) + 1.645) * spread / math.log(2)) ** 2)
-    n = need(1e9)
-    while need(n) > n: n = need(n)  # q depends on n: fewer degrees of freedom ask for more
-    return n
+# %% ../../nbs/00_core/02_statistics.ipynb #2892d3d9
+def sequences_needed(statements: int,       # K, of the check
+                     spread: float = 1.0,   # relative spread c of a group
+                     alpha: float = 0.01,
+                     limit: float = None) -> int:  # counts the group that changed wholly; None: leaves it out
+    "Groups with which one of `statements` settles a truth at half or twice its limit."
+    def settles(n):
+        gap = math.log(2) if limit is None else math.log(limit * (1 + 1 / n) / (limit / 2 + 1 / n))
+        return gap > 0 and n >= ((_quantile(alpha, statements, max(n, 3.0)) + 1.645) * spread / gap) ** 2
+    few, many = 1.0, 2.0
+    while not settles(many) and many < 1e9: few, many = many, 2 * many  # a billion stands for never
+    while many - few > 1: few, many = (few, (few + many) // 2) if settles((few + many) // 2) else ((few + many) // 2, many)
+    return int(many)
 
 # %% ../../nbs/00_core/02_statistics.ipynb #d684d8f2
 def p_above(interval: Interval, limit: float) -> float:
