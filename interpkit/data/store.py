@@ -171,7 +171,7 @@ ActivationStore.read, ActivationStore.d, ActivationStore.tokens = read, d, token
 ActivationStore.n_tokens = property(lambda self: self.tokens(self.sites[0]), doc="Tokens stored at the first site.")
 ActivationStore.n_sequences = property(lambda self: self.plan["sequences"], doc="Rows that were stored.")
 
-# %% ../../nbs/02_data/03_store.ipynb #e76f9e6a
+# %% ../../nbs/02_data/03_store.ipynb #ad876a23
 BLOCK = 1 << 16  # tokens that are mixed with each other
 
 def _blocks(self: ActivationStore, site: str, rng):
@@ -200,16 +200,15 @@ def _check_request(self, site, batch_size, epochs, tokens) -> str:
     return site
 
 def _stream(self, site, batch_size, rng, epochs, tokens):
-    rest, left = [], math.inf if tokens is None else tokens
+    rest, left = None, math.inf if tokens is None else tokens
     for block in _all_blocks(self, site, rng, epochs):
-        block = torch.cat([*rest, block])
-        whole = len(block) // batch_size * batch_size
-        for b in block[:whole].split(batch_size):
-            yield b[:int(min(left, batch_size))].float()
-            left -= batch_size
+        rest = block if rest is None else torch.cat([rest, block])
+        while len(rest) >= min(batch_size, left):
+            size = int(min(batch_size, left))
+            yield rest[:size].float()
+            rest, left = rest[size:], left - size
             if left <= 0: return
-        rest = [block[whole:]]
-    if len(rest[0]): yield rest[0][:int(min(left, batch_size))].float()
+    if len(rest): yield rest.float()
 
 def batches(self: ActivationStore, site: Site, batch_size: int, seed: int = 0,
             epochs: int = None,   # times that each token may come; None: without end
