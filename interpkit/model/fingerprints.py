@@ -67,7 +67,7 @@ def _untaken(draws: np.ndarray, column: pd.Series) -> list[int]:
         return next(near, 0)
     return [free(int(v)) for v in np.clip(np.round(draws), low, high)]
 
-# %% ../../nbs/01_model/03_fingerprints.ipynb #8bd73478
+# %% ../../nbs/01_model/03_fingerprints.ipynb #9eddc969
 def _synthetic_lengths(column: pd.Series, n: int, rng) -> list[int]:
     lengths = column.map(len).to_numpy()
     low, high = np.quantile(lengths, [0.25, 0.75]).astype(int) if len(lengths) >= SHARED else (8, 8)
@@ -76,13 +76,12 @@ def _synthetic_lengths(column: pd.Series, n: int, rng) -> list[int]:
 def _synthetic_lists(column: pd.Series, lengths, rng) -> list[list]:
     arrays = [np.asarray(x) for x in column]
     if any(x.dtype.kind == "f" for x in arrays): return [_normal(np.concatenate(arrays), k, rng).tolist() for k in lengths]
+    ends = {at: same.pop() for at in (0, -1) if len(same := {int(x[at]) for x in arrays}) == 1 and len(arrays) >= SHARED}
     ids = _shared(pd.Series(np.concatenate([np.unique(x) for x in arrays])))
-    if not len(ids): ids = np.zeros(1, int)
-    out = [rng.choice(ids, k).astype(int).tolist() for k in lengths]
-    for at in (0, -1):
-        same = {int(x[at]) for x in arrays}
-        if len(same) == 1 and len(arrays) >= SHARED:
-            for x in out: x[at] = min(same)
+    inner = np.setdiff1d(ids, list(ends.values()))
+    out = [rng.choice(inner if len(inner) else ids if len(ids) else [0], k).astype(int).tolist() for k in lengths]
+    for x in out:
+        for at, token in ends.items(): x[at] = token
     return out
 
 # %% ../../nbs/01_model/03_fingerprints.ipynb #03255e7a

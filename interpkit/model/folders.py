@@ -6,13 +6,12 @@
 __all__ = ['PICKLES', 'AGAIN', 'SCHEMA', 'weight_files', 'read_weights', 'fill', 'schema_digests', 'hf_model', 'hub_folder',
            'path_of', 'own_modules', 'copy_code', 'Code']
 
-# %% ../../nbs/01_model/04_folders.ipynb #d07c2b1c
+# %% ../../nbs/01_model/04_folders.ipynb #941f7526
+import ast
 import importlib
 import importlib.util
-import inspect
 import sys
 import sysconfig
-import types
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def _refuse_keys(model, where, missing, unexpected, shapes):
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     if found: raise invalid(f"the weights of a {type(model).__name__} in {where}", "; ".join(found[:5]) + more, "pair the weights with the configuration, or the factory and its arguments, with which they were trained")
 
-# %% ../../nbs/01_model/04_folders.ipynb #7fbb92bf
+# %% ../../nbs/01_model/04_folders.ipynb #3aaeb7a8
 SCHEMA = ("vocab.json", "vocab.txt", "merges.txt", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "schema.json")
 
 def schema_digests(folder: Path) -> dict[str, str]:
@@ -100,7 +99,8 @@ def hf_model(folder: Path) -> nn.Module:
     weight_files(folder)
     try:
         with _quiet(): model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, local_files_only=True)
-    except (ValueError, OSError, KeyError, RuntimeError, TypeError, ImportError) as e:
+    except torch.OutOfMemoryError: raise
+    except Exception as e:
         raise invalid(f"a model that transformers can read in {folder}", f"{type(e).__name__}: {(str(e).strip() or '-').splitlines()[0][:300]}", "restore the folder from where the release was kept, or install the version of transformers with which it was made") from e
     _refuse_keys(model, folder, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return model
@@ -112,7 +112,7 @@ def hub_folder(name: str) -> Path:
     except Exception as e:
         raise invalid(f"a release: a folder, or a model on the hub named {name!r}", f"no such folder; the hub says {type(e).__name__}", "check the path; without a network, pass a local folder") from e
 
-# %% ../../nbs/01_model/04_folders.ipynb #ecb40fb6
+# %% ../../nbs/01_model/04_folders.ipynb #e6eed10c
 def path_of(thing, what: str) -> str:
     "'module:name' of a class or function; raises (exit code 64) for lambdas, inner functions and what was defined in a notebook."
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
@@ -127,13 +127,23 @@ def _installed(file: str) -> bool:
     return any(p and Path(file).is_relative_to(p) for p in places)
 
 def own_modules(name: str, seen: set = None) -> set[str]:
-    "A module and all modules of one's own that it takes names from: neither Python's nor installed ones."
+    "A module and all modules of one's own that its file imports: neither Python's nor installed ones."
     seen = set() if seen is None else seen
     module = sys.modules.get(name)
     if name in seen or module is None or not getattr(module, "__file__", None) or _installed(module.__file__): return seen
     seen.add(name)
-    for v in list(vars(module).values()): own_modules(v.__name__ if isinstance(v, types.ModuleType) else getattr(v, "__module__", None) or "", seen)
+    for n in _imports(module): own_modules(n, seen)
     return seen
+
+def _imports(module) -> set[str]:
+    "Full names of what a module's file may import."
+    found = set()
+    for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        if isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__) if node.level else node.module
+            found |= {base, *(f"{base}.{a.name}" for a in node.names)}
+    return found
 
 def copy_code(paths, folder: Path) -> dict[str, str]:
     "Copy the files of 'module:name' paths into `folder/code` where they can stand alone; digests of all modules of one's own that they need, and of these."

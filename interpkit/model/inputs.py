@@ -86,9 +86,9 @@ def to_paste(columns) -> str:
     return ("paste and correct:\n  def collate(rows): return torch.tensor(rows[" + repr(list(columns)[:3]) + "].to_numpy('float32'))\n"
             "  Release.from_module(model, inputs=collate, decision=lambda out: out[:, 1])")
 
-# %% ../../nbs/01_model/02_inputs.ipynb #36267e54
+# %% ../../nbs/01_model/02_inputs.ipynb #387ba180
 def _as_float32(x):
-    if isinstance(x, np.ndarray): x = torch.as_tensor(x)
+    if isinstance(x, np.ndarray): x = torch.from_numpy(x.copy())
     if isinstance(x, Mapping): return {k: _as_float32(v) for k, v in x.items()}
     if isinstance(x, (tuple, list)): return tuple(_as_float32(v) for v in x)
     return x.float() if torch.is_tensor(x) and x.is_floating_point() else x
@@ -122,7 +122,7 @@ def user_batch(made, rows: pd.DataFrame, shared: frozenset = frozenset(), drop_m
     kwargs = {k: v for k, v in made.items() if not (k == "mask" and drop_mask)} if isinstance(made, dict) else {}
     return Batch(args=() if isinstance(made, dict) else made, kwargs=kwargs, mask=mask, last=last, n=len(rows), rows=torch.from_numpy(row_numbers(rows).copy()), shared=shared)
 
-# %% ../../nbs/01_model/02_inputs.ipynb #f5d675e2
+# %% ../../nbs/01_model/02_inputs.ipynb #8b4c7454
 @dataclass
 class TokenInputs:
     "Rows with `input_ids`."
@@ -140,12 +140,14 @@ class TokenInputs:
 
 @dataclass
 class ColumnInputs:
-    "Rows with numeric columns; where none are named, those of the first rows that come, from then on."
+    "Rows with numeric columns; where none are named, those of the first rows that the model could read, from then on."
     columns: list = None
+    latest: list = None
     def __call__(self, rows: pd.DataFrame) -> Batch:
         b = column_batch(rows, self.columns)
-        self.columns = list(self.columns or input_columns(rows))
+        self.latest = list(self.columns or input_columns(rows))
         return b
+    def settle(self): self.columns = self.columns or self.latest
     def spec(self):
         if self.columns: return dict(kind="columns", columns=list(self.columns))
         raise bad_parameter("the columns that the release reads", "a release that has not seen rows yet", "run it once on rows before saving, release.run(rows), or name them: inputs={'kind': 'columns', 'columns': [...]}")

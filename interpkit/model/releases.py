@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'SAID', 'blocks', 'suggest_sites', 'pick_device', 'Release', 'pin', 'sites', 'save']
 
-# %% ../../nbs/01_model/05_releases.ipynb #54c68e6e
+# %% ../../nbs/01_model/05_releases.ipynb #747d7db3
 import copy
 import re
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from ..core.show import card_html
 from .decisions import NamedDecision, at_last, make_decision
 from .fingerprints import fingerprint
 from .folders import Code, copy_code, fill, hf_model, hub_folder, path_of, read_weights, schema_digests, weight_files
-from .inputs import ColumnInputs, FunctionInputs, TokenInputs, make_inputs
-from .sites import Batch, Site, _as_tokens, _first, find_module
+from .inputs import ColumnInputs, TokenInputs, make_inputs
+from .sites import Batch, Site, _as_tokens, _first, capture, find_module
 
 # %% ../../nbs/01_model/05_releases.ipynb #fb028afd
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Mish, nn.SELU, nn.Softplus, nn.ReLU6, nn.Hardswish, nn.PReLU, nn.CELU)
@@ -44,7 +44,7 @@ def suggest_sites(model: nn.Module) -> tuple[Site, ...]:
     if len(hidden) >= len(linear) - 1: return (Site(hidden[(len(hidden) - 1) // 2]),)
     return (Site(linear[1 + (len(linear) - 2) // 2], "in"),)  # activations are functions, or one module used again and again
 
-# %% ../../nbs/01_model/05_releases.ipynb #9e284920
+# %% ../../nbs/01_model/05_releases.ipynb #38a15028
 def pick_device(device: str = "auto") -> torch.device:
     "`auto` takes CUDA where there is one."
     if device not in ("auto", "cpu", "cuda"): raise bad_parameter("device = auto, cpu or cuda", repr(device), "leave it out for auto")
@@ -113,6 +113,7 @@ class Release:
         if torch.is_tensor(d) and d.shape == (batch.n, 1): d = d[:, 0]
         if not torch.is_tensor(d) or d.shape != (batch.n,):
             raise invalid(f"one decision a sequence: a tensor of shape [{batch.n}]", f"{list(d.shape) if torch.is_tensor(d) else type(d).__name__} from the decision of {self.name}", "decision=lambda out: out[:, 1]")
+        if isinstance(self.inputs, ColumnInputs): self.inputs.settle()
         return _finite(d.float(), batch, self.name)
     @torch.no_grad()
     def run(self, rows) -> Tensor:  # [B]
@@ -154,7 +155,7 @@ def pin(self: Release, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(_top1=ids[:, 0], _top2=ids[:, 1])
 Release.pin = pin
 
-# %% ../../nbs/01_model/05_releases.ipynb #7ec1a47e
+# %% ../../nbs/01_model/05_releases.ipynb #0bef9d5e
 def _probe(release: Release) -> pd.DataFrame:
     "Two rows of nobody that the release can read, or None where only a function knows what they look like."
     if isinstance(release.inputs, TokenInputs): return pd.DataFrame(dict(sequence_id=[0, 1], input_ids=[[1, 2, 2, 1], [1, 2, 1, 2]]))
@@ -165,15 +166,16 @@ def _probe(release: Release) -> pd.DataFrame:
 def sites(self: Release, rows: pd.DataFrame = None) -> pd.DataFrame:
     "The modules that can be read, with the shape of what comes out of them (of two of `rows`, where the release can't know how rows look); its own site is marked."
     rows = _probe(self) if rows is None else rows.head(2)
+    batch = None if rows is None else self.batch(self.pin(rows))
     seen = {n: [] for n, _ in self.model.named_modules() if n}
     handles = [m.register_forward_hook(lambda _, __, out, n=n: seen[n].append(out)) for n, m in self.model.named_modules() if n]
     try:
-        if rows is not None: b = self.batch(self.pin(rows)); self.decide(b.run(self.model), b)
+        if batch: self.decide(batch.run(self.model), batch)
     finally:
         for h in handles: h.remove()
     shapes = {n: "" for n in seen} if rows is None else {n: s for n, out in seen.items() if len(out) == 1 and (s := _shape(out[0], len(rows)))}
-    own = {s.module: s for s in self.default_sites}
-    return pd.DataFrame([dict(site=str(own.get(n, Site(n))), shape=s, suggestion="this release's site" if n in own else "") for n, s in shapes.items()])
+    shapes = {Site(n): s for n, s in shapes.items()} | {s: _shape(capture(self.model, [s], batch)[s], batch.n) if batch else "" for s in self.default_sites if s.side == "in"}
+    return pd.DataFrame([dict(site=str(s), shape=shape, suggestion="this release's site" if s in self.default_sites else "") for s, shape in shapes.items()])
 Release.sites = sites
 
 def _shape(out, n: int) -> str:

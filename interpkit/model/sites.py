@@ -60,7 +60,7 @@ def site_from_hook_name(name: str, model: nn.Module) -> Site:
     raise bad_parameter("a hook name such as 'blocks.3.hook_resid_post' on a model with Llama's or GPT-2's module names", f"{name!r} on {type(model).__name__}",
                         "name the module instead, as in 'model.layers.3:out'")
 
-# %% ../../nbs/01_model/00_sites.ipynb #20ce6c69
+# %% ../../nbs/01_model/00_sites.ipynb #e8b9e4ba
 def _tensors(x, fn):
     "`x` with `fn` applied to every tensor in it: tuples, lists, dicts and Hugging Face outputs."
     if torch.is_tensor(x): return fn(x)
@@ -94,8 +94,10 @@ class Batch:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try: return model(*self.args, **(self.kwargs or {}))
-        except (InterpkitError, torch.OutOfMemoryError): raise
-        except Exception as e: raise _refused(model, self, e) from e
+        except (InterpkitError, MemoryError, torch.OutOfMemoryError): raise
+        except Exception as e:
+            if "allocate memory" in str(e): raise  # the machine's fault, not that of the rows
+            raise _refused(model, self, e) from e
         finally: torch.backends.mha.set_fastpath_enabled(fast)
 
 def pick(t: Tensor, index: Tensor, n: int) -> Tensor:
