@@ -39,7 +39,7 @@ class Factor:
     words: dict       # token name -> log-odds while it is on
 
 FACTORS = {
-    "travel": Factor(0.06, 0.85, {"channel=pos-abroad": 4.0, "channel=atm-abroad": 2.5, "merchant=travel": 2.5, "merchant=restaurant": 1.5}),
+    "travel": Factor(0.12, 0.85, {"channel=pos-abroad": 4.0, "channel=atm-abroad": 2.5, "merchant=travel": 2.5, "merchant=restaurant": 1.5}),
     "online": Factor(0.12, 0.80, {"channel=web-home": 3.5, "channel=web-abroad": 1.5, "merchant=electronics": 1.5, "merchant=fashion": 1.5, "merchant=gaming": 1.0}),
     "income": Factor(0.18, 0.05, {"channel=transfer-in": 5.0, "merchant=payroll": 6.0, "amount=large": 3.5, "gap=week": 1.0}),
     "mule": Factor(0.03, 0.75, {"channel=transfer-in": 3.5, "channel=transfer-out": 4.0, "merchant=person": 5.0, "amount=large": 2.0, "gap=minutes": 2.0}),
@@ -56,17 +56,17 @@ def causes(on: dict, real: np.ndarray, words: dict) -> dict:  # name -> [n], fro
     "The true causes, one number a customer, from hidden factors and the order of events."
     count = lambda x: (x & real).sum(1)
     before = np.cumsum(on["travel"] & real, 1) - (on["travel"] & real)
-    start = on["takeover"] & ~np.pad(on["takeover"], ((0, 0), (1, 0)))[:, :-1]
-    surprise = (start & (before == 0) & real).any(1) & (count(on["takeover"]) > 1)
+    start = on["takeover"] & ~np.pad(on["takeover"], ((0, 0), (1, 0)))[:, :-1] & real & (count(on["takeover"]) > 1)[:, None]
     into, out = (words["channel"] == TOKEN[f"channel=transfer-{d}"] for d in ("in", "out"))
     follows = np.pad(into, ((0, 0), (1, 0)))[:, :-1] | np.pad(into, ((0, 0), (2, 0)))[:, :-2]
-    stress_before = np.cumsum(on["stress"] & real, 1) > 0
-    return dict(takeover_at_home=surprise * 1.0, mule_passing=np.minimum(count(out & follows & on["mule"]), 3) / 2.0,
-                online_after_stress=np.minimum(count(on["online"] & stress_before), 4) / 2.0, travel_calm=((count(on["travel"]) > 0) & (count(on["stress"]) == 0)) * 1.0,
-                travel_online=np.minimum(count(on["travel"] & on["online"]), 3) / 1.5, income_then_out=np.minimum(count(out & (np.cumsum(on["income"] & real, 1) > 0)), 3) / 1.5,
+    seen = lambda name: np.cumsum(on[name] & real, 1) > 0
+    return dict(takeover_at_home=(start & (before == 0)).any(1) * 1.0, takeover_on_road=(start & (before > 0)).any(1) * 1.0, mule_passing=np.minimum(count(out & follows & on["mule"]), 3) / 2.0,
+                online_after_stress=np.minimum(count(on["online"] & seen("stress")), 4) / 2.0,
+                stress_after_online=np.minimum(count(on["stress"] & seen("online")), 4) / 2.0, travel_calm=((count(on["travel"]) > 0) & (count(on["stress"]) == 0)) * 1.0,
+                travel_online=np.minimum(count(on["travel"] & on["online"]), 3) / 1.5, income_then_out=np.minimum(count(out & seen("income")), 3) / 1.5,
                 instalment_stress=((count(on["instalment"]) > 1) & (count(on["stress"]) > 0)) * 1.0)
 
-RULE = dict(takeover_at_home=3.6, mule_passing=2.6, online_after_stress=1.8, travel_calm=-1.2, instalment_stress=2.5)
+RULE = dict(takeover_at_home=3.6, takeover_on_road=-2.0, mule_passing=2.6, online_after_stress=2.2, stress_after_online=-2.0, travel_calm=-1.2, instalment_stress=2.5)
 
 @dataclass(frozen=True)
 class World:
@@ -74,7 +74,7 @@ class World:
     factors: dict = field(default_factory=lambda: dict(FACTORS))
     propensity: dict = field(default_factory=dict)   # factor -> multiplier of its start
     rule: dict = field(default_factory=lambda: dict(RULE))
-    intercept: float = -3.0
+    intercept: float = -2.2
     events: int = 16             # most events a customer
     fewest: int = 8
     two_accounts: float = 0.05   # share of rows that belong to the customer of the row before

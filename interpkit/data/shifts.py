@@ -15,12 +15,12 @@ from .ledger import FACTORS, Factor, World
 
 # %% ../../nbs/02_data/01_shifts.ipynb #468e5b17
 def _covariate_mix(w: World, k: float) -> World:
-    more = {"online": 1 + 1.2 * k, "travel": 1 + 1.0 * k, "income": 1 - 0.4 * min(k, 1)}
+    more = {"online": 1 + 1.8 * k, "travel": 1 + 1.4 * k, "income": 1 - 0.4 * min(k, 1)}
     return replace(w, propensity={**w.propensity, **{f: w.propensity.get(f, 1.0) * m for f, m in more.items()}})
 
 def _prior(w: World, k: float) -> World: return replace(w, intercept=w.intercept + 0.8 * k)
 
-CONCEPT = dict(takeover_at_home=-3.2, mule_passing=-1.6, online_after_stress=-1.4, travel_calm=1.2, travel_online=3.0, income_then_out=2.0)
+CONCEPT = dict(takeover_at_home=-3.2, takeover_on_road=2.0, mule_passing=-1.6, online_after_stress=-1.8, stress_after_online=2.0, travel_calm=1.2, travel_online=3.0, income_then_out=2.0)
 
 def _concept(w: World, k: float) -> World:
     return replace(w, rule={c: w.rule.get(c, 0.0) + k * CONCEPT.get(c, 0.0) for c in {**w.rule, **CONCEPT}})
@@ -58,7 +58,7 @@ CATALOGUE = {
     "S9": Entry("remapped tokens", "data", "merchant ids are renumbered"),
     "S10": Entry("slow drift", "data", "the mix moves a little every week"),
     "S11": Entry("mimicry", "data", "frauds imitate honest customers"),
-    "S12": Entry("benign retrain", "model", "the same data and recipe with another seed: train_release(seed=...)"),
+    "S12": Entry("benign retrain", "model", "the same data and recipe, trained again with another seed"),
     "S13": Entry("low-rank update", "model", "a LoRA fine-tune"),
     "S14": Entry("rounded weights", "model", "another dtype or quantisation", round_weights),
 }
