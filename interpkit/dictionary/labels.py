@@ -56,7 +56,7 @@ def candidates(rows: pd.DataFrame, names: dict, tokens: list[int], shape) -> tup
 @torch.no_grad()
 def correlations(release, dictionary: Dictionary, rows: pd.DataFrame, max_tokens: int = 512) -> pd.DataFrame:
     "Pearson correlation [F, candidates] of activations and candidates over the positions that count; 0 where either is constant."
-    names = token_names(release)
+    dictionary, names = dictionary.to(release.device), token_names(release)
     tokens = [t for t, _ in Counter(t for ids in rows["input_ids"] for t in ids).most_common(max_tokens)] if "input_ids" in rows else []
     n, sums = 0, None
     for part, batch in in_batches(release, rows, dictionary):

@@ -7,6 +7,7 @@ __all__ = ['TENSORS', 'SiteWeights', 'unit_rows', 'Dictionary', 'save', 'load']
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #fcaf2300
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,9 @@ class Dictionary:
             raise invalid("one set of weights a site and one label a feature",
                           f"{len(self.sites)} sites, {len(self.weights)} sets of weights, {len(self.labels)} labels for {self.n_features} features",
                           "pass tuples of matching lengths")
+        low = [str(s) for s, w in zip(self.sites, self.weights) if not bool((w.threshold >= 0).all())]
+        if low or len(set(self.sites)) < len(self.sites):
+            raise invalid("thresholds >= 0 (an activation is a length) and sites that differ", f"others at {', '.join(low or map(str, self.sites))}", "clamp the thresholds at 0, and name each site once")
 
     @property
     def n_features(self) -> int: return sum(w.n_features for w in self.weights)
@@ -79,6 +83,13 @@ class Dictionary:
         out, n = {}, 0
         for s, w in zip(self.sites, self.weights): out[s], n = n, n + w.n_features
         return out
+
+    @cached_property
+    def names(self) -> tuple[str, ...]: # [F]
+        "One name a feature, and no name twice: its label, with its number where the label is empty or shared."
+        seen = Counter(map(str, self.labels))
+        names = tuple(str(x) if str(x).strip() and seen[str(x)] == 1 else f"{x} (feature {i})".strip() for i, x in enumerate(self.labels))
+        return names if len(set(names)) == len(names) else tuple(f"{x} (feature {i})" for i, x in enumerate(self.labels))
 
     def at(self, site: Site) -> SiteWeights:
         "The weights of one site."
@@ -91,9 +102,11 @@ class Dictionary:
 
     def locate(self, feature: int) -> tuple[Site, int]:
         "The site of a feature and its number there."
-        for s in reversed(self.sites):
-            if feature >= self.offsets[s]: return s, feature - self.offsets[s]
+        if not 0 <= feature < self.n_features: raise invalid(f"a feature from 0 to {self.n_features - 1}", str(feature), "number features over all sites")
+        return next((s, feature - self.offsets[s]) for s in reversed(self.sites) if feature >= self.offsets[s])
     def to(self, device) -> "Dictionary":
+        device = torch.device(device)
+        if all(w.W_enc.device.type == device.type and device.index in (None, w.W_enc.device.index) for w in self.weights): return self
         return replace(self, weights=tuple(w.map(lambda t: t.to(device)) for w in self.weights))
 
     @cached_property
@@ -124,7 +137,7 @@ def save(self: Dictionary, folder, overwrite: bool = False) -> Path:
     from safetensors.torch import save_file
     tensors = {}
     for i, w in enumerate(self.weights):
-        for n in TENSORS: tensors[f"{n}_{i}"] = getattr(w, n).detach().cpu().contiguous()
+        for n in TENSORS: tensors[f"{n}_{i}"] = getattr(w, n).detach().cpu().clone().contiguous()  # weights may share memory
         tensors[f"W_dec_{i}"] = tensors[f"W_dec_{i}"][:, None].contiguous()
     with new_artefact(folder, "dictionary", overwrite=overwrite) as tmp:
         save_file(tensors, tmp / "weights.safetensors")

@@ -7,7 +7,6 @@ __all__ = ['calibrate', 'train_dictionary']
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #8a3d8a7a
 import tempfile
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +58,7 @@ def _watched(batches, site: Site, progress):
         yield x
 
 def _train_site(store: ActivationStore, site: Site, n_features, k, tokens, batch_size, lr, seed, device, progress) -> SiteWeights:
-    epochs = -(-(tokens + 21 * batch_size) // max(store.n_tokens, 1)) + 1
+    epochs = -(-(tokens + 21 * batch_size) // max(store.tokens(site), 1)) + 1
     batches = _watched(store.batches(site, batch_size, seed=seed, epochs=epochs), site, progress)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -91,7 +90,7 @@ def train_dictionary(release, rows: pd.DataFrame,
         for i, s in enumerate(sites):
             F, active = n_features or max(8 * learn.d(s), 64), k or max(learn.d(s) // 8, 4)
             if not 0 < active <= F: raise bad_parameter("0 < k <= n_features", f"k={active}, n_features={F}", "ask for fewer active features a token")
-            size = min(batch_size, learn.n_tokens)
+            size = min(batch_size, learn.tokens(s))
             w = _train_site(learn, s, F, active, tokens, size, lr, seed + i, str(release.device), progress)
             weights.append(calibrate(w, check.read(s)[:20_000].float(), active))
         made = dict(trainer="sae-lens BatchTopK", data=check_digest(rows), sequences=int((~held).sum()), tokens=tokens, k=k, lr=lr, batch_size=batch_size, seed=seed)

@@ -25,7 +25,7 @@ def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
 def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0) -> Dictionary:
     "The dictionary with its validity: the release's fingerprint, a canary batch, and what was measured on `rows`, which should be held out from training."
     synthetic = canary_rows(rows, n=16, seed=seed)
-    validity = dict(release=release.name, fingerprint=release.fingerprint, device=str(release.device),
+    validity = dict(release=release.name, fingerprint=release.fingerprint, dictionary=dictionary.fingerprint, device=str(release.device),
                     measured=evaluate(release, dictionary, rows),
                     canary=[{c: x.tolist() if hasattr(x, "tolist") else x for c, x in r.items()} for r in synthetic.to_dict("records")],
                     canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()})
@@ -34,11 +34,14 @@ def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0) 
 # %% ../../nbs/03_dictionary/03_validity.ipynb #21436da0
 def verify_canary(dictionary: Dictionary, release):
     "Raise where the release no longer gives what the canary batch recorded: relative 1e-3 in activations, 99.9 % of active features."
-    made_for = dictionary.validity
+    made_for, dictionary = dictionary.validity, dictionary.to(release.device)
     if made_for.get("fingerprint") != release.fingerprint:
         raise invalid(f"the dictionary of the old release {release.name!r} ({release.fingerprint[:12]})",
                       f"a dictionary made for {made_for.get('release', 'no release')!r} ({str(made_for.get('fingerprint'))[:12]})",
                       f"pass the dictionary that was trained on {release.name!r}, or train one: ipk train --release DIR --data FILE --out DIR")
+    if made_for.get("dictionary", dictionary.fingerprint) != dictionary.fingerprint or not dictionary.canary:
+        raise invalid("a dictionary with the weights that were certified", f"other weights, or no canary batch, under the validity of {made_for['release']!r}",
+                      "certify the dictionary again: certify(dictionary, release, held_out_rows)")
     rows = pd.DataFrame(made_for["canary"]).astype(made_for["canary_dtypes"])
     found = _canary_values(dictionary, release, rows)
     sites = [str(s) for s in dictionary.sites]
@@ -49,8 +52,8 @@ def verify_canary(dictionary: Dictionary, release):
                       "run with the library versions and the device under which the dictionary was made, or train it again")
 
 def _same_features(dictionary: Dictionary, found: dict, share: float = 0.999):
-    was = torch.cat([dictionary.canary[f"codes {s}"].flatten() > 0 for s in dictionary.sites])
-    now = torch.cat([found[f"codes {s}"].flatten() > 0 for s in dictionary.sites])
+    counts = {s: (dictionary.canary[str(s)] != 0).any(-1) for s in dictionary.sites}  # positions that do not count are zero
+    was, now = (torch.cat([(x[f"codes {s}"][counts[s]] > 0).flatten() for s in dictionary.sites]) for x in (dictionary.canary, found))
     either = int((was | now).sum())
     agree = int((was & now).sum()) / either if either else 1.0
     return agree >= share, f"{agree:.2%} of the active features of the canary batch are active again"

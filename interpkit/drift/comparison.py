@@ -15,10 +15,12 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from ..dictionary.evaluate import Reconstruction, attributions, counted, in_batches, spliced_decisions
+from ..core.errors import InterpkitError, invalid
+from ..dictionary.evaluate import Reconstruction, attributions, batch_size, counted, spliced_decisions
 from ..dictionary.sparse import Dictionary
-from .contract import Plan
+from .contract import Plan, segments_of
 from ..explain.ablation import Ablation
+from ..model.sites import capture
 
 # %% ../../nbs/05_drift/01_comparison.ipynb #5312e54f
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class Observed:
 
 def _codes(at, dictionary: Dictionary): return torch.cat([at.codes[s] for s in dictionary.sites], -1)
 
-def _csr(x) -> sparse.csr_array: return sparse.csr_array(x.detach().cpu().double().numpy())
+def _csr(x) -> sparse.csr_array: return sparse.csr_array(x.detach().cpu().numpy()).astype(float)
+
+def _joined(parts, place: np.ndarray):
+    "Parts one below the other, in the order of the rows."
+    return sparse.vstack(parts).tocsr()[place] if sparse.issparse(parts[0]) else np.concatenate(parts)[place]
 
 # %% ../../nbs/05_drift/01_comparison.ipynb #ea535b05
 def hashed(values, salt: str) -> list[str]:
@@ -51,8 +57,11 @@ def _uniform(seed: int, *what) -> int: return int.from_bytes(hashlib.sha256(repr
 class Comparison:
     "The old and the new release seen through the old dictionary on one check set."
     def __init__(self, old, new, dictionary: Dictionary, rows: pd.DataFrame, plan: Plan, salt: str = "", progress=None):
-        self.old, self.new, self.dictionary, self.plan, self.salt = old, new, dictionary, plan, salt
+        self.old, self.new, self.dictionary, self.plan, self.salt = old, new, dictionary.to(old.device), plan, salt
         self.rows, self.progress = old.pin(rows), progress or (lambda stage, done, total: None)
+        lengths = rows["input_ids"].map(len).to_numpy() if "input_ids" in rows else np.zeros(len(rows))
+        self.order = np.argsort(lengths, kind="stable")  # sequences of similar length run together: less padding
+        self.place = np.argsort(self.order)              # where in this order a row stands
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -60,7 +69,7 @@ class Comparison:
         r = self.rows
         sequence = hashed(r["sequence_id"], self.salt)
         return pd.DataFrame(dict(sequence=sequence, group=hashed(r["group_id"], self.salt + "group") if "group_id" in r else sequence,
-                                 segment=r["segment"].astype(str).to_numpy() if "segment" in r else "",
+                                 segment=segments_of(r),
                                  weight=r["weight"].astype(float).to_numpy() if "weight" in r else 1.0))
 
     @cached_property
@@ -68,30 +77,37 @@ class Comparison:
         "Why the dictionary can't read the new release at all, or ''."
         return incompatibility(self.dictionary, self.new, self.rows)
 
+    def _pairs(self, limit: int = 2**22):
+        "Row numbers and both batches, from short to long sequences."
+        size = min(256, *(batch_size(r, self.rows, self.dictionary, limit) for r in (self.old, self.new)))
+        for start in range(0, len(self.rows), size):
+            part = self.order[start:start + size]
+            yield slice(start, start + len(part)), self.old.batch(self.rows.iloc[part]), self.new.batch(self.rows.iloc[part])
+
     @cached_property
     def observed(self) -> Observed:
         keep = {n: [] for n in ("active_old", "active_new", "moved", "size_old", "size_new", "error", "mass", "decision_old", "decision_new", "spliced_new")}
         recon = {(s, side): Reconstruction() for s in self.dictionary.sites for side in ("old", "new")}
-        new_batches = in_batches(self.new, self.rows, self.dictionary)
-        for (part, b_old), (_, b_new) in zip(in_batches(self.old, self.rows, self.dictionary), new_batches):
+        for part, b_old, b_new in self._pairs():
             old, new = attributions(self.old, self.dictionary, b_old), attributions(self.new, self.dictionary, b_new)
-            c_old, c_new = _codes(old, self.dictionary), _codes(new, self.dictionary)
+            c_old = _codes(old, self.dictionary)
+            c_new = _codes(new, self.dictionary).to(c_old.device)
+            if c_old.shape != c_new.shape:
+                raise invalid("releases that read the same positions of a sequence", f"{c_old.shape[1]} positions in {self.old.name}, {c_new.shape[1]} in {self.new.name}", "let inputs(rows) of both cut and pad sequences alike")
             for n, x in dict(active_old=c_old.sum(1), active_new=c_new.sum(1), moved=(c_new - c_old).abs().sum(1), size_old=old.size, size_new=new.size).items(): keep[n].append(_csr(x))
             for n, x in dict(error=new.error, mass=new.mass, decision_old=old.decision, decision_new=new.decision,
                              spliced_new=spliced_decisions(self.new, self.dictionary, b_new)).items(): keep[n].append(x.detach().cpu().double().numpy())
             for side, at, b in (("old", old, b_old), ("new", new, b_new)):
                 for s in self.dictionary.sites:
-                    recon[s, side].add(at.acts[s], at.codes[s], self.dictionary.decode(s, at.codes[s]), counted(b, at.acts[s]))
+                    recon[s, side].add(at.acts[s], at.codes[s], at.recon[s], counted(b, at.acts[s]))
             self.progress("read", part.stop, len(self.rows))
-        return Observed(**{n: sparse.vstack(x).tocsr() if sparse.issparse(x[0]) else np.concatenate(x) for n, x in keep.items()}, reconstruction=recon)
-
+        return Observed(**{n: _joined(x, self.place) for n, x in keep.items()}, reconstruction=recon)
 
     def effects(self, sequence: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # int [M], int [M] -> float [M], float [M]
         "The ablation effects of pairs (sequence, feature) on the old and on the new release; each different pair is run once."
-        pairs, back = np.unique(np.stack([sequence, feature], 1), axis=0, return_inverse=True)
+        pairs, back = np.unique(np.stack([self.place[sequence], feature], 1), axis=0, return_inverse=True)
         out = np.zeros((2, len(pairs)))
-        new_batches = in_batches(self.new, self.rows, self.dictionary)
-        for (part, b_old), (_, b_new) in zip(in_batches(self.old, self.rows, self.dictionary), new_batches):
+        for part, b_old, b_new in self._pairs(2**24):
             lo, hi = np.searchsorted(pairs[:, 0], [part.start, part.stop])
             if lo == hi: continue
             for i, (release, batch) in enumerate(((self.old, b_old), (self.new, b_new))):
@@ -106,8 +122,6 @@ class Comparison:
 # %% ../../nbs/05_drift/01_comparison.ipynb #aa0c6f48
 def incompatibility(dictionary: Dictionary, release, rows: pd.DataFrame) -> str:
     "Why the dictionary can't be read on this release ('' where it can)."
-    from interpkit.core.errors import InterpkitError
-    from interpkit.model.sites import capture
     batch = release.batch(rows.iloc[:2])
     release.run(batch)
     try: acts = capture(release.model, dictionary.sites, batch)

@@ -17,7 +17,14 @@ from ..core.statistics import outcome, ratio_interval
 
 # %% ../../nbs/05_drift/00_contract.ipynb #76d1348a
 COLUMNS = ["statement", "segment", "sequence", "group", "weight", "numerator", "denominator"]
+ALL = "all rows without a segment"  # '' is the whole check set, so an empty segment needs another name
 SIGNED = ["change", "base"]  # optional: signed change and signed size, for "on the whole weaker by"
+
+def segments_of(rows: pd.DataFrame) -> np.ndarray:  # str [n]
+    "The segment of each row as text; '' everywhere where the check set names none."
+    if "segment" not in rows: return np.full(len(rows), "", object)
+    found = rows["segment"].astype(str).to_numpy(object)
+    return np.where(found == "", ALL, found)
 
 @dataclass(frozen=True)
 class Statement:
@@ -27,11 +34,11 @@ class Statement:
     limit: float
     segment: str = ""    # '' is the whole check set
     ratio: float = None
-    lower: float = None
+    lower: float = None  # ends are None where nothing bounds them
     upper: float = None
     n: int = 0           # sequences
     n_eff: float = 0.0   # effective number of groups
-    spread: float = 0.0  # standard error of the ratio
+    spread: float = 0.0  # standard error of the ratio; None where it is unknown
     change: float = None # signed change over the size of what was there; negative is weaker
     outcome: str = "UNDECIDED"
     reason: str = ""
@@ -61,6 +68,7 @@ class Plan:
     draws: int = 8
     seed: int = 0
     alpha: float = 0.01
+    segments: dict = field(default_factory=dict)  # name -> sequences in it
 
     def to_dict(self) -> dict: return asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
     @classmethod
@@ -73,6 +81,8 @@ class Plan:
 # %% ../../nbs/05_drift/00_contract.ipynb #292984ad
 def check_table(table: pd.DataFrame, plan: Plan):
     "Raise where the table of a check can't be trusted: columns missing, values not finite, sequences missing or doubled."
+    keys = [s.key for s in plan.statements]
+    if not keys or len(set(keys)) < len(keys): raise invalid("a plan of statements with names that differ", "some twice" if keys else "none", "make the plan again: plan_check")
     missing = [c for c in COLUMNS if c not in table]
     if missing: raise invalid(f"a table with the columns {', '.join(COLUMNS)}", f"no {', '.join(missing)}", "return all columns from the family's measure()")
     for c in ["weight", "numerator", "denominator", *[c for c in SIGNED if c in table]]:
@@ -87,8 +97,9 @@ def check_table(table: pd.DataFrame, plan: Plan):
 
 def _rows(table: pd.DataFrame, statement: Statement, plan: Plan) -> pd.DataFrame:
     rows = table[(table.statement == statement.name) & (table.segment == statement.segment)]
-    if statement.segment == "" and not statement.watched and len(rows) != plan.sequences:
-        raise invalid(f"{plan.sequences} rows for {statement.name!r}, one a sequence", f"{len(rows)}", "run the check again: a family must not drop sequences")
+    expected = plan.segments.get(statement.segment) if statement.segment else plan.sequences
+    if not statement.watched and expected not in (None, len(rows)):
+        raise invalid(f"{expected} rows for {statement.name!r}{f' in segment {statement.segment!r}' if statement.segment else ''}, one a sequence", f"{len(rows)}", "run the check again: a family must not drop sequences")
     return rows
 
 def measured(rows: pd.DataFrame, statement: Statement, count: int, alpha: float = 0.01) -> Statement:
@@ -96,7 +107,9 @@ def measured(rows: pd.DataFrame, statement: Statement, count: int, alpha: float 
     if not len(rows): return replace(statement, outcome="INCONCLUSIVE", reason="no sequence")
     i = ratio_interval(rows.numerator.to_numpy(float), rows.denominator.to_numpy(float), rows.weight.to_numpy(float), rows.group.to_numpy(), alpha=alpha, statements=count)
     result, reason = outcome(i, statement.limit)
-    return replace(statement, ratio=i.ratio, lower=i.lower, upper=i.upper, n=len(rows), n_eff=i.n_eff, spread=i.spread, change=_change(rows), outcome=result, reason=reason)
+    nothing, finite = i.total <= 0, lambda x: x if np.isfinite(x) else None  # a share of nothing is not 0 %
+    return replace(statement, ratio=None if nothing else i.ratio, lower=None if nothing else i.lower, upper=finite(i.upper), n=len(rows), n_eff=i.n_eff,
+                   spread=finite(i.spread), change=_change(rows), outcome=result, reason=reason)
 
 def _change(rows: pd.DataFrame):
     if not set(SIGNED) <= set(rows.columns): return None

@@ -25,6 +25,10 @@ def rows_of(comparison: Comparison, name: str, numerator, denominator, index=Non
                              numerator=np.asarray(numerator, float), denominator=np.asarray(denominator, float),
                              change=zero if change is None else change, base=zero if base is None else base))
 
+def watched_name(family, dictionary, feature: int) -> str:
+    "The name of the statement about one feature."
+    return f"{family.name}: {dictionary.names[feature]}"
+
 def with_segments(table: pd.DataFrame, comparison: Comparison, segments) -> pd.DataFrame:
     "The table with the rows of each segment beside those of the whole set, for statements that have no segment rows of their own."
     if not segments: return table
@@ -75,12 +79,12 @@ class Activation:
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         o, w = comparison.observed, self.feature_weights(comparison)
-        most = np.argsort(-np.asarray((o.size_old + o.size_new).sum(0)).ravel(), kind="stable")[:self.candidates]
+        most = np.argsort(-(comparison.frame.weight.to_numpy() @ (o.size_old + o.size_new)), kind="stable")[:self.candidates]
         parts = [rows_of(comparison, self.name, o.moved @ w, o.active_old @ w)]
         for f in dict.fromkeys([*comparison.plan.watched, *most.tolist()]):
             moved, was, now = (np.asarray(m[:, [f]].todense()).ravel() for m in (o.moved, o.active_old, o.active_new))
             i = np.flatnonzero((was > 0) | (now > 0))
-            parts.append(rows_of(comparison, f"{self.name}: {comparison.dictionary.labels[f]}", moved[i], was[i], index=i, change=(now - was)[i], base=was[i]))
+            parts.append(rows_of(comparison, watched_name(self, comparison.dictionary, f), moved[i], was[i], index=i, change=(now - was)[i], base=was[i]))
         return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/05_drift/02_families.ipynb #229e52ec
@@ -124,7 +128,7 @@ class Effect:
         parts = [rows_of(comparison, self.name, mean(np.abs(d)), mean(np.abs(was[:k])), change=mean(d), base=mean(was[:k]))]
         for f, i in alone.items():
             d, b, k = (now - was)[k:k + len(i)], was[k:k + len(i)], k + len(i)
-            parts.append(rows_of(comparison, f"{self.name}: {comparison.dictionary.labels[f]}", np.abs(d), np.abs(b), index=i, change=d, base=b))
+            parts.append(rows_of(comparison, watched_name(self, comparison.dictionary, f), np.abs(d), np.abs(b), index=i, change=d, base=b))
         return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/05_drift/02_families.ipynb #4dbbfb35
@@ -132,16 +136,27 @@ FAMILIES = (SpliceError, ErrorShare, Activation, Effect)
 
 def load_families(names=()) -> list:
     "The four families of interpkit and a team's own, each given as 'module:Class'."
-    return [f() for f in FAMILIES] + [_own_family(n) for n in names]
+    found = [f() for f in FAMILIES] + [_own_family(n) for n in names]
+    twice = [f.name for i, f in enumerate(found) if f.name in [g.name for g in found[:i]]]
+    if twice: raise bad_parameter("families with names that differ", f"{twice[0]!r} twice", "give the class another `name`")
+    return found
 
 def _own_family(name: str):
-    try: module, cls = name.split(":"); family = getattr(importlib.import_module(module), cls)()
-    except (ValueError, ImportError, AttributeError, TypeError) as e:
+    try:
+        module, cls = str(name).split(":")
+        if module == "__main__": raise ValueError("a class of the notebook has no source file that could be kept")
+        family = getattr(importlib.import_module(module), cls)()
+    except Exception as e:
         raise bad_parameter("a family as 'module:Class', importable and built without arguments", f"{name!r} ({type(e).__name__}: {e})", "put the module on PYTHONPATH, as for `python -c 'import module'`")
     missing = [a for a in ("name", "question", "limit", "measure") if not hasattr(family, a)]
-    if missing or family.question not in ("valid", "same"):
-        raise bad_parameter("a family with name, question ('valid' or 'same'), limit and measure(comparison)", f"{name!r} with {'no ' + ', '.join(missing) if missing else 'question ' + repr(family.question)}", "see CONTRIBUTING.md: add a family in five steps")
+    wrong = f"no {', '.join(missing)}" if missing else _wrong(family)
+    if wrong: raise bad_parameter("a family with name, question ('valid' or 'same'), limit and measure(comparison)", f"{name!r} with {wrong}", "see CONTRIBUTING.md: add a family in five steps")
     return family
+
+def _wrong(family) -> str:
+    limits = [x for x in (family.limit, getattr(family, "watched_limit", family.limit)) if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 < x < np.inf]
+    if not isinstance(family.name, str) or not family.name.strip() or ": " in family.name: return f"the name {family.name!r}: a text without ': ', which stands before a feature"
+    return f"question {family.question!r}" if family.question not in ("valid", "same") else f"the limit {limits[0]!r}" if limits else ""
 
 def statement_names(family, dictionary) -> list[str]:
     return family.names(dictionary) if hasattr(family, "names") else [family.name]

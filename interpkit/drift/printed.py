@@ -27,8 +27,9 @@ def auc(label, score) -> float:
 def behaviour(comparison: Comparison) -> dict:
     "AUC of both releases where labels are known, rank correlation, share of decisions whose sign flipped, share of the highest 5 % that was replaced."
     from scipy.stats import spearmanr
-    old, new = (release_decisions(r, comparison) for r in (comparison.old, comparison.new))
-    label = comparison.rows["label"].to_numpy(float) if "label" in comparison.rows else np.full(len(old), np.nan)
+    if comparison.incompatible: old, new = (release_decisions(r, comparison) for r in (comparison.old, comparison.new))
+    else: old, new = comparison.observed.decision_old, comparison.observed.decision_new
+    label = comparison.rows["label"].to_numpy(float, na_value=np.nan) if "label" in comparison.rows else np.full(len(old), np.nan)
     top = lambda x: x >= np.quantile(x, 0.95)
     constant = np.ptp(old) == 0 or np.ptp(new) == 0
     return dict(auc_old=auc(label, old), auc_new=auc(label, new), labelled=int(np.isfinite(label).sum()),
@@ -45,7 +46,7 @@ def reconstruction(comparison: Comparison) -> dict:
     sites = {str(s): {f"{what}_{side}": float(getattr(r[s, side], what)) for what in ("fvu", "l0") for side in ("old", "new")} for s in d.sites}
     old, new = (torch.cat([r[s, side].rates for s in d.sites]).cpu().numpy() for side in ("old", "new"))
     most = np.argsort(-np.abs(new - old), kind="stable")[:10]
-    return dict(sites=sites, firing=[dict(feature=d.labels[f], old=float(old[f]), new=float(new[f])) for f in most])
+    return dict(sites=sites, firing=[dict(feature=d.names[f], old=float(old[f]), new=float(new[f])) for f in most])
 
 def _energy_basis(gram: np.ndarray, share: float = 0.99) -> np.ndarray:  # [d, r]
     values, vectors = np.linalg.eigh(gram)

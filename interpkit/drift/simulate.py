@@ -18,8 +18,8 @@ from ..core.statistics import clopper_pearson
 from ..dictionary.sparse import Dictionary, SiteWeights
 from ..dictionary.validity import certify
 from .comparison import Comparison
-from .contract import Plan, Statement, check_table, decide, measured
-from .families import FAMILIES, load_families, measure_all, statement_names
+from .contract import Plan, Statement, decide, measured, segments_of
+from .families import FAMILIES, load_families, statement_names, watched_name, with_segments
 from ..model.releases import Release
 from ..model.sites import Site
 
@@ -44,17 +44,20 @@ def _network(seed: int) -> nn.Module:
         return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
 
 def with_plan(comparison: Comparison, families, names=()) -> Comparison:
-    "The comparison with a plan of the statements of `families`."
-    statements = tuple(Statement(n, f.question, f.limit) for f in families for n in statement_names(f, comparison.dictionary))
-    plan = replace(comparison.plan, statements=statements, families=tuple(names))
+    "The comparison with a plan of all statements of `families`: of the whole set, of each segment, of watched features."
+    found, counts = np.unique(segments_of(comparison.rows).astype(str), return_counts=True)
+    sizes, d = {str(k): int(n) for k, n in zip(found, counts) if k}, comparison.dictionary
+    statements = [Statement(n, f.question, f.limit, s) for s in ("", *sizes) for f in families for n in statement_names(f, d)]
+    statements += [Statement(watched_name(f, d, i), f.question, f.watched_limit) for f in families if hasattr(f, "watched_limit") for i in comparison.plan.watched]
+    plan = replace(comparison.plan, statements=tuple(statements), families=tuple(names), segments=sizes)
     return Comparison(comparison.old, comparison.new, comparison.dictionary, comparison.rows, plan)
 
 # %% ../../nbs/05_drift/05_simulate.ipynb #df3447f8
 def _whole(family, comparison: Comparison) -> pd.DataFrame:
     table = family.measure(comparison)
-    missing = [n for n in statement_names(family, comparison.dictionary) if n not in set(table.get("statement", ()))]
-    if missing: raise invalid(f"rows of every statement of {family.name!r}", f"none of {missing}", "return rows_of(comparison, name, numerator, denominator)")
-    return table
+    missing = [n for n in dict.fromkeys(s.name for s in comparison.plan.statements) if n not in set(table.get("statement", ()))]
+    if missing: raise invalid(f"rows of every statement of {family.name!r}", f"none of {missing}", "return rows_of(comparison, name, numerator, denominator), for a watched feature under watched_name(...)")
+    return with_segments(table, comparison, list(comparison.plan.segments))
 
 def check_contract(family, comparison: Comparison = None):
     "Raise where a family breaks the contract of `measure`."
@@ -63,11 +66,12 @@ def check_contract(family, comparison: Comparison = None):
     decided = decide(table, comparison.plan)
     shuffled = Comparison(comparison.old, comparison.new, comparison.dictionary, comparison.rows.sample(frac=1, random_state=1), comparison.plan)
     for a, b in zip(decided, decide(_whole(family, shuffled), comparison.plan)):
+        if a.ratio is None: raise invalid(f"a share of {a.name!r}", a.reason, "return what was there as denominator: it is 0 in all rows")
         if not np.isclose(a.ratio, b.ratio, rtol=1e-4, atol=1e-9):
             raise invalid(f"the same share of {family.name!r} in any order of the rows", f"{a.ratio:.6g} and {b.ratio:.6g}", "draw with comparison.generator(row, purpose), which depends on the sequence alone")
     same = Comparison(comparison.old, comparison.old, comparison.dictionary, comparison.rows, comparison.plan)
     for s in decide(_whole(family, same), comparison.plan):
-        if s.outcome != "PASS": raise invalid(f"PASS of {family.name!r} between a release and itself", f"{s.outcome} at {s.ratio:.3g}", "measure what changed, not what is there")
+        if s.outcome != "PASS": raise invalid(f"PASS of {s.name!r} between a release and itself", f"{s.outcome}, share {s.ratio}: {s.reason}", "measure what changed, not what is there")
     _check_nan(family, comparison)
 
 def _check_nan(family, comparison: Comparison):
@@ -75,8 +79,8 @@ def _check_nan(family, comparison: Comparison):
     broken = copy.deepcopy(comparison.new.model)
     with torch.no_grad(): next(broken.parameters()).fill_(float("nan"))
     try:
-        broken = Release.from_module(broken, sites=["1:out"], name="broken")
-        outcomes = {s.outcome for s in decide(family.measure(Comparison(comparison.old, broken, comparison.dictionary, comparison.rows, comparison.plan)), comparison.plan)}
+        broken = Comparison(comparison.old, replace(comparison.new, model=broken, name="broken"), comparison.dictionary, comparison.rows, comparison.plan)
+        outcomes = {s.outcome for s in decide(_whole(family, broken), comparison.plan)}
     except InterpkitError: return
     if "PASS" in outcomes:
         raise invalid(f"no PASS of {family.name!r} on a release of NaN", "PASS", "let NaN reach the table: decide() refuses it")
@@ -105,6 +109,7 @@ def check_family(family, comparison: Comparison = None, checks: int = 3000, most
     check_contract(family, comparison)
     table, out = family.measure(comparison), []
     for s in comparison.plan.statements:
+        if s.segment or s.watched: continue
         rows = table[(table.statement == s.name) & (table.segment == "")]
         if rows.numerator.sum() == 0: continue  # nothing changed in this world: there is no share to put at the limit
         out.append(error_rates(rows, s.limit, checks=checks).assign(statement=s.name))

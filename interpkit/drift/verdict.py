@@ -18,7 +18,7 @@ from ..core.artefacts import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
 from ..core.statistics import holm, p_above, ratio_interval, sequences_needed
-from .contract import Plan, Statement, decide, measured
+from .contract import Plan, Statement, decide, measured, segments_of
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #00887eb5
 @dataclass(frozen=True)
@@ -31,59 +31,88 @@ class Limits:
     watched: float = 0.50
     allowance: float = 0.05
 
+    def __post_init__(self):
+        for name, x in asdict(self).items():
+            most = 1 if name in ("splice_error", "error_share") else np.inf  # of a valid row nothing is left at 100 %
+            if not (0 < x < most or (name == "allowance" and x == 0)): raise bad_parameter(f"a limit {name} over 0{' and under 1, as a share' if most == 1 else ''}", repr(x), f"leave it out for {type(self).__dict__[name]:g}")
+
 @dataclass(frozen=True)
 class OldScores:
     "What the old release gives through its own dictionary."
     splice: object             # Interval of the splice error
     error: tuple               # one Interval a site
     attribution: np.ndarray    # [F] each feature's share of all attribution
-    firing: np.ndarray         # [F] sequences in which it fires
+    firing: np.ndarray         # [F] effective groups in which it fires
 
 def score_old(old, dictionary, rows: pd.DataFrame) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
-    from interpkit.dictionary.evaluate import attributions, in_batches, spliced_decisions
-    weight = rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows))
-    group = rows["group_id"].to_numpy() if "group_id" in rows else None
-    bare, spliced, error, mass, size, fired = [], [], [], [], 0, 0
+    from interpkit.dictionary.evaluate import attributions, in_batches, spliced_decisions  # torch: `ipk verify` reads this module without it
+    from scipy import sparse
+    dictionary, (weight, group) = dictionary.to(old.device), _units(rows)
+    bare, spliced, error, mass, size, fires = [], [], [], [], 0, []
     for part, batch in in_batches(old, rows, dictionary):
         at = attributions(old, dictionary, batch)
-        s = at.size.double().cpu().numpy()
-        size, fired = size + weight[part] @ s, fired + (s > 0).sum(0)
+        size = size + weight[part] @ at.size.double().cpu().numpy()
+        fires.append(sparse.csr_array(np.concatenate([(at.codes[s] > 0).any(1).cpu().numpy() for s in dictionary.sites], 1)))
         for keep, x in ((bare, at.decision), (spliced, spliced_decisions(old, dictionary, batch)), (error, at.error), (mass, at.mass)): keep.append(x.double().cpu().numpy())
     bare, spliced, error, mass = (np.concatenate(x) for x in (bare, spliced, error, mass))
     splice = ratio_interval((spliced - bare) ** 2, (bare - np.average(bare, weights=weight)) ** 2, weight, group)
     shares = tuple(ratio_interval(error[:, i], error[:, i] + mass[:, i], weight, group) for i in range(error.shape[1]))
-    return OldScores(splice, shares, size / max(size.sum(), 1e-30), fired)
+    return OldScores(splice, shares, size / max(size.sum(), 1e-30), _effective(sparse.vstack(fires), weight, group))
+
+def _units(rows: pd.DataFrame):
+    "Sampling weight and group of each row (None: each its own)."
+    return rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows)), rows["group_id"].to_numpy() if "group_id" in rows else None
+
+def _effective(member, weight: np.ndarray, group) -> np.ndarray:  # sparse bool [n, K] -> [K]
+    "Effective number of groups behind each column: (sum of W)^2 over the sum of W^2, of the groups' weights W."
+    from scipy import sparse
+    code = np.arange(len(weight)) if group is None else pd.factorize(np.asarray(group))[0]
+    W = sparse.csr_array((weight, (code, np.arange(len(code))))) @ member.astype(float)
+    total, square = np.asarray(W.sum(0)).ravel(), np.asarray((W * W).sum(0)).ravel()
+    return np.divide(total**2, square, out=np.zeros_like(total), where=square > 0)
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #b6493428
 def watched_features(dictionary, scores: OldScores, share: float = 0.02, named=()) -> tuple[int, ...]:
     "Numbers of the watched features, by attribution; `named` holds labels or numbers."
     chosen = [f for f in np.argsort(-scores.attribution, kind="stable").tolist() if scores.attribution[f] >= share]
     for name in named:
-        f = name if isinstance(name, int) else dictionary.labels.index(name) if name in dictionary.labels else int(name) if str(name).isdigit() else None
-        if f is None or not 0 <= f < dictionary.n_features:
-            raise bad_parameter(f"a label or number of one of the {dictionary.n_features} features", f"watched = {name!r}", nearest(name, dictionary.labels[:200]))
+        f = _feature(dictionary, name)
         if f not in chosen: chosen.append(f)
     return tuple(chosen)
+
+def _feature(dictionary, name) -> int:
+    "The number of a feature that is given by name or number."
+    alike = [dictionary.names[i] for i, x in enumerate(dictionary.labels) if x == name]
+    f = dictionary.names.index(name) if name in dictionary.names else None if alike else int(name) if str(name).isdigit() else None
+    if f is None or f >= dictionary.n_features:
+        raise bad_parameter(f"a label or number of one of the {dictionary.n_features} features", f"watched = {name!r}{', a label of several' if alike else ''}", nearest(name, alike or dictionary.names[:200]))
+    return f
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #2bcd73ef
 def fit_or_raise(dictionary, scores: OldScores, limits: Limits):
     "Raise where the dictionary is unfit: over a valid limit on its own release."
-    for what, own, limit in [("splice error", scores.splice.ratio, limits.splice_error), *[("error share", e.ratio, limits.error_share) for e in scores.error]]:
-        if own > limit:
-            raise invalid(f"a dictionary that explains its own release ({what} at most {percent(limit)})", f"{what} {percent(own)}: unfit",
+    for what, own, limit in [("splice error", scores.splice, limits.splice_error), *[("error share", e, limits.error_share) for e in scores.error]]:
+        if own.total <= 0:
+            raise invalid(f"an old release with decisions that vary and follow from its sites ({what})", "decisions all alike, or without a gradient at the sites", "pass rows of ordinary traffic, or choose another decision or site")
+        if not own.ratio <= limit:
+            raise invalid(f"a dictionary that explains its own release ({what} at most {percent(limit)})", f"{what} {percent(own.ratio)}: unfit",
                           "train a better one (more features, more tokens): ipk train --release DIR --data FILE --features N --tokens N --out DIR")
 
-def _limits(scores: OldScores, limits: Limits, own: dict) -> dict:
-    splice = own.get("splice_error", scores.splice.ratio)
-    share = own.get("error_share", max(e.ratio for e in scores.error))
-    return {"splice error": min(limits.splice_error, splice + limits.allowance), "error share": min(limits.error_share, share + limits.allowance),
-            "activation": limits.activation, "effect": limits.effect}
+def _limits(scores: OldScores, limits: Limits, own: dict, shares) -> dict:  # shares: names of the error share statements, one a site
+    "Limits by name of statement, with six digits, as they are written down. `own` stands in for what was measured."
+    bad = {k: x for k, x in own.items() if k not in ("splice_error", "error_share") or not 0 <= x < np.inf}
+    if bad: raise bad_parameter("own = {splice_error = share, error_share = share}, as measured on the old release", repr(bad), "leave it out: it is measured at every check")
+    allowed = lambda most, measured: six(min(most, measured + limits.allowance))
+    return {"splice error": allowed(limits.splice_error, own.get("splice_error", scores.splice.ratio)), "activation": limits.activation, "effect": limits.effect,
+            **{n: allowed(limits.error_share, own.get("error_share", e.ratio)) for n, e in zip(shares, scores.error)}}
 
-def _statements(families, dictionary, watched, segments, limit: dict, watched_limit: float) -> tuple[Statement, ...]:
-    from interpkit.drift.families import statement_names
-    out = [Statement(n, f.question, limit.get(f.name, f.limit), s) for s in ("", *segments) for f in families for n in statement_names(f, dictionary)]
-    return tuple(out + [Statement(f"{f.name}: {dictionary.labels[i]}", f.question, watched_limit) for f in families if hasattr(f, "watched_limit") for i in watched])
+def _statements(families, dictionary, watched, segments, limits: Limits, scores: OldScores, own: dict) -> tuple[Statement, ...]:
+    from interpkit.drift.families import FAMILIES, ErrorShare, statement_names, watched_name
+    limit = _limits(scores, limits, own, statement_names(ErrorShare(), dictionary))
+    out = [Statement(n, f.question, limit.get(n, f.limit), s) for s in ("", *segments) for f in families for n in statement_names(f, dictionary)]
+    return tuple(out + [Statement(watched_name(f, dictionary, i), f.question, limits.watched if isinstance(f, FAMILIES) else f.watched_limit)
+                        for f in families if hasattr(f, "watched_limit") for i in watched])
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #2d13900e
 def plan_check(old, dictionary, rows: pd.DataFrame, limits: Limits = Limits(), watched=(), watched_share: float = 0.02, segments: bool = True,
@@ -96,12 +125,13 @@ def plan_check(old, dictionary, rows: pd.DataFrame, limits: Limits = Limits(), w
     scores = score_old(old, dictionary, rows)
     fit_or_raise(dictionary, scores, limits)
     chosen = watched_features(dictionary, scores, watched_share, watched)
-    names = tuple(sorted(rows["segment"].astype(str).unique())) if segments and "segment" in rows else ()
+    names, counts = np.unique(segments_of(rows).astype(str), return_counts=True) if segments and "segment" in rows else ((), ())
     loaded = load_families(families)
-    return Plan(_statements(loaded, dictionary, chosen, names, _limits(scores, limits, own or {}), limits.watched), chosen,
+    return Plan(_statements(loaded, dictionary, chosen, map(str, names), limits, scores, own or {}), chosen,
                 dict(name=old.name, fingerprint=old.fingerprint), new or {}, dictionary.fingerprint, check_set, code_digest(loaded), tuple(families),
                 {k: six(v) for k, v in dict(splice_error=scores.splice.ratio, error_share=max(e.ratio for e in scores.error), **(own or {})).items()},
-                dictionary.n_features, len(rows), int(rows["group_id"].nunique()) if "group_id" in rows else len(rows), draws, seed, alpha), scores
+                dictionary.n_features, len(rows), int(rows["group_id"].nunique()) if "group_id" in rows else len(rows), draws, seed, alpha,
+                {str(k): int(n) for k, n in zip(names, counts)}), scores
 
 def code_digest(families) -> str:
     "SHA-256 over the source files of statistics, model, dictionary, explanation and drift floors and of a team's own families."
@@ -116,20 +146,21 @@ def code_digest(families) -> str:
 # %% ../../nbs/05_drift/03_verdict.ipynb #fa59bd7c
 def preview(plan: Plan, scores: OldScores, rows: pd.DataFrame) -> pd.DataFrame:
     "One row a statement: the sequences it needs to settle a truth at half or twice its limit, and those there are."
-    groups, out = plan.groups, []
-    sizes = rows["segment"].astype(str).value_counts() if "segment" in rows else {}
-    fires = {f: int(scores.firing[f]) for f in plan.watched}
-    n_whole = len([s for s in plan.statements if not s.watched])
-    for i, s in enumerate(plan.statements):
-        have = fires[plan.watched[(i - n_whole) % len(plan.watched)]] if s.watched else int(sizes[s.segment]) if s.segment else groups
-        need = max(50, sequences_needed(len(plan.statements), spread=_expected_spread(s, scores), alpha=plan.alpha))
+    (weight, group), where = _units(rows), segments_of(rows)
+    names = ["", *dict.fromkeys(s.segment for s in plan.statements if s.segment)]
+    groups = dict(zip(names, _effective(np.stack([(where == k) | (k == "") for k in names], 1), weight, group)))
+    spreads, watched, out = _expected_spreads(plan, scores), iter(plan.watched * len(plan.statements)), []
+    for s in plan.statements:
+        have = int(round(scores.firing[next(watched)] if s.watched else groups[s.segment], 6))
+        need = max(50, sequences_needed(len(plan.statements), spreads.get(s.name, 1.5 if s.watched else 1.0), plan.alpha, s.limit))
         out.append(dict(statement=s.name, segment=s.segment, limit=s.limit, sequences=have, needed=need, settles=have >= need))
     return pd.DataFrame(out)
 
-def _expected_spread(s: Statement, scores: OldScores) -> float:
-    if s.question == "same": return 1.5 if s.watched else 1.0
-    i = scores.splice if s.name == "splice error" else scores.error[0]
-    return i.spread * np.sqrt(i.n_eff) / i.ratio if i.ratio > 1e-12 else 1.0
+def _expected_spreads(plan: Plan, scores: OldScores) -> dict:
+    "Relative spread of a group by name of statement, where the old release has shown it."
+    shares = [s.name for s in plan.statements if s.name.split(" at ")[0] == "error share" and not s.segment]
+    found = {"splice error": scores.splice, **dict(zip(shares, scores.error))}
+    return {n: i.spread * np.sqrt(i.n_eff) / i.ratio for n, i in found.items() if i.ratio > 1e-12}
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #67f79cf0
 ORDER = ("PASS", "INCONCLUSIVE", "FAIL")
@@ -172,7 +203,7 @@ class Verdict:
         return cls(**d | dict(statements=tuple(Statement(**s) for s in d["statements"]), changed=tuple(d["changed"]), notes=tuple(d["notes"])))
 
     @property
-    def headline(self) -> str: return f"{self.old['name']} -> {self.new['name']}: {self.verdict}, {self.action}"
+    def headline(self) -> str: return f"{self.old.get('name', 'old')} -> {self.new.get('name', 'new')}: {self.verdict}, {self.action}"
     def __repr__(self):
         same = next((s for s in self.statements if s.key == ("effect", "")), None)
         share = f"; {percent(same.ratio)} of the explanations changed" if same and same.ratio is not None else ""
@@ -187,12 +218,13 @@ class Verdict:
 # %% ../../nbs/05_drift/03_verdict.ipynb #d73bc29e
 def to_collect(statements) -> int:
     "Sequences of the whole check set that would settle every open statement, or None where one sits so close to its limit that no number would."
-    need = [_needed(s) for s in statements if s.outcome == "INCONCLUSIVE"]
+    whole = max((s.n for s in statements if not s.segment and not s.watched), default=1)
+    need = [_needed(s, whole) for s in statements if s.outcome == "INCONCLUSIVE"]
     return None if None in need else int(np.ceil(max(need, default=0) / 100) * 100)
 
-def _needed(s: Statement):
-    whole = max(s.n, 1)
-    if not s.ratio or s.n_eff < 2: return 50 * whole if s.ratio is None else int(whole * max(50 / max(s.n_eff, 1), 2))
+def _needed(s: Statement, whole: int):
+    "A segment or a feature keeps its share of all sequences: for twice as many of its own, `whole` has to double."
+    if not s.ratio or s.n_eff < 2 or s.upper is None: return int(whole * max(50 / max(s.n_eff, 1), 2))
     gap, reach = abs(np.log(s.limit / s.ratio)), np.log(s.upper / s.ratio if s.upper > s.ratio else s.ratio / max(s.lower, 1e-12))
     factor = max((reach / gap) ** 2 if gap > 0 else np.inf, 50 / max(s.n_eff, 1))
     return int(whole * factor) + 1 if factor < 100 else None
@@ -200,32 +232,38 @@ def _needed(s: Statement):
 # %% ../../nbs/05_drift/03_verdict.ipynb #6ce276cb
 def judge(statements, plan: Plan, table: pd.DataFrame = None, notes=()) -> Verdict:
     "The verdict of decided statements; with the `table` also the features that changed and whether other limits would change it."
-    valid, same = (worst(s.outcome for s in statements if s.question == q) for q in ("valid", "same"))
+    valid, same = (_answer(statements, q) for q in ("valid", "same"))
     verdict = worst((valid, same))
     action = "RETRAIN" if valid == "FAIL" else "REVIEW" if same == "FAIL" else "COLLECT" if verdict == "INCONCLUSIVE" else "REUSE"
     return Verdict(plan.old, plan.new, plan.dictionary, plan.check_set, plan.sequences, valid, same, verdict, action, tuple(statements),
                    tuple(naming(table, plan).to_dict("records")) if table is not None else (), sensitivity(table, plan) if table is not None else {},
                    to_collect(statements) if action == "COLLECT" else None, tuple(notes))
 
+def _answer(statements, question: str) -> str:
+    outcomes = [s.outcome for s in statements if s.question == question]
+    if not outcomes or set(outcomes) - set(ORDER): raise invalid(f"decided statements of the question {question!r}", f"{len(outcomes)} statements: {', '.join(sorted(set(outcomes)))}", "decide them first: decide(table, plan)")
+    return worst(outcomes)
+
 def sensitivity(table: pd.DataFrame, plan: Plan) -> dict:
     "The verdict if every limit were half or double."
     found = {}
     for name, factor in (("half", 0.5), ("double", 2.0)):
         s = decide(table, plan.scaled(factor))
-        found[name] = {q: worst(x.outcome for x in s if x.question == q) for q in ("valid", "same")}
+        found[name] = {q: _answer(s, q) for q in ("valid", "same")}
     return found
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #f78e74c1
 def naming(table: pd.DataFrame, plan: Plan, limit: float = None) -> pd.DataFrame:
     "Features shown to have changed beyond the watched limit: family, label, share with its 99 % interval, signed change; largest effect first."
     limit = limit or next((s.limit for s in plan.statements if s.watched), 0.5)
-    found = []
-    for name, rows in table[table.statement.str.contains(": ", regex=False)].groupby("statement", sort=True):
+    alone = table[table.statement.str.contains(": ", regex=False) & (table.segment == "")]
+    found, families = [], max(2, alone.statement.str.split(": ").str[0].nunique())
+    for name, rows in alone.groupby("statement", sort=True):
         s = measured(rows, Statement(name, "same", limit), 1, plan.alpha)
         if s.n_eff >= 50 and s.ratio:
             i = ratio_interval(rows.numerator.to_numpy(float), rows.denominator.to_numpy(float), rows.weight.to_numpy(float), rows.group.to_numpy())
             found.append(dict(family=name.split(": ")[0], feature=name.split(": ", 1)[1], share=six(s.ratio), lower=six(s.lower), upper=six(s.upper), change=six(s.change or 0.0), p=p_above(i, limit)))
     if not found: return pd.DataFrame(columns=["family", "feature", "share", "lower", "upper", "change"])
     out = pd.DataFrame(found)
-    unseen = np.ones(max(2 * plan.features - len(out), 0))  # features that were not measured count as tested
+    unseen = np.ones(max(families * plan.features - len(out), 0))  # features that were not measured count as tested
     return out[holm(np.concatenate([out.p, unseen]), plan.alpha)[:len(out)]].drop(columns="p").sort_values(["family", "share"], ascending=[False, False]).reset_index(drop=True)

@@ -20,6 +20,7 @@ from ..model.sites import Batch
 class Ablation:
     "One batch of a release, ready for ablations: its decisions, the codes of the dictionary, and the model from each site onward."
     def __init__(self, release, dictionary: Dictionary, batch: Batch):
+        dictionary = dictionary.to(release.device)
         self.dictionary, self.prefix = dictionary, Prefix(release, dictionary.sites, batch)
         self.decision = self.prefix.decision
         self.codes = {s: codes_at(dictionary, s, self.prefix.acts[s], batch) for s in dictionary.sites}
@@ -51,7 +52,7 @@ class Ablation:
 # %% ../../nbs/04_explain/01_ablation.ipynb #33fea987
 def all_effects(release, dictionary: Dictionary, rows: pd.DataFrame) -> np.ndarray:  # [sequences, features]
     "The effect of every feature on every sequence; zero where it is not active."
-    out = np.zeros((len(rows), dictionary.n_features))
+    rows, dictionary, out = release.pin(rows), dictionary.to(release.device), np.zeros((len(rows), dictionary.n_features))
     for part, batch in in_batches(release, rows, dictionary):
         ablation = Ablation(release, dictionary, batch)
         active = torch.cat([(ablation.codes[s] > 0).any(1) for s in dictionary.sites], 1).cpu().numpy()

@@ -37,12 +37,12 @@ class Explanation:
 def explain(release, dictionary: Dictionary, rows: pd.DataFrame, top: int = 10) -> list[Explanation]:
     "An explanation for each row: its `top` features by the size of their attribution."
     if len(rows) > 1000: raise bad_parameter("at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)")
-    rows, out = release.pin(rows), []
+    rows, dictionary, out = release.pin(rows), dictionary.to(release.device), []
     for part, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)
         size, signed, lost = at.size.cpu().numpy(), at.signed.cpu().numpy(), at.error.sum(1).cpu().numpy()
         for i, (name, value) in enumerate(zip(rows.iloc[part]["sequence_id"], at.decision.tolist())):
-            out.append(_explanation(name, value, size[i], signed[i], float(lost[i]), dictionary.labels, top))
+            out.append(_explanation(name, value, size[i], signed[i], float(lost[i]), dictionary.names, top))
     return out
 
 def _explanation(name, value, size, signed, lost, labels, top) -> Explanation:
