@@ -214,10 +214,10 @@ def check_artefact(folder) -> list[str]:
 
 def open_artefact(folder, kind: str = None) -> Path:
     "The folder, after its manifest was verified."
-    folder, what = Path(folder), kind or "artefact"
+    folder, what = Path(folder), f"{'an' if (kind or 'a')[0] in 'aeiou' else 'a'} {kind or 'artefact'}"
     recover(folder)
-    if not folder.is_dir(): raise invalid(f"a {what} folder", f"{folder} is no folder", "check the path")
-    if not (folder / "manifest.json").exists(): raise invalid(f"a {what} folder with manifest.json", f"none in {folder}", "pass a folder that interpkit wrote")
+    if not folder.is_dir(): raise invalid(f"{what} folder", f"{folder} is no folder", "check the path")
+    if not (folder / "manifest.json").exists(): raise invalid(f"{what} folder with manifest.json", f"none in {folder}", "pass a folder that interpkit wrote")
     found = read_manifest(folder).get("kind")
     if kind and found != kind: raise invalid(f"a {kind} folder", f"a {found} folder: {folder}", f"pass the folder of a {kind}")
     if problems := check_artefact(folder): raise invalid(f"{folder} as it was written", "; ".join(problems), "restore it from where it was kept, or make it again")
