@@ -74,7 +74,7 @@ def correlations(release, dictionary: Dictionary, rows: pd.DataFrame, max_tokens
 # %% ../../nbs/03_dictionary/02_labels.ipynb #4852a6d4
 def name_by(r: pd.DataFrame, at_least: float = 0.2) -> tuple[str, ...]:
     "One label a row of `r` [F, candidates]: the best candidate, numbered where shared; `unclear` where no correlation reaches `at_least`."
-    best, fit = r.to_numpy().argmax(1) if r.shape[1] else np.zeros(len(r), int), r.max(1).fillna(0).to_numpy()
+    best, fit = r.to_numpy().argmax(1) if r.shape[1] else np.zeros(len(r), int), r.max(axis=1).fillna(0).to_numpy()
     labels, seen = [f"unclear {i}" for i in range(len(r))], Counter()
     for i in np.argsort(-fit, kind="stable"):
         if fit[i] < at_least: continue

@@ -96,4 +96,4 @@ def train_dictionary(release, rows: pd.DataFrame,
         made = dict(trainer="sae-lens BatchTopK", data=check_digest(rows), sequences=int((~held).sum()), tokens=tokens, k=k, lr=lr, batch_size=batch_size, seed=seed)
         dictionary = Dictionary(sites, tuple(weights), training=made).to(release.device)
     dictionary = replace(dictionary, labels=label_features(release, dictionary, rows[~held]))
-    return certify(dictionary, release, rows[held])
+    return certify(dictionary, release, rows[held], like=rows)

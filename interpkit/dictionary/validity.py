@@ -22,9 +22,9 @@ def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
     codes = {f"codes {s}": dictionary.encode(s, found[str(s)].to(dictionary.at(s).W_enc.device)).cpu() for s in dictionary.sites if str(s) in found}
     return found | codes
 
-def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0) -> Dictionary:
-    "The dictionary with its validity: the release's fingerprint, a canary batch, and what was measured on `rows`, which should be held out from training."
-    synthetic = canary_rows(rows, n=16, seed=seed)
+def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None) -> Dictionary:
+    "The dictionary with its validity: the release's fingerprint, a canary batch in the likeness of `like` (default: `rows`), and what was measured on `rows`, which should be held out from training."
+    synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
     validity = dict(release=release.name, fingerprint=release.fingerprint, dictionary=dictionary.fingerprint, device=str(release.device),
                     measured=evaluate(release, dictionary, rows),
                     canary=[{c: x.tolist() if hasattr(x, "tolist") else x for c, x in r.items()} for r in synthetic.to_dict("records")],

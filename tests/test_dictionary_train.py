@@ -1,0 +1,177 @@
+"From a release to a certified dictionary: thresholds, labels, training, validity, and dictionaries that are no good."
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from interpkit.core.errors import InterpkitError
+from interpkit.dictionary.labels import correlations, label_features, name_by
+from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights
+from interpkit.dictionary.train import calibrate, train_dictionary
+from interpkit.dictionary.validity import certify, verify_canary
+from interpkit.drift.verdict import Limits, fit_or_raise, score_old
+from interpkit.model.releases import Release
+from interpkit.model.sites import Site
+from test_dictionary_evaluate import SITES, V, causal, directions, world
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 1))
+
+def table(n=600, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)).astype("float32")
+    return pd.DataFrame(x, columns=[f"x{i}" for i in range(6)]).assign(sequence_id=[f"s{i}" for i in range(n)])
+
+def units(d=24, labels=()): return Dictionary((Site("1"),), (SiteWeights(torch.eye(d), torch.zeros(d), torch.zeros(d), torch.eye(d), torch.zeros(d)),), labels)
+
+@lru_cache
+def v1(): return Release.from_module(net(), sites=["1:out"], name="v1", device="cpu")
+
+@lru_cache
+def trained(seed=0): return train_dictionary(v1(), table(), n_features=48, k=8, tokens=60_000, batch_size=256, lr=3e-3, seed=seed)
+
+# thresholds
+
+@pytest.mark.parametrize("k", [1, 2.5, 4])
+def test_calibrate_gives_k_active_features(k):
+    w, acts = directions(1, 40, 8, threshold=9.0), torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    c = calibrate(w, acts, k)
+    assert int((c.encode(acts) > 0).sum()) == round(k * 400) and c.threshold.unique().numel() == 1
+    assert all(torch.equal(getattr(c, n), getattr(w, n)) for n in TENSORS if n != "threshold")
+
+def test_calibrate_never_counts_what_is_negative():
+    w = directions(1, 4, 8)
+    c = calibrate(replace(w, b_enc=torch.full((4,), -100.0)), torch.randn(50, 8), 2)
+    assert c.threshold.tolist() == [0.0] * 4
+    few = calibrate(w, torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), 4)  # as many as there are
+    assert few.threshold.tolist() == [0.0] * 4
+
+# labels
+
+def test_correlations_equal_numpys_over_positions_that_count():
+    w = world()
+    rows = w.rows.assign(age=np.arange(len(w.rows)) % 5, **{"factor:travel": [[(t * 7 + i) % 3 == 0 for t in range(len(x))] for i, x in enumerate(w.rows.input_ids)]})
+    r = correlations(w.old, w.dictionary, rows)
+    from test_dictionary_evaluate import truth
+    codes = np.concatenate([np.concatenate([t.site[k].codes[1:].numpy() for k in (0, 1)], 1) for t in truth("old")])
+    per_token = dict(age=np.repeat(rows.age, rows.input_ids.map(len) - 1), travel=np.concatenate([x[1:] for x in rows["factor:travel"]]), **{f"token {t}": np.concatenate([np.array(x[1:]) == t for x in rows.input_ids]) for t in (3, 11)})
+    assert "weight" not in r.columns and set(per_token) <= set(r.columns)
+    for name, c in per_token.items():
+        for f in range(0, codes.shape[1], 3):
+            expected = np.corrcoef(codes[:, f], c)[0, 1] if codes[:, f].std() > 0 else 0.0
+            assert r[name][f] == pytest.approx(expected, abs=1e-4), (name, f)
+
+def test_labels_name_one_feature_each_and_leave_the_rest_unclear():
+    r = pd.DataFrame(dict(amount=[0.5, 0.9, 0.1, 0.7], travel=[0.4, 0.0, 0.15, 0.8]))
+    assert name_by(r) == ("amount (2)", "amount", "unclear 2", "travel")
+    assert name_by(pd.DataFrame(index=range(2))) == ("unclear 0", "unclear 1")
+
+def test_a_column_with_nan_names_nothing():
+    rows = table(100).assign(extra=np.nan)
+    release = Release.from_module(net(), inputs=dict(kind="columns", columns=[f"x{i}" for i in range(6)]), sites=["1:out"], device="cpu")
+    found = correlations(release, units(), rows)
+    assert (found["extra"] == 0).all() and np.isfinite(found.to_numpy()).all() and not any(x.startswith("extra") for x in label_features(release, units(), rows))
+
+# training
+
+def test_training_explains_its_release_and_says_how_it_was_made():
+    d, m = trained(), trained().validity["measured"]
+    assert m["splice_error"] < 0.10 and m["error_share"] < 0.30 and 4 < m["l0"] < 12 and d.n_features == 48
+    assert torch.allclose(d.weights[0].W_dec.norm(dim=1), torch.ones(48), atol=1e-5) and (d.weights[0].threshold >= 0).all()
+    assert d.training["seed"] == 0 and d.training["k"] == 8 and d.validity["fingerprint"] == v1().fingerprint and len(set(d.labels)) == 48
+    verify_canary(d, v1())
+    fit_or_raise(d, score_old(v1(), d, table(seed=5)), Limits())
+
+def test_training_depends_on_its_seed_alone():
+    torch.manual_seed(123); np.random.seed(5)
+    make = lambda seed: train_dictionary(v1(), table(), n_features=16, k=4, tokens=5_000, batch_size=256, seed=seed)
+    before = torch.random.get_rng_state()
+    first = make(0)
+    assert torch.equal(before, torch.random.get_rng_state())  # a caller's random numbers stay
+    torch.manual_seed(7)
+    assert make(0).fingerprint == first.fingerprint != make(1).fingerprint
+
+def test_training_refuses_what_cant_work():
+    with pytest.raises(InterpkitError) as e: train_dictionary(v1(), table(), n_features=8, k=9)
+    assert e.value.code == 64 and "k=9, n_features=8" in e.value.given
+    with pytest.raises(InterpkitError, match="200 sequences"): train_dictionary(v1(), table(60))
+    class Overflows(nn.Module):
+        def __init__(self): super().__init__(); self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 1)
+        def forward(self, x): return self.head(self.hidden(x).nan_to_num(0))
+    model = Overflows()
+    with torch.no_grad(): model.hidden.weight.fill_(float("nan"))
+    with pytest.raises(InterpkitError, match="NaN") as e: train_dictionary(Release.from_module(model, sites=["hidden:out"], device="cpu"), table(400))
+    assert e.value.code == 65
+
+# validity
+
+def test_the_canary_holds_after_a_round_trip(tmp_path):
+    trained().save(tmp_path / "d")
+    verify_canary(Dictionary.load(tmp_path / "d"), Release.from_module(net(), sites=["1:out"], name="v1 again", device="cpu"))
+    tokens = certify(world().dictionary, world().old, world().rows, like=many())
+    tokens.save(tmp_path / "t"); verify_canary(Dictionary.load(tmp_path / "t"), world().old)
+
+def test_loading_for_another_release_says_so(tmp_path):
+    trained().save(tmp_path / "d")
+    with pytest.warns(UserWarning, match="made for 'v1', not for 'v9'"): Dictionary.load(tmp_path / "d", Release.from_module(net(1), sites=["1:out"], name="v9", device="cpu"))
+    import warnings
+    with warnings.catch_warnings(): warnings.simplefilter("error"); Dictionary.load(tmp_path / "d", v1())
+
+def test_a_foreign_release_is_refused():
+    changed = net()
+    with torch.no_grad(): changed[4].bias += 1e-3
+    for release in (Release.from_module(changed, sites=["1:out"], name="v2", device="cpu"), Release.from_module(net(1), sites=["1:out"], name="v3", device="cpu")):
+        with pytest.raises(InterpkitError, match="made for 'v1'") as e: verify_canary(trained(), release)
+        assert e.value.code == 65
+    with pytest.raises(InterpkitError, match="no release"): verify_canary(units(), v1())
+
+def test_a_release_that_computes_something_else_is_refused():
+    moved = v1().model
+    other = replace(v1(), model=Release.from_module(net(), sites=["1:out"], device="cpu").model)  # same fingerprint, as after a change of driver
+    with torch.no_grad(): other.model[0].weight.mul_(1.01)
+    with pytest.raises(InterpkitError, match="canary"): verify_canary(trained(), other)
+    with torch.no_grad(): other.model[0].weight.copy_(moved[0].weight)
+    verify_canary(trained(), other)
+
+def test_other_weights_under_an_old_certificate_are_refused():
+    d = trained()
+    for n in ("W_dec", "b_dec"):  # which no canary activation would show
+        w = replace(d.weights[0], **{n: getattr(d.weights[0], n) * 1.01})
+        with pytest.raises(InterpkitError, match="other weights"): verify_canary(replace(d, weights=(w,)), v1())
+    with pytest.raises(InterpkitError, match="no canary"): verify_canary(replace(d, canary={}), v1())
+    verify_canary(replace(d, labels=tuple(f"renamed {i}" for i in range(48))), v1())
+
+def test_padding_does_not_dilute_the_canary():
+    w = world()
+    d = certify(w.dictionary, w.old, w.rows, like=many())
+    flipped = {n: t.clone() for n, t in d.canary.items()}
+    on = [(s, p) for s in SITES for p in (flipped[str(s)] != 0).any(-1).nonzero().tolist()]
+    for s, (i, t) in on[:len(on) // 4]: flipped[f"codes {s}"][i, t] = (flipped[f"codes {s}"][i, t] == 0) * 1.0
+    with pytest.raises(InterpkitError, match="active features"): verify_canary(replace(d, canary=flipped), w.old)
+
+def many(): return pd.concat([world().rows] * 20, ignore_index=True)  # a canary shows no value that fewer than twenty rows have
+
+# dictionaries that are no good
+
+def bad(kind: str) -> Dictionary:
+    d, w = trained(), trained().weights[0]
+    if kind == "random directions":
+        return Dictionary(d.sites, (calibrate(directions(9, 48, 24, 0.0), torch.relu(torch.randn(2000, 24)), 8),))
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(0))
+    return Dictionary(d.sites, (replace(w, W_enc=w.W_enc[:, order], b_enc=w.b_enc[order]),))
+
+@pytest.mark.parametrize("kind", ["random directions", "permuted encoder"])
+def test_an_unfit_dictionary_is_refused(kind):
+    with pytest.raises(InterpkitError, match="unfit") as e: fit_or_raise(bad(kind), score_old(v1(), bad(kind), table(seed=5)), Limits())
+    assert e.value.code == 65 and "ipk train" in e.value.mend
+
+def test_a_release_that_always_decides_the_same_is_no_proof_of_fitness():
+    model = net()
+    with torch.no_grad(): model[4].weight.zero_()
+    flat = Release.from_module(model, sites=["1:out"], name="flat", device="cpu")
+    with pytest.raises(InterpkitError, match="all alike"): fit_or_raise(units(), score_old(flat, units(), table()), Limits())
