@@ -129,7 +129,7 @@ def plan_check(old, dictionary, rows: pd.DataFrame, limits: Limits = Limits(), w
     loaded = load_families(families)
     return Plan(_statements(loaded, dictionary, chosen, map(str, names), limits, scores, own or {}), chosen,
                 dict(name=old.name, fingerprint=old.fingerprint), new or {}, dictionary.fingerprint, check_set, code_digest(loaded), tuple(families),
-                {k: six(v) for k, v in dict(splice_error=scores.splice.ratio, error_share=max(e.ratio for e in scores.error), **(own or {})).items()},
+                {k: six(v) for k, v in (dict(splice_error=scores.splice.ratio, error_share=max(e.ratio for e in scores.error)) | (own or {})).items()},
                 dictionary.n_features, len(rows), int(rows["group_id"].nunique()) if "group_id" in rows else len(rows), draws, seed, alpha,
                 {str(k): int(n) for k, n in zip(names, counts)}), scores
 
