@@ -186,7 +186,7 @@ def doctor():
     for what, text, mend in found: print(f"{'ok  ' if not mend else 'MEND'}  {what:<14}{text}" + (f"\n      {mend}" if mend else ""))
     if any(mend for *_, mend in found): raise typer.Exit(int(ExitCode.ERROR))
 
-# %% ../../nbs/07_release/08_cli.ipynb #dc1f79f8
+# %% ../../nbs/07_release/08_cli.ipynb #0d06ff71
 Usage = typer.BadParameter.__mro__[1]  # the error of an option that does not exist, lacks its value or has one of another type
 Abort = typer.Abort
 
@@ -216,3 +216,5 @@ def run(argv: list[str]) -> int:
     return int(error.code)
 
 def main(): sys.exit(run(sys.argv[1:]))
+
+if __name__ == "__main__" and "cli.py" in sys.argv[0]: main()  # python -m interpkit.release.cli

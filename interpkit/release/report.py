@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'ASKED', 'SIGN', 'WORDS', 'CSS', 'POLICY', 'safe', 'paragraph', 'table', 'marked', 'page_one_html',
-           'statement_rows', 'figure', 'changed_rows', 'plan_rows', 'preview_html', 'behaviour_rows', 'site_rows',
-           'report_html', 'write_report']
+           'statement_rows', 'figure', 'changed_rows', 'example_rows', 'plan_rows', 'preview_html', 'behaviour_rows',
+           'site_rows', 'report_html', 'write_report']
 
 # %% ../../nbs/07_release/01_report.ipynb #038f38b6
 import math
@@ -80,12 +80,23 @@ def _figures(v: Verdict, most: int = 40) -> list[str]:
 def changed_rows(v: Verdict) -> list[dict]:
     return [{"feature": quoted(c["feature"]), "by": c["family"], "share changed": share(c["share"]), "interval": f"[{share(c['lower'])}, {share(c['upper'])}]", "direction": direction(c["change"])} for c in v.changed]
 
-def _statements_html(v: Verdict) -> list[str]:
+def example_rows(printed: dict) -> list[dict]:
+    "The sequences in which a changed feature moved most: hashes, or the rows that a team asked for."
+    shown = lambda e: {"sequence": e["sequence"]} | ({"row": "; ".join(f"{k} {_brief(x)}" for k, x in e["row"].items())} if "row" in e else {})
+    return [{"feature": quoted(f)} | shown(e) for f, found in (printed or {}).get("examples", {}).items() for e in found]
+
+def _brief(x) -> str: return one_line(x) if len(one_line(x)) <= 120 else one_line(x)[:119] + "…"
+
+def _examples_html(printed: dict) -> list[str]:
+    rows = example_rows(printed)
+    return ["<h3>Where it changed most</h3>", paragraph("The sequences in which a feature's effect moved most" + ("." if "row" in rows[0] else ", as salted hashes: who holds the run folder can look them up.")), table(rows)] if rows else []
+
+def _statements_html(v: Verdict, printed: dict = None) -> list[str]:
     changed = changed_rows(v)
     return ["<h2>Statements</h2>", paragraph(f"Each is a share and its limit. PASS: the whole interval is under the limit. FAIL: all of it is over. INCONCLUSIVE: neither is shown. "
             "Effective counts groups of equal weight; fewer than 50 settle nothing."), *_figures(v), "<h3>All statements</h3>", table(statement_rows(v.statements)),
             "<h3>Features shown to have changed</h3>", paragraph("Beyond the watched limit, by Holm's procedure at 1 % over all features, with 99 % intervals. A list, not a verdict."),
-            table(changed) if changed else paragraph("None.")]
+            table(changed) if changed else paragraph("None."), *_examples_html(printed)]
 
 # %% ../../nbs/07_release/01_report.ipynb #0174f4f0
 def plan_rows(plan: Plan) -> list[dict]:
@@ -166,7 +177,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def report_html(v: Verdict, plan: Plan, printed: dict = None, preview: list = None) -> str:
     "The whole page as text."
-    numbers = _statements_html(v) + _plan_html(plan, preview) + (_printed_html(printed) if printed else []) + _words_html()
+    numbers = _statements_html(v, printed) + _plan_html(plan, preview) + (_printed_html(printed) if printed else []) + _words_html()
     return (f'<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{safe(v.headline)}</title><style>{CSS}</style></head>\n<body>'
             + page_one_html(v, printed, plan) + "\n<article>" + "\n".join(numbers) + "</article></body></html>\n")

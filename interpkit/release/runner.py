@@ -156,13 +156,14 @@ def _execute(notebook: Path, out: Path, parameters, kernel: str, timeout):
     except InterpkitError: raise
     except Exception as e: return e
 
-# %% ../../nbs/07_release/06_runner.ipynb #123e97f4
+# %% ../../nbs/07_release/06_runner.ipynb #8bd7bb7b
 @contextmanager
 def locked(run: Path):
     "Hold a run folder while the block runs."
     import fcntl
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as f:
+    try: run.mkdir(parents=True, exist_ok=True); lock = open(run / ".lock", "w")
+    except OSError as e: raise storage_error(run, e) from e
+    with lock as f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError: raise InterpkitError(f"the run folder {run} for this command alone", "another ipk is at work in it", "wait until it has ended, or give another folder: --out DIR", ExitCode.RETRY) from None
         yield
@@ -182,25 +183,22 @@ def run_check(p: Preflight, policy: Policy = Policy(), timeout: int = None, fold
     "Run all jobs of a check that have no result yet; the result of the report. `told` is called with the name and the result of each job."
     p = p.model_copy(update={n: _abs(getattr(p, n)) for n in ("old", "new", "data", "dictionary", "train_data")} | dict(run=os.path.abspath(p.run)))
     run, fresh = Path(p.run), not Path(p.run).exists()
-    try: locking = locked(run); locking.__enter__()
-    except OSError as e: raise storage_error(run, e) from e
-    try:
-        _same_question(run, p, policy)
-        p = p.model_copy(update=dict(policy=write_policy(run, policy)))
-        for job, parameters in plan_jobs(p):
-            result = result_of(run, job) or run_job(job, parameters, timeout, folder, say)
-            if told: told(job, result)
-        return result
-    except InterpkitError:
-        if fresh: _remove_if_nothing(run)
-        raise
-    finally: locking.__exit__(None, None, None)
+    _same_question(run, p, policy)
+    with locked(run):
+        try:
+            p = p.model_copy(update=dict(policy=write_policy(run, policy)))
+            for job, parameters in plan_jobs(p):
+                result = result_of(run, job) or run_job(job, parameters, timeout, folder, say)
+                if told: told(job, result)
+            return result
+        except InterpkitError:
+            if fresh: _remove_if_nothing(run)
+            raise
 
 def _same_question(run: Path, p: Preflight, policy: Policy):
-    "Raise where the folder holds a run that was asked something else; also sees a data file or a release that was replaced in place."
-    if not (run / "check.json").exists(): return
+    "Raise where the data is missing, or where the folder holds a run that was asked something else; sees a file or a release that was replaced in place."
     now = asked(p.model_copy(update=dict(policy=""))) | dict(policy=policy.model_dump(mode="json"))
-    if other := differences(read_json(run / "check.json"), now):
+    if (run / "check.json").exists() and (other := differences(read_json(run / "check.json"), now)):
         raise bad_parameter(f"the question that the run in {run} was begun with", "; ".join(other), "give another folder for this run: --out DIR, or remove the old one")
 
 def _remove_if_nothing(run: Path):
