@@ -30,7 +30,7 @@ lab: $(READY)
 	cd nbs/tutorials && jupyter lab
 
 docs: $(READY)
-	python tests/../nbs/docs.py
+	python nbs/docs.py
 
 bench: $(READY)
 	cd nbs/benchmarks && papermill $(NAME).ipynb /tmp/$(NAME).ipynb $(if $(QUICK),,-p quick False)
