@@ -86,6 +86,8 @@ def test_the_plan_counts_its_statements_and_names_what_it_is_about():
     assert list(plan.watched) == most and len(plan.statements) == 4 * (1 + 2) + 2 * len(most) and len({x.key for x in plan.statements}) == len(plan.statements)
     assert plan.segments == rows.segment.value_counts().to_dict() and (plan.sequences, plan.groups, plan.features, plan.check_set) == (400, 400, 16, "digest")
     assert (plan.old["fingerprint"], plan.new["fingerprint"], plan.dictionary) == (w.old.fingerprint, w.new.fingerprint, w.dictionary.fingerprint)
+    thirds = plan_check(w.old, w.dictionary, rows, Limits(effect=1 / 3, watched=2 / 3))[0]
+    assert Plan.from_dict(thirds.to_dict()).statements == thirds.statements  # limits are decided on as they are written down
     text = json.dumps(plan.to_dict(), allow_nan=False)
     assert json.dumps(Plan.from_dict(json.loads(text)).to_dict()) == text and Plan.from_dict(plan.to_dict()).statements == plan.statements
 

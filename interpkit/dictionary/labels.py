@@ -38,8 +38,9 @@ def numeric_columns(rows: pd.DataFrame) -> list[str]:
     reserved = {"sequence_id", "group_id", "weight", "timestamp", "label"}
     return [c for c in rows if c not in reserved and not str(c).startswith("_") and pd.api.types.is_numeric_dtype(rows[c])]
 
-def _per_token(rows, column, shape) -> np.ndarray:  # [B, T], zero where the row is shorter
+def _per_token(rows, column, shape) -> np.ndarray:  # [B, T], zero where the row is shorter, and at a site that has no positions
     out = np.zeros(shape, dtype="float32")
+    if shape[1] == 1 < rows[column].map(len).max(): return out
     for i, x in enumerate(rows[column]): out[i, :len(x)] = np.asarray(x, dtype="float32")[:shape[1]]
     return out
 

@@ -70,7 +70,8 @@ def subspace(comparison: Comparison) -> dict:
 # %% ../../nbs/05_drift/04_printed.ipynb #3197776e
 def deletion_curve(release, dictionary, rows: pd.DataFrame, steps=(1, 2, 4, 8), seed: int = 0) -> dict:
     "Mean |change of the decision| after deleting the first features by attribution, and as many random active ones."
-    rng, moved = np.random.default_rng(seed), {"attributed": np.zeros(len(steps)), "random": np.zeros(len(steps))}
+    dictionary, rng = dictionary.to(release.device), np.random.default_rng(seed)
+    moved = {"attributed": np.zeros(len(steps)), "random": np.zeros(len(steps))}
     for _, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)
         active = torch.cat([(at.codes[s] > 0).any(1) for s in dictionary.sites], 1)

@@ -100,18 +100,18 @@ def fit_or_raise(dictionary, scores: OldScores, limits: Limits):
                           "train a better one (more features, more tokens): ipk train --release DIR --data FILE --features N --tokens N --out DIR")
 
 def _limits(scores: OldScores, limits: Limits, own: dict, shares) -> dict:  # shares: names of the error share statements, one a site
-    "Limits by name of statement, with six digits, as they are written down. `own` stands in for what was measured."
+    "Limits by name of statement. `own` stands in for what was measured."
     bad = {k: x for k, x in own.items() if k not in ("splice_error", "error_share") or not 0 <= x < np.inf}
     if bad: raise bad_parameter("own = {splice_error = share, error_share = share}, as measured on the old release", repr(bad), "leave it out: it is measured at every check")
-    allowed = lambda most, measured: six(min(most, measured + limits.allowance))
+    allowed = lambda most, measured: min(most, measured + limits.allowance)
     return {"splice error": allowed(limits.splice_error, own.get("splice_error", scores.splice.ratio)), "activation": limits.activation, "effect": limits.effect,
             **{n: allowed(limits.error_share, own.get("error_share", e.ratio)) for n, e in zip(shares, scores.error)}}
 
 def _statements(families, dictionary, watched, segments, limits: Limits, scores: OldScores, own: dict) -> tuple[Statement, ...]:
     from interpkit.drift.families import FAMILIES, ErrorShare, statement_names, watched_name
     limit = _limits(scores, limits, own, statement_names(ErrorShare(), dictionary))
-    out = [Statement(n, f.question, limit.get(n, f.limit), s) for s in ("", *segments) for f in families for n in statement_names(f, dictionary)]
-    return tuple(out + [Statement(watched_name(f, dictionary, i), f.question, limits.watched if isinstance(f, FAMILIES) else f.watched_limit)
+    out = [Statement(n, f.question, six(limit.get(n, f.limit)), s) for s in ("", *segments) for f in families for n in statement_names(f, dictionary)]
+    return tuple(out + [Statement(watched_name(f, dictionary, i), f.question, six(limits.watched if isinstance(f, FAMILIES) else f.watched_limit))
                         for f in families if hasattr(f, "watched_limit") for i in watched])
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #2d13900e
