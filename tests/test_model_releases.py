@@ -194,6 +194,14 @@ def test_a_saved_release_decides_as_the_live_one(code, rows, tmp_path):
     raised(65, lambda: live.save(tmp_path / "v1", factory_args=dict(width=6)), "exists")
     raised(64, lambda: again.save(tmp_path / "v2"))
 
+def test_loading_a_release_writes_nothing_into_its_folder_and_reads_no_bytecode_there(code, rows, tmp_path):
+    _, live = fraud(code)
+    live.save(tmp_path / "v1")
+    load = [sys.executable, "-c", f"from interpkit.model.releases import Release\nRelease.load({str(tmp_path / 'v1')!r}, device='cpu')"]
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2): subprocess.run(load, check=True, cwd=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
 def test_two_releases_may_have_different_code_of_one_name(code, rows, tmp_path):
     _, one = fraud(code, scale=1)
     old = one.save(tmp_path / "v1")

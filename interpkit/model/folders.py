@@ -196,6 +196,6 @@ def _alias(file: Path) -> str: return f"interpkit_release_{file.stem}_{digest_fi
 def _import_file(name: str, file: Path):
     spec = importlib.util.spec_from_file_location(name, file)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it runs
-    try: spec.loader.exec_module(module)
+    try: exec(spec.loader.source_to_code(file.read_bytes(), str(file)), vars(module))  # never from __pycache__, which has no digest, and leaving none there
     except BaseException: del sys.modules[name]; raise
     return module

@@ -136,13 +136,14 @@ def jobs(copy: Annotated[Text, typer.Option(help="Copy the notebooks into this f
     for n in JOBS: shutil.copy(job_notebook(n), target)
     print(f"Copied {', '.join(JOBS)} to {target}. Run them with: ipk check --jobs {target} ...")
 
-# %% ../../nbs/07_release/08_cli.ipynb #d30733d8
+# %% ../../nbs/07_release/08_cli.ipynb #727a6806
 def clash() -> str:
     "How to repair an installation that the unrelated PyPI package `interpkit` has written over or lies beside; '' where there is none."
+    import interpkit
     try: other = metadata.version("interpkit")
-    except metadata.PackageNotFoundError: return ""
+    except metadata.PackageNotFoundError: other = "" if hasattr(interpkit, "_PLACES") else "(of an unknown version)"
     return (f"the package interpkit {other} is installed: an unrelated project with the same import name, which overwrites files of interpkit-notebooks. "
-            "Repair: pip uninstall -y interpkit interpkit-notebooks && pip install interpkit-notebooks")
+            "Repair: pip uninstall -y interpkit interpkit-notebooks && pip install interpkit-notebooks") if other else ""
 
 def _versions() -> dict:
     names = ("interpkit-notebooks", "torch", "transformers", "sae-lens", "transformer-lens", "papermill", "numpy", "pandas", "pyarrow")
