@@ -16,7 +16,7 @@ from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.verdict import Limits, fit_or_raise, score_old
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-from test_dictionary_evaluate import SITES, V, causal, directions, world
+from test_dictionary_evaluate import SITES, V, directions, world
 
 def net(seed=0):
     torch.manual_seed(seed)

@@ -75,6 +75,7 @@ def test_negative_numbers(column):
     t = table()
     t.loc[3, column] = -1e-9
     refused(t)
+    if column != "weight": refused(pd.concat([table(), t.assign(statement="something else")]))  # naming reads rows that no statement is about
 
 def test_missing_and_doubled_rows():
     north = Statement("effect", "same", 0.25, "north")

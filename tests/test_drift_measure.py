@@ -2,7 +2,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -14,10 +13,8 @@ from interpkit.drift.contract import ALL, Plan, Statement, decide
 from interpkit.drift.families import Activation, Effect, ErrorShare, SpliceError, draw, firing, measure, measure_all
 from interpkit.drift.simulate import small_world
 from interpkit.drift.verdict import judge, plan_check
-from interpkit.explain.ablation import all_effects
 from interpkit.model.releases import Release
-from interpkit.model.sites import Site
-from test_dictionary_evaluate import SITES, causal, directions, truth, world
+from test_dictionary_evaluate import SITES, causal, truth, world
 from test_explain import every_effect
 
 WATCHED = (3, 30)  # one feature of each site

@@ -1,6 +1,4 @@
 "Explanations and ablations against their definition: take a feature out with a plain hook, run the whole model again, subtract."
-import copy
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,7 @@ from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-from test_dictionary_evaluate import SITES, alone, by_hand, directions, truth, world
+from test_dictionary_evaluate import alone, by_hand, directions, truth, world
 
 def without(model, ids, k: int, codes, f: int, W_dec) -> float:
     "The decision of one sequence with one feature's part subtracted at all its tokens."

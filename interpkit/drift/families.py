@@ -8,12 +8,11 @@ __all__ = ['FAMILIES', 'rows_of', 'watched_name', 'with_segments', 'SpliceError'
 
 # %% ../../nbs/05_drift/02_families.ipynb #9902d04d
 import importlib
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
-from ..core.errors import bad_parameter, invalid
+from ..core.errors import bad_parameter
 from .comparison import Comparison, _uniform
 
 # %% ../../nbs/05_drift/02_families.ipynb #1c5836c3

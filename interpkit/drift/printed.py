@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from ..core.artefacts import six
-from ..dictionary.evaluate import attributions, codes_at, in_batches
+from ..dictionary.evaluate import attributions, in_batches
 from .comparison import Comparison
 from ..model.sites import run_spliced
 

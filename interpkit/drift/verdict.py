@@ -8,7 +8,7 @@ __all__ = ['ORDER', 'EXIT', 'Limits', 'OldScores', 'score_old', 'watched_feature
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #44575616
 import hashlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
