@@ -40,8 +40,9 @@ def prepared(notebook: Path, nb):
             if text := api.documented(source): kept.append(new_markdown_cell(text))
             continue
         if "hide_output" in said and c.cell_type == "code": c.outputs = []
-        kept.append(new_markdown_cell("") if {"hide_input", "echo"} & set(said) and not c.get("outputs") else c)
+        if "hide_input" in said or said.get("echo") == "false": c.metadata.transient = dict(remove_source=True)
         c.source = source
+        kept.append(c)
     nb.cells = kept
     return nb
 
