@@ -74,7 +74,7 @@ def test_each_site_has_its_own_limit():
     assert found["error share at a"] == pytest.approx(0.07) and found["error share at b"] == pytest.approx(0.25)
     assert verdict_module._limits(scores(error=(0.02, 0.20)), Limits(), dict(error_share=0.1), ["error share at a", "error share at b"])["error share at b"] == pytest.approx(0.15)
 
-@pytest.mark.parametrize("broken", [dict(effect=0), dict(effect=-0.1), dict(effect=math.nan), dict(activation=math.inf), dict(splice_error=1.0), dict(error_share=1.5), dict(watched=0.0), dict(allowance=-0.01)])
+@pytest.mark.parametrize("broken", [dict(effect=0), dict(effect=-0.1), dict(effect=math.nan), dict(activation=math.inf), dict(splice_error=1.0), dict(error_share=1.5), dict(watched=0.0), dict(allowance=0.0), dict(allowance=-0.01)])
 def test_limits_that_would_let_everything_pass_are_refused(broken):
     with pytest.raises(InterpkitError) as e: Limits(**broken)
     assert e.value.code == 64

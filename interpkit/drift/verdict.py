@@ -34,7 +34,7 @@ class Limits:
     def __post_init__(self):
         for name, x in asdict(self).items():
             most = 1 if name in ("splice_error", "error_share") else np.inf  # of a valid row nothing is left at 100 %
-            if not (0 < x < most or (name == "allowance" and x == 0)): raise bad_parameter(f"a limit {name} over 0{' and under 1, as a share' if most == 1 else ''}", repr(x), f"leave it out for {type(self).__dict__[name]:g}")
+            if not 0 < x < most: raise bad_parameter(f"a limit {name} over 0{' and under 1, as a share' if most == 1 else ''}", repr(x), f"leave it out for {type(self).__dict__[name]:g}")
 
 @dataclass(frozen=True)
 class OldScores:
