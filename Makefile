@@ -1,6 +1,7 @@
 # make demo   the four demo releases through a release check      make test   everything that has to hold
 # make quick  export, and the notebooks and tests you touched     make lab    JupyterLab on the tutorials
-# make docs   the documentation site in _docs                     make bench  one benchmark: make bench NAME=gate_error_rates
+# make docs   the documentation site in _docs                     make slow   studies that take minutes: kill -9 at ten random moments, ...
+# make export notebooks -> package, sidebar, README               make bench  one benchmark: make bench NAME=gate_error_rates
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
@@ -9,7 +10,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 READY := .venv/ready
 
-.PHONY: demo test quick lab docs bench export clean
+.PHONY: demo test quick slow lab docs bench export
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --upgrade "pip>=24"
@@ -26,6 +27,9 @@ test: $(READY)
 quick: $(READY)
 	bash tests/run.sh quick
 
+slow: $(READY)
+	python -m pytest -m slow tests
+
 lab: $(READY)
 	cd nbs/tutorials && jupyter lab
 
@@ -33,7 +37,7 @@ docs: $(READY)
 	python nbs/docs.py
 
 bench: $(READY)
-	cd nbs/benchmarks && papermill $(NAME).ipynb /tmp/$(NAME).ipynb $(if $(QUICK),,-p quick False)
+	cd nbs/benchmarks && papermill $(NAME).ipynb $${TMPDIR:-/tmp}/$(NAME).ipynb -p full True -k python3
 
 export: $(READY)
-	nbdev-export && nbdev-clean
+	nbdev-export && nbdev-clean && python nbs/floors.py
