@@ -20,7 +20,7 @@ import typer
 from ..core.artefacts import read_json
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 
-# %% ../../nbs/07_release/08_cli.ipynb #f3b2cc69
+# %% ../../nbs/07_release/08_cli.ipynb #56bf29b3
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Is the interpretation of a model still valid after its next release?")
 Text, Folder = Optional[str], Optional[str]
@@ -43,11 +43,11 @@ def _say_preflight(job: str, result: dict, run: Path):
     if job != "preflight": return
     for note in result["notes"]: print(f"Note: {note}.", file=sys.stderr)
     if not result["for_sign_off"]: print("Note: not for sign-off, since the code of a release is not fingerprinted.", file=sys.stderr)
-    rows = read_json(run / "preview.json") if (run / "preview.json").exists() else []
-    short = [r for r in rows if not r["settles"]]
-    if not rows: print(f"No dictionary given: one is trained for {result['old']} and kept in {run / 'dictionary'}; the check uses {result['sequences']:,} sequences.", file=sys.stderr)
-    else: print(f"{result['sequences']:,} sequences settle {len(rows) - len(short)} of {len(rows)} statements, where the truth is at most half or at least twice the limit.", file=sys.stderr)
-    for r in short[:5]: print(f"  {r['statement']}{' in ' + r['segment'] if r['segment'] else ''}: {r['sequences']:,} there, {r['needed']:,} needed", file=sys.stderr)
+    rows = read_json(run / "preview.json")
+    short, kind = [r for r in rows if not r["settles"]], "statements" if result["registered"] else "kinds of statements, if about ten features will be watched"
+    if not result["registered"]: print(f"No dictionary given: one is trained for {result['old']} and kept in {run / 'dictionary'}.", file=sys.stderr)
+    print(f"{result['sequences']:,} sequences settle {len(rows) - len(short)} of {len(rows)} {kind}, where the truth is at most half or at least twice the limit.", file=sys.stderr)
+    for r in short[:5]: print(f"  not {r['statement']}{' in ' + r['segment'] if r['segment'] else ''}: {r['sequences']:,} there, {r['needed']:,} needed", file=sys.stderr)
     if len(short) > 5: print(f"  and {len(short) - 5} more", file=sys.stderr)
 
 # %% ../../nbs/07_release/08_cli.ipynb #37286da9

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'digest_of', 'asked', 'differences', 'begin', 'result_of', 'recorded', 'finish', 'preflight', 'train_sae',
-           'drift', 'report', 'plan_table', 'Page', 'raise_unless_passed']
+           'drift', 'report', 'plan_table', 'Page', 'raise_unless_passed', 'look_up']
 
 # %% ../../nbs/07_release/05_jobs.ipynb #e1f3e176
 import os
@@ -87,7 +87,7 @@ def finish(p, job: str, result: dict) -> dict:
     write_json(Path(p.run) / job / "result.json", dict(job=job, **result))
     return result
 
-# %% ../../nbs/07_release/05_jobs.ipynb #ac501574
+# %% ../../nbs/07_release/05_jobs.ipynb #555b1d01
 def _load(settings: dict):
     "Old and new release and the validated rows of a run."
     from interpkit.data.checksets import read_check_set
@@ -118,14 +118,16 @@ def _register(run: Path, settings: dict, loaded, dictionary) -> str:
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
-    from interpkit.release.check import schema_notes, training_rows, try_out
+    from interpkit.release.check import forecast, schema_notes, training_rows, try_out
     from interpkit.data.checksets import read_check_set
     run, settings = Path(p.run), begin(p)
     loaded = policy, old, new, rows = _load(settings)
     try_out(old, new, rows)
-    out = dict(old=old.name, new=new.name, device=str(old.device), sequences=len(_check_rows(settings, rows)), notes=schema_notes(old, new), for_sign_off=old.for_sign_off and new.for_sign_off, registered="")
+    checked = _check_rows(settings, rows)
+    out = dict(old=old.name, new=new.name, device=str(old.device), sequences=len(checked), notes=schema_notes(old, new), for_sign_off=old.for_sign_off and new.for_sign_off, registered="")
     if settings["places"]["train_data"]: training_rows(rows, read_check_set(settings["places"]["train_data"], old.inputs_columns))
     write_json(run / "check.json", settings)
+    write_json(run / "preview.json", forecast(checked, policy))
     if settings["places"]["dictionary"]: out["registered"] = _register(run, settings, loaded, _dictionary(run, settings, old))
     return out
 
@@ -175,7 +177,7 @@ def drift(p: Drift) -> dict:
     write_evidence(run / "evidence", plan, result.table, result.verdict, result.printed, result.preview)
     return dict(verdict=result.verdict.verdict, action=result.verdict.action, evidence=digest_file(run / "evidence" / "manifest.json"))
 
-# %% ../../nbs/07_release/05_jobs.ipynb #fc4c3093
+# %% ../../nbs/07_release/05_jobs.ipynb #9a6ace73
 @recorded("report")
 def report(p: Report) -> dict:
     "Verify the evidence, write verdict.json and report.html."
@@ -187,9 +189,8 @@ def report(p: Report) -> dict:
     return dict(verdict=v.verdict, valid=v.valid, same=v.same, action=v.action, headline=v.headline, exit_code=int(v.exit_code), evidence=found.digest)
 
 def plan_table(run) -> pd.DataFrame:
-    "What the check set of a run can settle, a row a statement; empty where a dictionary has to be trained first."
-    file = Path(run) / "preview.json"
-    return pd.DataFrame(read_json(file) if file.exists() else [], columns=["statement", "segment", "limit", "sequences", "needed", "settles"])
+    "What the check set of a run can settle, a row a statement; a forecast where a dictionary has to be trained first."
+    return pd.DataFrame(read_json(Path(run) / "preview.json"), columns=["statement", "segment", "limit", "sequences", "needed", "settles"])
 
 class Page:
     "The report's first page, for a notebook and a terminal."
@@ -202,3 +203,15 @@ class Page:
 def raise_unless_passed(result: dict):
     "The last cell of the report: a notebook that did not pass has to look like it, to whatever scheduler ran it."
     if result["verdict"] != "PASS": raise InterpkitError("a release whose explanations hold", result["headline"], "read report.html in the run folder; the verdict was written, and this error only says that it is no PASS", result["exit_code"])
+
+# %% ../../nbs/07_release/05_jobs.ipynb #eeace567
+def look_up(run, sequences) -> pd.DataFrame:  # the salted hashes of a report
+    "The rows of a run's check set that belong to `sequences`; raises (exit code 65) where one is of another run."
+    from interpkit.data.checksets import read_check_set
+    from interpkit.drift.comparison import hashed
+    settings = read_json(Path(run) / "check.json")
+    rows = read_check_set(settings["places"]["data"])
+    of = dict(zip(hashed(rows["sequence_id"], settings["salt"]), range(len(rows))))
+    unknown = [s for s in sequences if s not in of]
+    if unknown: raise invalid("hashes of sequences of this run", f"{unknown[0]!r} ({len(unknown)} of {len(sequences)})", "look them up in the run folder whose report shows them")
+    return rows.iloc[[of[s] for s in sequences]]
