@@ -66,7 +66,7 @@ def unmet(name: str, verdict: Verdict, truth: dict) -> list[str]:
     if name == "v2-concept" and failed != {"effect"}: out.append(f"FAIL by {', '.join(sorted(failed)) or 'nothing'}, where effect alone is right")
     return out
 
-# %% ../../nbs/07_release/09_demo.ipynb #27324f6f
+# %% ../../nbs/07_release/09_demo.ipynb #183c0f3d
 CUSTOMERS = 2000
 
 def write_rows(name: str, folder: Path) -> Path:
@@ -79,10 +79,11 @@ def command(name: str, folder: Path) -> list[str]:
     demo = demo_folder()
     return ["check", "--old", str(demo / "releases/v1"), "--new", str(demo / "releases" / name), "--dictionary", str(demo / "dictionary"), "--data", str(write_rows(name, folder)), "--out", str(Path(folder) / name)]
 
-def run_one(name: str, folder: Path) -> dict:
+def run_one(name: str, folder: Path, threads: int = 1) -> dict:
     "Run one check in a process of its own; the row of the table. Its output is kept beside it."
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "interpkit.release.cli", *command(name, folder)], capture_output=True, text=True)
+    env = os.environ | dict(OMP_NUM_THREADS=str(threads))  # checks that run beside each other must not each take all cores
+    done = subprocess.run([sys.executable, "-m", "interpkit.release.cli", *command(name, folder)], capture_output=True, text=True, env=env)
     (Path(folder) / f"{name}.log").write_text(done.stderr + done.stdout)
     run = Path(folder) / name
     if not (run / "verdict.json").exists(): raise InterpkitError(f"a verdict on {name}", f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-2:] or 'no output'}", f"see {folder}/{name}.log")
@@ -131,14 +132,14 @@ def table_svg(rows: list[dict]) -> str:
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1120 {height}" width="1120" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
             f'<rect width="1120" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n')
 
-# %% ../../nbs/07_release/09_demo.ipynb #08aaf22e
+# %% ../../nbs/07_release/09_demo.ipynb #6c82940f
 def run_demo(folder="runs/demo", at_once: int = 2) -> list[dict]:
     "Check the four demo releases and print the table; the rows."
     folder = Path(folder).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(f"Checking {len(SHOULD)} releases against v1, {CUSTOMERS:,} customers each. Every check is a run of papermill notebooks; about a minute.", flush=True)
-    with ThreadPoolExecutor(at_once) as pool: rows = list(pool.map(lambda n: _told(run_one(n, folder)), SHOULD))
+    with ThreadPoolExecutor(at_once) as pool: rows = list(pool.map(lambda n: _told(run_one(n, folder, max(1, (os.cpu_count() or 1) // at_once))), SHOULD))
     write_json(folder / "demo.json", rows)
     (folder / "demo.svg").write_text(table_svg(rows), encoding="utf-8")
     print("\n" + table_text(rows))
@@ -158,13 +159,12 @@ def main(argv=None) -> int:
         for problem in r["unmet"]: print(f"{r['release']}: {problem}", file=sys.stderr)
     return 1 if any(r["unmet"] for r in rows) else 0
 
-# %% ../../nbs/07_release/09_demo.ipynb #82369af4
+# %% ../../nbs/07_release/09_demo.ipynb #a903dfde
 def example(model):
     "Parameters of a job on the demo releases; what the job needs of earlier ones is made first."
     from interpkit.release import jobs
     demo, run = demo_folder(), Path(tempfile.mkdtemp(prefix="interpkit-demo-")) / "run"
     name = "v1-bf16" if model is Report else "v2-concept"
-    run.parent.joinpath("rows.parquet")
     rows = run.parent / "rows.parquet"
     demo_rows(name, 600).to_parquet(rows)
     old, new = str(demo / "releases/v1"), str(demo / "releases" / name)
