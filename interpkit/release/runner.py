@@ -60,7 +60,7 @@ def refuse_exits(path: Path):
     tagged = sum("parameters" in c.get("metadata", {}).get("tags", []) for c in code)
     if tagged != 1: raise bad_parameter(f"one cell tagged 'parameters' in {Path(path).name}", f"{tagged}", "tag the cell with the job's parameters; nbdev-clean keeps tags where pyproject.toml allows them")
 
-# %% ../../nbs/07_release/06_runner.ipynb #ae9e9c7e
+# %% ../../nbs/07_release/06_runner.ipynb #50f3029c
 @contextmanager
 def _environment(**changes):
     was = {k: os.environ.get(k) for k in changes}
@@ -113,6 +113,7 @@ def _failure(run: Path, job: str, e: Exception) -> InterpkitError:
     if kept.exists(): return InterpkitError(**read_json(kept))
     if isinstance(e, DeadKernelError): return InterpkitError(f"a kernel that runs the job {job} to its end", "one that died (the system may have killed it for memory)", "run the same command again; it goes on with this job", ExitCode.RETRY)
     if isinstance(e, CellTimeoutError): return InterpkitError(f"the job {job} within its time", "a cell that took longer", "run the same command again with a larger --timeout", ExitCode.RETRY)
+    if "respond" in str(e): return InterpkitError(f"a kernel that starts and runs the job {job}", str(e), "run the same command again; is the machine very busy?", ExitCode.RETRY)
     if is_storage_error(e): return storage_error(run, e)
     if (full := _storage_fails(run)): return full
     if isinstance(e, PapermillExecutionError):
@@ -149,8 +150,9 @@ def _execute(notebook: Path, out: Path, parameters, kernel: str, timeout):
     import logging
     import papermill
     from jupyter_client import AsyncKernelManager
-    class Local(AsyncKernelManager):
-        def _transport_default(self): return "ipc"  # sockets in a folder of this user, no network
+    class Local(AsyncKernelManager):  # sockets in a folder of this job, no network
+        def _transport_default(self): return "ipc"
+        def _ip_default(self): return os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], "socket")  # else they lie in the working directory, where another job's are taken for one's own
     for name in ("papermill", "traitlets"): logging.getLogger(name).setLevel(logging.CRITICAL)
     try: papermill.execute_notebook(notebook, out, parameters.model_dump(), kernel_name=kernel, kernel_manager_class=Local, language="python", progress_bar=False, log_output=False, execution_timeout=timeout, start_timeout=120, cwd=os.getcwd())
     except InterpkitError: raise
