@@ -10,7 +10,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 READY := .venv/ready
 
-.PHONY: demo test quick slow lab docs bench export
+.PHONY: demo example test quick slow lab docs bench export
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --upgrade "pip>=24"
@@ -20,6 +20,9 @@ $(READY): constraints.txt settings.ini setup.py
 
 demo: $(READY)
 	python -m interpkit.release.demo
+
+example: $(READY)
+	python -m interpkit.release.demo --keep
 
 test: $(READY)
 	bash tests/run.sh

@@ -945,6 +945,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'interpkit.release.demo.contradictions': ( '07_release/demo.html#contradictions',
                                                                                    'interpkit/release/demo.py'),
                                         'interpkit.release.demo.example': ('07_release/demo.html#example', 'interpkit/release/demo.py'),
+                                        'interpkit.release.demo.keep': ('07_release/demo.html#keep', 'interpkit/release/demo.py'),
                                         'interpkit.release.demo.main': ('07_release/demo.html#main', 'interpkit/release/demo.py'),
                                         'interpkit.release.demo.other_gates': ( '07_release/demo.html#other_gates',
                                                                                 'interpkit/release/demo.py'),

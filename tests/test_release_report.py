@@ -114,7 +114,7 @@ def test_no_labels_no_watched_features_constant_decisions():
 def test_large_shares_are_multiples():
     v = verdict([*FINE[:3], statement("effect", 2.91, 2.12, 3.94), statement("effect: rare", 1.4, 1.2, 1.7, -1.3), statement("effect: more", 3.1, 2.5, 3.9, 2.9)])
     text = said(v, "Same?")
-    assert "2.9x of the explanations changed [2.1x, 3.9x]" in text and '"more" 3.1x changed [2.5x, 3.9x], on the whole 3.9 times as strong' in text
+    assert "the explanations changed by 2.9x their size [2.1x, 3.9x]" in text and '"more" 3.1x changed [2.5x, 3.9x], on the whole 3.9 times as strong' in text
     assert '"rare" 140 % changed [120, 170], on the whole in the opposite direction' in text
 
 def test_sensitivity_names_what_would_change():

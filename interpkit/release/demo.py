@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHOULD', 'CUSTOMERS', 'HEADS', 'COLOUR', 'MARK', 'COLUMNS_AT', 'columns_moved', 'other_gates', 'true_share',
-           'contradictions', 'unmet', 'write_rows', 'command', 'run_one', 'table_text', 'table_svg', 'run_demo', 'main',
-           'example']
+           'contradictions', 'unmet', 'write_rows', 'command', 'run_one', 'table_text', 'table_svg', 'run_demo', 'keep',
+           'main', 'example']
 
 # %% ../../nbs/07_release/09_demo.ipynb #e5b75ea3
 import os
@@ -66,7 +66,7 @@ def unmet(name: str, verdict: Verdict, truth: dict) -> list[str]:
     if name == "v2-concept" and failed != {"effect"}: out.append(f"FAIL by {', '.join(sorted(failed)) or 'nothing'}, where effect alone is right")
     return out
 
-# %% ../../nbs/07_release/09_demo.ipynb #183c0f3d
+# %% ../../nbs/07_release/09_demo.ipynb #b73a290a
 CUSTOMERS = 2000
 
 def write_rows(name: str, folder: Path) -> Path:
@@ -88,7 +88,7 @@ def run_one(name: str, folder: Path, threads: int = 1) -> dict:
     run = Path(folder) / name
     if not (run / "verdict.json").exists(): raise InterpkitError(f"a verdict on {name}", f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-2:] or 'no output'}", f"see {folder}/{name}.log")
     verdict, truth = Verdict.from_dict(read_json(run / "verdict.json")), read_json(demo_folder() / "truth.json")["releases"][name]
-    moved = columns_moved(demo_quarter("v1", CUSTOMERS, "check"), demo_quarter(name, CUSTOMERS, "check"))
+    moved = columns_moved(demo_quarter("v1", 10 * CUSTOMERS, "train", seed=1), demo_quarter(name, CUSTOMERS))
     effect = verdict.statement("effect")
     return {"release": name, **other_gates(read_json(run / "evidence" / "printed.json"), moved), "valid": verdict.valid, "same": verdict.same, "changed": effect.ratio, "verdict": verdict.verdict, "action": verdict.action,
             "truth": truth["shares"]["effect"]["share"], "story": DEMO[name].story, "unmet": unmet(name, verdict, truth), "seconds": round(time.monotonic() - began, 1)}
@@ -103,19 +103,19 @@ def table_text(rows: list[dict]) -> str:
     width = [max(len(l[i]) for l in lines) for i in range(len(HEADS))]
     return "\n".join("  ".join(x.ljust(w) for x, w in zip(l, width)).rstrip() for l in lines)
 
-# %% ../../nbs/07_release/09_demo.ipynb #c27be73d
+# %% ../../nbs/07_release/09_demo.ipynb #d2c77fee
 COLOUR = {"PASS": "#00598c", "FAIL": "#a04000", "INCONCLUSIVE": "#555555"}
 MARK = {"PASS": "●", "FAIL": "■", "INCONCLUSIVE": "◆"}
-COLUMNS_AT = {"release": 16, "behaviour": 122, "reconstruction": 212, "input drift": 282, "valid": 392, "same": 470, "action": 600, "truth": 690, "story": 762}
+COLUMNS_AT = {"release": 16, "behaviour": 122, "reconstruction": 212, "input drift": 282, "valid": 392, "same": 470, "action": 600, "truth": 690, "story": 770}
 
-def _lines(text: str, most: int = 44) -> list[str]:
+def _lines(text: str, most: int = 60) -> list[str]:
     out = [""]
     for word in text.split(): out = [*out[:-1], f"{out[-1]} {word}".strip()] if len(out[-1]) + len(word) < most else [*out, word]
     return out
 
 def table_svg(rows: list[dict]) -> str:
     "The table as SVG text."
-    at, height, out = COLUMNS_AT, 62 + 46 * len(rows), []
+    at, height, out = COLUMNS_AT, 66 + 46 * len(rows), []
     put = lambda x, y, text, colour="#1a1a1a", size=13, weight="normal": out.append(f'<text x="{x}" y="{y}" fill="{colour}" font-size="{size}" font-weight="{weight}">{escape(text)}</text>')
     out.append(f'<rect x="{at["valid"] - 14}" y="6" width="{at["truth"] - at["valid"]}" height="{height - 12}" rx="4" fill="#eef4f8"/>')
     for x, text in ((at["behaviour"], "other gates"), (at["valid"], "interpkit"), (at["truth"], "the truth")): put(x, 24, text, "#555555", 12)
@@ -123,22 +123,22 @@ def table_svg(rows: list[dict]) -> str:
         if k in at: put(at[k], 44, text, weight="bold")
     for i, r in enumerate(rows):
         y = 76 + 46 * i
-        out.append(f'<line x1="8" y1="{y - 22}" x2="1112" y2="{y - 22}" stroke="#c9c9c9"/>')
+        out.append(f'<line x1="8" y1="{y - 22}" x2="1172" y2="{y - 22}" stroke="#c9c9c9"/>')
         put(at["release"], y, r["release"], weight="bold")
         for k in ("behaviour", "reconstruction", "input drift", "valid", "same"): put(at[k], y, f"{MARK[r[k]]} {r[k]}" + (f" {share(r['changed'])}" if k == "same" else ""), COLOUR[r[k]], weight="bold" if k in ("valid", "same") else "normal")
         put(at["action"], y, r["action"]); put(at["truth"], y, share(r["truth"]))
-        for j, text in enumerate(_lines(r["story"])): put(at["story"], y - 6 + 15 * j, text, "#333333", 12)
+        for j, text in enumerate(_lines(r["story"])): put(at["story"], y - 6 + 16 * j if len(_lines(r["story"])) > 1 else y, text, "#333333", 12)
     title = "; ".join(f"{r['release']}: interpkit {r['verdict']}, {r['action']}; {share(r['truth'])} truly changed" for r in rows)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1120 {height}" width="1120" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
-            f'<rect width="1120" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1180 {height}" width="1180" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
+            f'<rect width="1180" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n')
 
-# %% ../../nbs/07_release/09_demo.ipynb #6c82940f
+# %% ../../nbs/07_release/09_demo.ipynb #866a1e68
 def run_demo(folder="runs/demo", at_once: int = 2) -> list[dict]:
     "Check the four demo releases and print the table; the rows."
     folder = Path(folder).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    print(f"Checking {len(SHOULD)} releases against v1, {CUSTOMERS:,} customers each. Every check is a run of papermill notebooks; about a minute.", flush=True)
+    print(f"Checking {len(SHOULD)} releases against v1, {CUSTOMERS:,} customers each. Every check is a run of papermill notebooks; two minutes on two cores.", flush=True)
     with ThreadPoolExecutor(at_once) as pool: rows = list(pool.map(lambda n: _told(run_one(n, folder, max(1, (os.cpu_count() or 1) // at_once))), SHOULD))
     write_json(folder / "demo.json", rows)
     (folder / "demo.svg").write_text(table_svg(rows), encoding="utf-8")
@@ -151,15 +151,29 @@ def _told(row: dict) -> dict:
     print(f"{row['release']:<11} {row['verdict']}, {row['action']} ({row['seconds']:.0f} s)", flush=True)
     return row
 
-def main(argv=None) -> int:
-    "`make demo`: 0 only where no verdict contradicts the truth."
+def keep(folder, nbs) -> Path:
+    "Copy evidence, report and table of a demo run to where README and docs show them; a picture of page 1 where there is a chromium to draw it."
+    run, example, images = Path(folder) / "v2-concept", Path(nbs) / "example", Path(nbs) / "images"
+    shutil.rmtree(example, ignore_errors=True)
+    shutil.copytree(run / "evidence", example / "evidence")
+    shutil.copy(run / "report.html", example)
+    images.mkdir(exist_ok=True)
+    shutil.copy(Path(folder) / "demo.svg", images)
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser: subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars", f"--user-data-dir={tempfile.mkdtemp()}", "--window-size=900,1180",
+                                f"--screenshot={images / 'report.png'}", (example / "report.html").resolve().as_uri()], capture_output=True)
+    return example
+
+def main(argv=()) -> int:
+    "`make demo`: 0 only where no verdict contradicts the truth; `make example` keeps what it shows."
     try: rows = run_demo()
     except InterpkitError as e: print(e, file=sys.stderr); return int(e.code)
+    if "--keep" in argv: print(f"Kept in {keep('runs/demo', demo_folder().parent / 'nbs')}.")
     for r in rows:
         for problem in r["unmet"]: print(f"{r['release']}: {problem}", file=sys.stderr)
     return 1 if any(r["unmet"] for r in rows) else 0
 
-# %% ../../nbs/07_release/09_demo.ipynb #a903dfde
+# %% ../../nbs/07_release/09_demo.ipynb #36637635
 def example(model):
     "Parameters of a job on the demo releases; what the job needs of earlier ones is made first."
     from interpkit.release import jobs
@@ -179,4 +193,4 @@ def example(model):
     jobs.finish(p, "drift", jobs.drift(Drift(run=str(run))))
     return Report(run=str(run))
 
-if __name__ == "__main__" and "demo.py" in sys.argv[0]: sys.exit(main())  # python -m interpkit.release.demo
+if __name__ == "__main__" and "demo.py" in sys.argv[0]: sys.exit(main(sys.argv[1:]))  # python -m interpkit.release.demo
