@@ -20,7 +20,7 @@ def _covariate_mix(w: World, k: float) -> World:
 
 def _prior(w: World, k: float) -> World: return replace(w, intercept=w.intercept + 0.8 * k)
 
-CONCEPT = dict(takeover_at_home=-3.2, takeover_on_road=2.0, mule_passing=-1.6, online_after_stress=-1.8, stress_after_online=2.0, travel_calm=1.2, travel_online=3.0, income_then_out=2.0)
+CONCEPT = dict(takeover_at_home=-1.6, takeover_on_road=1.0, mule_passing=-0.8, online_after_stress=-0.9, stress_after_online=1.0, travel_calm=0.6, travel_online=1.5, income_then_out=1.0)
 
 def _concept(w: World, k: float) -> World:
     return replace(w, rule={c: w.rule.get(c, 0.0) + k * CONCEPT.get(c, 0.0) for c in {**w.rule, **CONCEPT}})
@@ -49,7 +49,7 @@ CATALOGUE = {
     "S0": Entry("same world", "nothing", "other customers, nothing changed", lambda w, k: w),
     "S1": Entry("covariate mix", "data", "more customers buy online and travel", _covariate_mix),
     "S2": Entry("prior", "data", "frauds become more frequent, for every customer alike", _prior),
-    "S3": Entry("concept", "rule", "the rule changes and the inputs stay: takeovers are stopped elsewhere, travel with online purchases becomes the risk", _concept),
+    "S3": Entry("concept", "rule", "the rule changes and the inputs stay: takeovers at home count for less, travel with online purchases becomes a risk", _concept),
     "S4": Entry("new factor", "data", "instalment purchases appear, and are risky under credit stress", _new_factor),
     "S5": Entry("factor retired", "data", "a factor disappears"),
     "S6": Entry("correlation flip", "data", "two factors that went together now exclude each other"),

@@ -7,10 +7,12 @@ __all__ = ['calibrate', 'train_dictionary']
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #8a3d8a7a
 import tempfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -24,6 +26,16 @@ from .validity import certify
 from ..model.sites import Site
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #77cab9b8
+@contextmanager
+def _without_bars():
+    "SAELens without its progress bars: whoever called reports progress."
+    from sae_lens.training import activation_scaler, sae_trainer
+    bar = sae_trainer.tqdm
+    for module in (activation_scaler, sae_trainer): module.tqdm = partial(bar, disable=True)
+    try: yield
+    finally:
+        for module in (activation_scaler, sae_trainer): module.tqdm = bar
+
 def _sae_lens_trainer(d: int, n_features: int, k: int, tokens: int, batch_size: int, lr: float, device: str, batches):
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
@@ -59,7 +71,7 @@ def _watched(batches, site: Site, progress):
 def _train_site(store: ActivationStore, site: Site, n_features, k, tokens, batch_size, lr, seed, device, progress) -> SiteWeights:
     epochs = -(-(tokens + 21 * batch_size) // max(store.tokens(site), 1)) + 1
     batches = _watched(store.batches(site, batch_size, seed=seed, epochs=epochs), site, progress)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _without_bars():
         torch.manual_seed(seed)
         sae = _sae_lens_trainer(store.d(site), n_features, k, tokens, batch_size, lr, device, batches).fit()
     weights = _fold(sae)
@@ -71,9 +83,10 @@ def _train_site(store: ActivationStore, site: Site, n_features, k, tokens, batch
 def train_dictionary(release, rows: pd.DataFrame,
                      sites=None,               # sites to read, default: the release's
                      n_features: int = None,   # features a site; default 8 x width, at least 64
-                     k: int = None,            # active features a token; default width / 8, at least 4
+                     k: int = None,            # active features a token; default width / 5, from 8 to 32
                      tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
-                     batch_size: int = 2048, lr: float = 1e-3, seed: int = 0,
+                     batch_size: int = None,   # default: for 2,000 steps, from 256 to 2,048 tokens
+                     lr: float = 2e-3, seed: int = 0,
                      store: Path = None,       # where to keep the activations; default: a temporary folder
                      progress=None) -> Dictionary:  # called with the number of tokens that were used
     "Train one SAE a site on the activations of `release` on `rows`; returned in threshold form, measured and certified on held-out rows."
@@ -85,14 +98,15 @@ def train_dictionary(release, rows: pd.DataFrame,
     with (nullcontext(store) if store else tempfile.TemporaryDirectory()) as folder:
         learn = ActivationStore.write(Path(folder) / "learn", release, rows[~held], sites)
         check = ActivationStore.write(Path(folder) / "held", release, rows[held], sites)
-        weights = []
+        weights, chosen = [], []
         for i, s in enumerate(sites):
-            F, active = n_features or max(8 * learn.d(s), 64), k or max(learn.d(s) // 8, 4)
+            F, active = n_features or max(8 * learn.d(s), 64), k or int(np.clip(learn.d(s) // 5, 8, 32))
             if not 0 < active <= F: raise bad_parameter("0 < k <= n_features", f"k={active}, n_features={F}", "ask for fewer active features a token")
-            size = min(batch_size, learn.tokens(s))
+            size = min(batch_size or int(np.clip(tokens // 2000, 256, 2048)), learn.tokens(s))
+            chosen.append(active)
             w = _train_site(learn, s, F, active, tokens, size, lr, seed + i, str(release.device), progress)
             weights.append(calibrate(w, check.read(s)[:20_000].float(), active))
-        made = dict(trainer="sae-lens BatchTopK", data=check_digest(rows), sequences=int((~held).sum()), tokens=tokens, k=k, lr=lr, batch_size=batch_size, seed=seed)
+        made = dict(trainer="sae-lens BatchTopK", data=check_digest(rows), sequences=int((~held).sum()), tokens=tokens, k=chosen if len(set(chosen)) > 1 else chosen[0], lr=lr, batch_size=size, seed=seed)
         dictionary = Dictionary(sites, tuple(weights), training=made).to(release.device)
     dictionary = replace(dictionary, labels=label_features(release, dictionary, rows[~held]))
     return certify(dictionary, release, rows[held], like=rows)
