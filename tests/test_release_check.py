@@ -57,6 +57,13 @@ def test_broken_input_is_named_and_leaves_nothing(tiny, given, parquet, tmp_path
     e = refused(**given | broken(tiny, parquet), out=tmp_path / "out")
     assert said in str(e) and not (tmp_path / "out").exists()
 
+def test_rows_of_another_tokenizer_are_named(parquet):
+    from interpkit.data.demo import demo_folder, demo_rows
+    demo, rows = demo_folder(), demo_rows("v1", 80)
+    rows["input_ids"] = [x if i != 7 else [*x[:3], 5000, *x[4:]] for i, x in enumerate(rows["input_ids"])]
+    e = refused(old=demo / "releases/v1", new=demo / "releases/v1-tail", data=parquet(rows), dictionary=demo / "dictionary")
+    assert "row 7" in e.given and "tokenizer" in e.mend
+
 def test_weights_that_are_missing_cut_or_pickled_are_named(tiny, given, tmp_path):
     import shutil
     for name, spoil in {"missing": lambda f: f.unlink(), "cut": lambda f: f.write_bytes(f.read_bytes()[:-40]), "changed": lambda f: f.write_bytes(f.read_bytes()[:-4] + b"\0\0\0\1")}.items():

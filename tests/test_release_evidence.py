@@ -40,6 +40,13 @@ def test_what_is_missing_added_or_a_link_is_named(folder):
     said = refused(folder)
     assert "printed.json is missing" in said and "note.txt was added" in said
 
+def test_a_verdict_beside_the_evidence_that_says_something_else_is_named(folder):
+    run = folder.parent
+    write_json(run / "verdict.json", read_json(folder / "verdict.json"))
+    verify(run)
+    write_json(run / "verdict.json", read_json(folder / "verdict.json") | dict(verdict="PASS"))
+    assert "verdict.json was changed" in refused(run)
+
 FORGED = {"a limit": lambda d: d["statements"][0].update(limit=9.0), "an outcome": lambda d: d["statements"][-1].update(outcome="PASS"), "the verdict": lambda d: d.update(verdict="PASS", action="REUSE", exit_code=0),
           "a share": lambda d: d["statements"][3].update(ratio=0.01), "what changed": lambda d: d.update(changed=[]), "the releases": lambda d: d["new"].update(name="v3")}
 

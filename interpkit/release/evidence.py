@@ -39,7 +39,7 @@ def write_evidence(folder,                 # new, or replaced as a whole
         if other := _differs(tmp): raise invalid("a verdict that follows from its table", other, "report this: it is a defect of interpkit")
     return Path(folder)
 
-# %% ../../nbs/07_release/02_evidence.ipynb #d08ac3cd
+# %% ../../nbs/07_release/02_evidence.ipynb #8187312c
 def _plan_of(folder: Path) -> Plan:
     try: return Plan.from_dict(read_json(folder / "preregistration.json"))
     except (TypeError, KeyError, AttributeError) as e: raise invalid(f"a pre-registration in {folder}", f"{type(e).__name__}: {e}", "read it with the version of interpkit that wrote it") from None
@@ -75,9 +75,11 @@ def verify(folder,             # an evidence folder, or the run folder that hold
            expect: str = None  # the digest (or its beginning) that was filed elsewhere
            ) -> Verified:
     "The verdict of an evidence folder after all its digests held and it followed from its table again. Raises (exit code 65) with the names of changed files."
-    folder = Path(folder)
-    folder = folder / "evidence" if (folder / "evidence").is_dir() else folder
+    run = Path(folder)
+    folder = run / "evidence" if (run / "evidence").is_dir() else run
     open_artefact(folder, "evidence")
+    if folder != run and (run / "verdict.json").exists() and (run / "verdict.json").read_bytes() != (folder / "verdict.json").read_bytes():
+        raise invalid(f"the verdict of the evidence in {run / 'verdict.json'}", "another one: verdict.json was changed", "take the verdict from evidence/verdict.json, or run the check again")
     digest = digest_file(folder / "manifest.json")
     if expect and not digest.startswith(expect): raise invalid(f"evidence with the digest {expect}", f"{digest[:max(12, len(expect))]} in {folder}", "ask for the folder that was filed; this one was written by another check")
     if other := _differs(folder): raise invalid(f"a verdict that follows from the table in {folder}", other, "do not rely on this verdict: run the check again")
