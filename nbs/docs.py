@@ -104,6 +104,7 @@ class Text:
         if re.match(r"[a-z]+:|#", target): return found[0]
         path, _, anchor = target.partition("#")
         source = (self.source.parent / path).resolve()
+        if source.is_relative_to(NBS / "example") and source.is_file(): return f"[{text}]({self._to(source.relative_to(NBS).as_posix())})"  # copied as it is
         if source.suffix not in (".ipynb", ".md") or not source.is_relative_to(ROOT): return text  # a file that is no page: said, not linked
         if source == ROOT / "README.md": source = NBS / "index.ipynb"
         if not source.exists() or not (source.is_relative_to(NBS) or source.name == "CONTRIBUTING.md"): return text
@@ -254,7 +255,7 @@ def write_pages(pages: Path, execute: bool):
     for page, text in made.items(): _put(pages / page, text.encode())
     for page, found in images.items():
         for name, data in found.items(): _put((pages / page).parent / name, data)
-    for extra in [p for folder in ("images", "tutorials/images") for p in (NBS / folder).glob("*")]: _put(pages / extra.relative_to(NBS), extra.read_bytes())
+    for extra in [p for folder in ("images", "tutorials/images", "example") for p in (NBS / folder).rglob("*") if p.is_file()]: _put(pages / extra.relative_to(NBS), extra.read_bytes())
     _put(pages / "style.css", STYLE.encode())
     return bool(results)
 
