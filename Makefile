@@ -15,7 +15,7 @@ $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --upgrade "pip>=24"
 	.venv/bin/pip install -q torch==$$(sed -n 's/^torch==//p' constraints.txt)
-	.venv/bin/pip install -q -c constraints.txt -e ".[all]"
+	PYTHONWARNINGS=ignore .venv/bin/pip install -q -c constraints.txt -e ".[all]"
 	touch $(READY)
 
 demo: $(READY)
