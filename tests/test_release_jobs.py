@@ -210,6 +210,21 @@ def test_broken_data_leaves_no_run_folder(asked, tiny, parquet, capsys):
     p = asked.model_copy(update=dict(data=parquet(tiny.rows.assign(x1=float("nan")))))
     assert ipk(line(p)) == 65 and not Path(p.run).exists() and "x1" in capsys.readouterr().err
 
+def test_a_folder_that_holds_other_things_is_left_alone(asked, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert "other things" in refused(ExitCode.BAD_PARAMETERS, runner.run_check, asked.model_copy(update=dict(run=str(tmp_path / "mine")))).given
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+def test_training_that_fails_leaves_nothing_and_training_that_ends_leaves_a_dictionary(tiny, tmp_path, monkeypatch, parquet):
+    from interpkit.dictionary.sparse import Dictionary
+    monkeypatch.chdir(tmp_path)
+    assert ipk(["train", "--release", tiny.v1, "--data", parquet(tiny.rows.head(40)), "--out", "few"]) == 65
+    assert not (tmp_path / "few").exists() and not (tmp_path / "runs" / "train-few").exists()
+    assert ipk(["train", "--release", tiny.v1, "--data", tiny.data, "--out", "d", "--features", "32", "--k", "8", "--tokens", "20000"]) == 0
+    made = Dictionary.load(tmp_path / "d")
+    assert made.n_features == 32 and made.validity["fingerprint"] == tiny.old.fingerprint
+
 def test_two_commands_on_one_folder_do_not_work_against_each_other(asked):
     with runner.locked(Path(asked.run)): assert refused(ExitCode.RETRY, runner.run_check, asked)
     assert (Path(asked.run) / ".lock").exists()

@@ -50,7 +50,7 @@ def _say_preflight(job: str, result: dict, run: Path):
     for r in short[:5]: print(f"  not {r['statement']}{' in ' + r['segment'] if r['segment'] else ''}: {r['sequences']:,} there, {r['needed']:,} needed", file=sys.stderr)
     if len(short) > 5: print(f"  and {len(short) - 5} more", file=sys.stderr)
 
-# %% ../../nbs/07_release/08_cli.ipynb #37286da9
+# %% ../../nbs/07_release/08_cli.ipynb #3df63a42
 Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml.")]
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[Optional[int], typer.Option(help="Of all draws.")]
@@ -86,13 +86,14 @@ def train(release: Annotated[str, typer.Option(help="The release: a folder or hu
           tokens: Annotated[Optional[int], typer.Option(help="Tokens to train on.")] = None, device: Device = None, seed: Seed = None, timeout: Timeout = None, jobs: Jobs = None):
     "Train the dictionary of a release."
     from interpkit.release.parameters import TrainSae
-    from interpkit.release.runner import run_job, write_policy, locked
+    from interpkit.release.runner import locked, remove_if_nothing, run_job, write_policy
     if Path(out).exists(): raise bad_parameter("a new folder for the dictionary", f"{out} exists", "choose another folder, or remove this one")
     policy = _policy(config, sites=site, training__features=features, training__k=k, training__tokens=tokens, device=device, seed=seed)
     run = Path(f"runs/train-{_name(out)}").absolute()
     with locked(run):
         p = TrainSae(release=_place(release), data=_place(data), out=os.path.abspath(out), run=str(run), policy=write_policy(run, policy))
-        result = run_job("train_sae", p, timeout, jobs)
+        try: result = run_job("train_sae", p, timeout, jobs)
+        except InterpkitError: remove_if_nothing(run); raise
     print(f"Dictionary for {result['release']}: {result['features']:,} features in {out}\n" + ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in result["measured"].items()))
 
 def _place(x: str) -> str: return os.path.abspath(x) if os.path.exists(x) else x

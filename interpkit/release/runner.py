@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDS', 'jobs_folder', 'job_notebook', 'refuse_exits', 'own_kernel', 'Line', 'run_job', 'locked', 'write_policy',
-           'plan_jobs', 'run_check']
+           'plan_jobs', 'run_check', 'remove_if_nothing']
 
 # %% ../../nbs/07_release/06_runner.ipynb #09fe3a97
 import ast
@@ -158,7 +158,7 @@ def _execute(notebook: Path, out: Path, parameters, kernel: str, timeout):
     except InterpkitError: raise
     except Exception as e: return e
 
-# %% ../../nbs/07_release/06_runner.ipynb #8bd7bb7b
+# %% ../../nbs/07_release/06_runner.ipynb #eab10116
 @contextmanager
 def locked(run: Path):
     "Hold a run folder while the block runs."
@@ -194,16 +194,18 @@ def run_check(p: Preflight, policy: Policy = Policy(), timeout: int = None, fold
                 if told: told(job, result)
             return result
         except InterpkitError:
-            if fresh: _remove_if_nothing(run)
+            if fresh: remove_if_nothing(run)
             raise
 
 def _same_question(run: Path, p: Preflight, policy: Policy):
     "Raise where the data is missing, or where the folder holds a run that was asked something else; sees a file or a release that was replaced in place."
+    if run.exists() and (not run.is_dir() or any(run.iterdir())) and not (run / ".lock").exists():
+        raise bad_parameter("a new folder for this run, or the folder of an earlier one", f"{run}, which holds other things", "choose another folder: --out DIR")
     now = asked(p.model_copy(update=dict(policy=""))) | dict(policy=policy.model_dump(mode="json"))
     if (run / "check.json").exists() and (other := differences(read_json(run / "check.json"), now)):
         raise bad_parameter(f"the question that the run in {run} was begun with", "; ".join(other), "give another folder for this run: --out DIR, or remove the old one")
 
-def _remove_if_nothing(run: Path):
+def remove_if_nothing(run: Path):
     "Remove a run folder in which nothing was achieved."
     import shutil
     if not any((run / job / "result.json").exists() for job in JOBS): shutil.rmtree(run, ignore_errors=True)
