@@ -158,7 +158,7 @@ def _execute(notebook: Path, out: Path, parameters, kernel: str, timeout):
     except InterpkitError: raise
     except Exception as e: return e
 
-# %% ../../nbs/07_release/06_runner.ipynb #eab10116
+# %% ../../nbs/07_release/06_runner.ipynb #c1923cbb
 @contextmanager
 def locked(run: Path):
     "Hold a run folder while the block runs."
@@ -199,7 +199,7 @@ def run_check(p: Preflight, policy: Policy = Policy(), timeout: int = None, fold
 
 def _same_question(run: Path, p: Preflight, policy: Policy):
     "Raise where the data is missing, or where the folder holds a run that was asked something else; sees a file or a release that was replaced in place."
-    if run.exists() and (not run.is_dir() or any(run.iterdir())) and not (run / ".lock").exists():
+    if run.exists() and (not run.is_dir() or any(run.iterdir())) and not any((run / n).exists() for n in (".lock", "check.json")):
         raise bad_parameter("a new folder for this run, or the folder of an earlier one", f"{run}, which holds other things", "choose another folder: --out DIR")
     now = asked(p.model_copy(update=dict(policy=""))) | dict(policy=policy.model_dump(mode="json"))
     if (run / "check.json").exists() and (other := differences(read_json(run / "check.json"), now)):
