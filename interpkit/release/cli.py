@@ -137,7 +137,7 @@ def jobs(copy: Annotated[Text, typer.Option(help="Copy the notebooks into this f
     for n in JOBS: shutil.copy(job_notebook(n), target)
     print(f"Copied {', '.join(JOBS)} to {target}. Run them with: ipk check --jobs {target} ...")
 
-# %% ../../nbs/07_release/08_cli.ipynb #727a6806
+# %% ../../nbs/07_release/08_cli.ipynb #fddfb1f1
 def clash() -> str:
     "How to repair an installation that the unrelated PyPI package `interpkit` has written over or lies beside; '' where there is none."
     import interpkit
@@ -172,7 +172,7 @@ def findings() -> list[tuple[str, str, str]]:
     import torch
     from interpkit.release.runner import jobs_folder
     versions, kernel = _versions(), _kernel()
-    missing = [n for n, v in versions.items() if v == "not installed" and n != "transformer-lens"]
+    missing = [n for n, v in versions.items() if v == "not installed" and n not in ("sae-lens", "transformer-lens")]  # these two come with [interop]
     free = shutil.disk_usage(".").free / 2**30
     return [("packages", ", ".join(f"{n} {v}" for n, v in versions.items()), f"pip install {' '.join(missing)}" if missing else ""),
             ("name", "clash" if clash() else "no other package called interpkit", clash()),
