@@ -44,8 +44,8 @@ def train_dictionary(release, rows: pd.DataFrame,
                      n_features: int = None,   # features a site; default 8 x width, at least 64
                      k: int = None,            # active features a token; default width / 5, from 8 to 32
                      tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
-                     batch_size: int = None,   # default: for 8,000 steps, from 256 to 4,096 tokens
-                     lr: float = None,         # default: 0.003 for 256 tokens, growing with their root
+                     batch_size: int = None,   # default: from 256 to 4,096 tokens, see `recipe`
+                     lr: float = None,         # default: 0.003, more for large batches
                      seed: int = 0,
                      store: Path = None,       # where to keep the activations; default: a temporary folder
                      progress=None) -> Dictionary:  # called with the number of tokens that were used
