@@ -192,7 +192,7 @@ def test_an_sae_that_saelens_trained_is_measured_and_exported_again(tmp_path):
 def test_a_scale_that_was_written_down_is_folded(tmp_path):
     folder = saved(tmp_path / "a", change=dict(normalize_activations="expected_average_only_in"))
     refused(65, lambda: from_saelens(folder, world().old, rows()), "fold_activation_norm_scaling_factor", "activation_scaler.json")
-    for bad in ("{}", '{"scaling_factor": null}', '{"scaling_factor": 0}', '{"scaling_factor": NaN}'):
+    for bad in ("{}", "[]", '{"scaling_factor": null}', '{"scaling_factor": 0}', '{"scaling_factor": NaN}'):
         (folder / "activation_scaler.json").write_text(bad)
         refused(65, lambda: from_saelens(folder, world().old, rows()), "scaling_factor > 0")
     (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.4, "has_whitening": false}')

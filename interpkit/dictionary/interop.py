@@ -98,17 +98,17 @@ def _refuse_tensors(t: dict, cfg: dict):
 def _folded(t: dict, cfg: dict, scale: float = 1.0) -> SiteWeights:
     "The same function as a product, a bias and a threshold; `scale` multiplies the activations first."
     as_deployed = getattr(torch, cfg["dtype"])
-    t = {n: x.to(as_deployed).double() for n, x in t.items()}
+    t = {n: x.to(as_deployed).float() for n, x in t.items()}
     W_enc, W_dec, b_dec = t["W_enc"] * scale, t["W_dec"] / scale, t["b_dec"] / scale
-    gain, b_enc, threshold = torch.ones(1, dtype=torch.double), t.get("b_enc"), t.get("threshold", torch.zeros(1, dtype=torch.double))
+    gain, b_enc, threshold = torch.ones(1), t.get("b_enc"), t.get("threshold", torch.zeros(1))
     if cfg["architecture"] == "gated":  # active where h W + b_gate > 0, then e^r h W + b_mag: the second is above b_mag - e^r b_gate
         gain, b_enc = t["r_mag"].exp(), t["b_mag"]
         threshold = b_enc - gain * t["b_gate"]
-    if cfg["centred"]: b_enc = b_enc - gain * (b_dec @ W_enc)
+    if cfg["centred"]: b_enc = b_enc - gain * (b_dec.double() @ W_enc.double()).float()  # a sum over the whole width
     w = SiteWeights(W_enc * gain, b_enc, threshold.clamp(min=0).expand_as(b_enc), W_dec, b_dec)
     norm = w.W_dec.norm(dim=1)
-    if not bool(((norm - 1).abs() < 1e-6)[norm > 0].all()): w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
-    return w.map(lambda x: x.float().contiguous())
+    if not bool(((norm - 1).abs() < 1e-5)[norm > 0].all()): w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
+    return w.map(Tensor.contiguous)
 
 # %% ../../nbs/03_dictionary/05_interop.ipynb #a6233255
 def _safe(folder: Path) -> dict:
@@ -124,7 +124,8 @@ def _scale(folder: Path, cfg: dict) -> float:
     "The constant by which activations are multiplied before the SAE reads them."
     if cfg["norm"] == "none": return 1.0
     file = folder / "activation_scaler.json"
-    found = read_json(file).get("scaling_factor") if file.exists() else None
+    found = read_json(file) if file.exists() else {}
+    found = found.get("scaling_factor") if isinstance(found, dict) else None
     if isinstance(found, (int, float)) and 0 < found < float("inf"): return float(found)
     raise invalid("the scale of the activations that this SAE was trained on", f"normalize_activations = {cfg['norm']!r}, and no scaling_factor > 0 in {file.name}",
                   "fold it in and save again: sae.fold_activation_norm_scaling_factor(scale); sae.save_model(folder)")
