@@ -18,7 +18,6 @@ from interpkit.data.demo import demo_folder, demo_rows
 from interpkit.dictionary.evaluate import splice
 from interpkit.dictionary.interop import from_saelens, to_saelens
 from interpkit.dictionary.sparse import TENSORS, Dictionary
-from interpkit.dictionary.train import _sae_lens_trainer, _without_bars
 from interpkit.dictionary.validity import verify_canary
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site, capture
@@ -165,15 +164,18 @@ def test_what_was_given_away_comes_home_bit_by_bit(tmp_path):
 @lru_cache
 def trained():
     "A BatchTopK SAE that SAELens trained for a moment on the activations of v1, and these."
-    h = capture(world().old.model, [SITES[1]], world().old.batch(rows()))[SITES[1]]
-    x = h[world().old.batch(rows()).mask]
-    def batches():
-        g = torch.Generator().manual_seed(0)
-        while True: yield x[torch.randint(len(x), (128,), generator=g)]
-    with _without_bars(), torch.random.fork_rng():
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+    batch = world().old.batch(rows())
+    x = capture(world().old.model, [SITES[1]], batch)[SITES[1]][batch.mask]
+    g = torch.Generator().manual_seed(0)
+    batches = iter(lambda: x[torch.randint(len(x), (128,), generator=g)], None)
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        sae = _sae_lens_trainer(D, 48, 6, 128 * 400, 128, 3e-3, "cpu", batches()).fit()
-    return sae, x
+        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=D, d_sae=48, k=6, device="cpu", normalize_activations="expected_average_only_in"))
+        config = SAETrainerConfig(total_training_samples=128 * 400, train_batch_size_samples=128, lr=3e-3, lr_end=0.0, device="cpu", lr_warm_up_steps=40, lr_decay_steps=130, n_batches_for_norm_estimate=20, dead_feature_window=20, logger=LoggingConfig(log_to_wandb=False))
+        return SAETrainer(config, sae, batches).fit(), x
 
 def test_an_sae_that_saelens_trained_is_measured_and_exported_again(tmp_path):
     sae, x = trained()
@@ -224,6 +226,12 @@ def test_the_site_is_what_the_folder_says_or_what_is_asked_for(tmp_path):
     refused(64, lambda: read("blocks.1.attn.hook_z"), "blocks.1.attn.hook_z", "model.layers.3:out")
     refused(65, lambda: read(HOOK, site="model.layer.1"), "model.layers.1")
     refused(65, lambda: read(HOOK, site="model.layers.1.mlp.up_proj"), f"width {D}", "width 32 at model.layers.1.mlp.up_proj:out")
+
+
+def test_a_site_without_a_hook_name_comes_home(tmp_path):
+    site = Site("model.layers.1.input_layernorm")
+    folder = to_saelens(Dictionary((site,), (directions(0, 20),)), tmp_path / "a")
+    assert read_json(folder / "cfg.json")["metadata"]["hook_name"] is None and from_saelens(folder, world().old, rows()).sites == (site,)
 
 
 # Refused
