@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.model.prefix import Prefix
-from interpkit.model.sites import Batch, Site, capture, grad_at_sites, hooked, run_spliced, site_from_hook_name
+from interpkit.model.sites import Batch, Site, capture, grad_at_sites, hook_name_from_site, hooked, run_spliced, site_from_hook_name
 
 V, B, T = 20, 7, 6
 
@@ -245,6 +245,9 @@ def test_hook_names_of_transformer_lens(build, prefix):
     assert torch.equal(x["mlp_in"], x["resid_mid"]) and x["attn_out"].abs().sum() > 0 and x["mlp_out"].abs().sum() > 0
     for bad in ("blocks.1.hook_resid_pots", "blocks.9.hook_resid_post"):
         with pytest.raises(InterpkitError): site_from_hook_name(bad, model)
+    back = {n: hook_name_from_site(s) for n, s in sites.items()}
+    assert back == {n: f"blocks.1.hook_{n}" for n in sites} | dict(resid_mid="blocks.1.hook_mlp_in")  # one tensor; written there, it reaches the MLP alone
+    assert [hook_name_from_site(Site(s)) for s in (f"{prefix}.12", f"{prefix}.1.mlp.act", f"{prefix}.1x", f"my{prefix}.1", prefix, "lm_head")] == ["blocks.12.hook_resid_post"] + [None] * 5
 
 def raised(code, fn, *parts):
     with pytest.raises(InterpkitError) as e: fn()
