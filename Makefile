@@ -37,7 +37,7 @@ lab: $(READY)
 	cd nbs/tutorials && jupyter lab
 
 docs: $(READY)
-	python nbs/docs.py
+	python nbs/docs.py --execute
 
 bench: $(READY)
 	cd nbs/benchmarks && papermill $(NAME).ipynb $${TMPDIR:-/tmp}/$(NAME).ipynb -p full True -k python3

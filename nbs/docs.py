@@ -50,6 +50,7 @@ def executed(notebook: Path, nb):
     "A copy of the notebook with what its cells print and show."
     from nbclient import NotebookClient
     print(f"running {notebook.relative_to(NBS)}", flush=True)
+    os.environ["IPK_PROGRESS"] = os.devnull  # progress bars are for a person who waits
     return NotebookClient(nb, timeout=900, kernel_name="python3", resources=dict(metadata=dict(path=str(notebook.parent)))).execute()
 
 def notebook_markdown(notebook: Path, execute: bool) -> tuple[str, dict]:

@@ -127,7 +127,7 @@ class Dictionary:
 def _summary(self: Dictionary) -> dict:
     v = self.validity.get("measured", {})
     out = {"wiring": self.wiring, "sites": ", ".join(map(str, self.sites)), "features": self.n_features, "made for": self.validity.get("release", "-")}
-    out |= {n.replace("_", " "): f"{x:.3g}" for n, x in v.items() if isinstance(x, (int, float))}
+    out |= {n.replace("_", " "): f"{x:,}" if isinstance(x, int) else f"{x:.3g}" for n, x in v.items() if isinstance(x, (int, float))}
     return out | {"fingerprint": self.fingerprint[:12]}
 Dictionary.summary = _summary
 

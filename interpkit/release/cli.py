@@ -50,7 +50,7 @@ def _say_preflight(job: str, result: dict, run: Path):
     for r in short[:5]: print(f"  not {r['statement']}{' in ' + r['segment'] if r['segment'] else ''}: {r['sequences']:,} there, {r['needed']:,} needed", file=sys.stderr)
     if len(short) > 5: print(f"  and {len(short) - 5} more", file=sys.stderr)
 
-# %% ../../nbs/07_release/08_cli.ipynb #3df63a42
+# %% ../../nbs/07_release/08_cli.ipynb #49d03cd7
 Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml.")]
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[Optional[int], typer.Option(help="Of all draws.")]
@@ -94,7 +94,7 @@ def train(release: Annotated[str, typer.Option(help="The release: a folder or hu
         p = TrainSae(release=_place(release), data=_place(data), out=os.path.abspath(out), run=str(run), policy=write_policy(run, policy))
         try: result = run_job("train_sae", p, timeout, jobs)
         except InterpkitError: remove_if_nothing(run); raise
-    print(f"Dictionary for {result['release']}: {result['features']:,} features in {out}\n" + ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in result["measured"].items()))
+    print(f"Dictionary for {result['release']}: {result['features']:,} features in {out}\n" + ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v:.3g}" for k, v in result["measured"].items()))
 
 def _place(x: str) -> str: return os.path.abspath(x) if os.path.exists(x) else x
 
