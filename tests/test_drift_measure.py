@@ -1,4 +1,4 @@
-"The tables of the four families, worked out one sequence at a time from their definitions in GATE.md."
+"The tables of the four families, worked out one sequence at a time from their definitions."
 from dataclasses import replace
 
 import numpy as np
