@@ -116,6 +116,22 @@ def test_jobs_out_of_order_say_which_comes_first(asked):
     assert "preflight first" in refused(ExitCode.BAD_PARAMETERS, jobs.drift, Drift(run=asked.run)).mend
     refused(ExitCode.INVALID, jobs.report, Report(run=asked.run))
 
+def test_intact_evidence_of_another_run_is_not_this_runs(asked, tiny, tmp_path):
+    same = asked.model_copy(update=dict(new=tiny.v1, run=str(tmp_path / "same")))
+    assert by_hand(same)["verdict"] == "PASS"
+    by_hand(asked, "drift")
+    shutil.rmtree(Path(asked.run) / "evidence")
+    shutil.copytree(Path(same.run) / "evidence", Path(asked.run) / "evidence")
+    assert "another check" in refused(ExitCode.INVALID, jobs.report, Report(run=asked.run)).mend
+
+def test_an_edited_result_does_not_decide_the_exit_code(asked, capsys):
+    by_hand(asked)
+    file = Path(asked.run) / "report" / "result.json"
+    write_json(file, read_json(file) | dict(verdict="PASS", exit_code=0))
+    assert ipk(line(asked)) == 10
+    write_json(file, read_json(file) | dict(evidence="0" * 64))
+    assert ipk(line(asked)) == 65
+
 # ---- notebooks ---------------------------------------------------------------------------------------------------------------------
 
 def notebook(path, *cells, tags=("parameters",)):

@@ -20,7 +20,7 @@ import typer
 from ..core.artefacts import read_json
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 
-# %% ../../nbs/07_release/08_cli.ipynb #56bf29b3
+# %% ../../nbs/07_release/08_cli.ipynb #2e984036
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Is the interpretation of a model still valid after its next release?")
 Text, Folder = Optional[str], Optional[str]
@@ -32,11 +32,14 @@ def _policy(config, **flags):
     return Policy.read(config, **{k: v for k, v in flags.items() if v not in (None, [], ())})
 
 def _finish(result: dict, run: Path, as_json: bool):
+    "Say what the evidence says: a result that was edited since, or evidence of another run, ends in an error and not in its exit code."
+    from interpkit.release.evidence import verify as verified
     from interpkit.release.jobs import Page
+    verdict = verified(run, result["evidence"]).verdict
     print(Page(run))
     print(f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {result['evidence'][:12]})")
-    if as_json: print(json.dumps(read_json(run / "verdict.json"), sort_keys=True))
-    raise typer.Exit(result["exit_code"])
+    if as_json: print(json.dumps(verdict.to_dict(), sort_keys=True))
+    raise typer.Exit(int(verdict.exit_code))
 
 def _say_preflight(job: str, result: dict, run: Path):
     "What a person should know before anything costly runs."

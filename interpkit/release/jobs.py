@@ -177,12 +177,12 @@ def drift(p: Drift) -> dict:
     write_evidence(run / "evidence", plan, result.table, result.verdict, result.printed, result.preview)
     return dict(verdict=result.verdict.verdict, action=result.verdict.action, evidence=digest_file(run / "evidence" / "manifest.json"))
 
-# %% ../../nbs/07_release/05_jobs.ipynb #9a6ace73
+# %% ../../nbs/07_release/05_jobs.ipynb #34fe2cb7
 @recorded("report")
 def report(p: Report) -> dict:
     "Verify the evidence, write verdict.json and report.html."
     run = Path(p.run)
-    found = verify(run / "evidence")
+    found = verify(run / "evidence", (result_of(run, "drift") or {}).get("evidence"))  # this run's, not any intact folder
     write_report(run / "evidence", run / "report.html")
     write_json(run / "verdict.json", found.verdict.to_dict())
     v = found.verdict
