@@ -100,7 +100,7 @@ def _spoilt(dictionary, how):
     if how == "permuted encoder":
         order = torch.randperm(w.n_features, generator=g)
         return replace(dictionary, weights=(replace(w, W_enc=w.W_enc[:, order], b_enc=w.b_enc[order], threshold=w.threshold[order]),))
-    rows = torch.nn.functional.normalize(torch.randn(w.W_dec.shape, generator=g), dim=1)
+    rows = torch.nn.functional.normalize(torch.randn(w.W_dec[:, 0].shape, generator=g), dim=1)
     return replace(dictionary, weights=(replace(w, W_dec=rows, W_enc=rows.T.contiguous()),))
 
 @pytest.mark.parametrize("how", ["permuted encoder", "random directions"])

@@ -81,15 +81,15 @@ def truth(side: str) -> list:
         decision, acts = alone(model, ids)
         def rebuild(k):
             def fn(h):
-                new = by_hand(w.dictionary.weights[k], h) @ w.dictionary.weights[k].W_dec + w.dictionary.weights[k].b_dec
+                new = by_hand(w.dictionary.weights[k], h) @ w.dictionary.weights[k].W_dec[:, 0] + w.dictionary.weights[k].b_dec
                 return torch.cat([h[:1], new[1:]])  # the start token stays bare
             return fn
         site = {}
         for k in (0, 1):
             x, h, g = w.dictionary.weights[k], acts[k], gradient(model, ids, k)
             a = by_hand(x, h); a[0] = 0
-            recon = a @ x.W_dec + x.b_dec
-            at = (g @ x.W_dec.T) * a
+            recon = a @ x.W_dec[:, 0] + x.b_dec
+            at = (g @ x.W_dec[:, 0].T) * a
             error = (g * (h - recon)).sum(1)[1:].abs().sum()
             site[k] = SimpleNamespace(acts=h, codes=a, recon=recon, at=at, error=float(error))
         out.append(SimpleNamespace(decision=decision, spliced=alone(model, ids, {k: rebuild(k) for k in (0, 1)})[0], site=site))
@@ -139,7 +139,7 @@ def test_start_token_and_padding_carry_no_feature():
     batch = w.old.batch(w.rows)
     at = attributions(w.old, w.dictionary, batch)
     for s in SITES:
-        loud = SiteWeights(*[t.clone() for t in vars(w.dictionary.at(s)).values()])
+        loud = w.dictionary.at(s).map(torch.Tensor.clone)
         loud.b_enc.fill_(100.0)  # every feature fires wherever it may
         codes = codes_at(Dictionary((s,), (loud,)), s, at.acts[s], batch)
         for i, ids in enumerate(w.rows.input_ids):

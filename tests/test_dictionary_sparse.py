@@ -33,10 +33,10 @@ def test_encode_lets_nan_through():
     assert weights().encode(torch.full((1, 3), float("nan"))).isnan().all()
 
 def test_unit_rows_keep_the_function_and_what_is_active():
-    w = replace(weights(), W_dec=torch.cat([weights().W_dec[:4] * torch.tensor([[0.1], [7.0], [1.0], [30.0]]), torch.zeros(1, 3)]))
+    w = replace(weights(), W_dec=torch.cat([weights().W_dec[:4, 0] * torch.tensor([[0.1], [7.0], [1.0], [30.0]]), torch.zeros(1, 3)]))
     u, acts = unit_rows(w), torch.randn(200, 3, generator=torch.Generator().manual_seed(2))
     assert torch.allclose(u.decode(u.encode(acts)), w.decode(w.encode(acts)), atol=1e-4)
-    assert torch.allclose(u.W_dec.norm(dim=1), torch.tensor([1.0, 1, 1, 1, 0])) and ((u.encode(acts) > 0) == (w.encode(acts) > 0)).all()
+    assert torch.allclose(u.W_dec[:, 0].norm(dim=1), torch.tensor([1.0, 1, 1, 1, 0])) and ((u.encode(acts) > 0) == (w.encode(acts) > 0)).all()
 
 def test_features_are_numbered_over_all_sites():
     d = two_sites()
@@ -44,7 +44,7 @@ def test_features_are_numbered_over_all_sites():
     for f in (-1, 7):
         with pytest.raises(InterpkitError): d.locate(f)
     h = torch.randn(2, 4)
-    assert torch.equal(d.reconstruct(B, h), d.weights[1].decode(d.weights[1].encode(h)))
+    assert torch.equal(d.forward({A: torch.randn(2, 3), B: h})[B], d.weights[1].decode(d.weights[1].encode(h)))
     with pytest.raises(InterpkitError, match="a:out, b:in"): d.at(Site("c"))
 
 def test_names_are_one_a_feature():
@@ -64,7 +64,7 @@ def test_fingerprint_is_of_what_it_computes():
     for n in TENSORS:
         w = replace(d.weights[1], **{n: getattr(d.weights[1], n) + 1e-3})
         assert replace(d, weights=(d.weights[0], w)).fingerprint != d.fingerprint
-    assert replace(d, sites=(A, Site("b", "out"))).fingerprint != d.fingerprint
+    assert replace(d, sites=(A, Site("b", "out")), targets=()).fingerprint != d.fingerprint
 
 def test_to_the_same_device_is_the_same_object():
     d = two_sites()
@@ -85,7 +85,7 @@ def test_save_and_load_round_trip(tmp_path):
 def test_weights_that_share_memory_are_saved(tmp_path):
     eye, zero = torch.eye(2), torch.zeros(2)
     Dictionary((A,), (SiteWeights(eye, zero, zero, eye, zero),)).save(tmp_path / "d")
-    assert torch.equal(Dictionary.load(tmp_path / "d").weights[0].W_dec, eye)
+    assert torch.equal(Dictionary.load(tmp_path / "d").weights[0].W_dec[:, 0], eye)
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "dictionary.json", "validity.json", "canary.safetensors"])
 def test_a_changed_byte_and_a_cut_file_are_refused(tmp_path, file):
@@ -100,7 +100,7 @@ def test_a_changed_byte_and_a_cut_file_are_refused(tmp_path, file):
     path.unlink()
     with pytest.raises(InterpkitError, match="missing"): Dictionary.load(tmp_path / "d")
 
-@pytest.mark.parametrize("change", [dict(format=2), dict(wiring="clt"), dict(format=None)])
+@pytest.mark.parametrize("change", [dict(format=2), dict(wiring="mesh"), dict(format=None)])
 def test_another_format_is_refused_though_its_digests_hold(tmp_path, change):
     two_sites().save(tmp_path / "d")
     file = tmp_path / "d" / "dictionary.json"

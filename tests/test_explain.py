@@ -23,7 +23,7 @@ def every_effect(side: str) -> np.ndarray:  # [sequences, features]
         for k in (0, 1):
             x = w.dictionary.weights[k]
             for f in (t.site[k].codes > 0).any(0).nonzero().flatten().tolist():
-                out[i, 24 * k + f] = t.decision - without(getattr(w, side).model, ids, k, t.site[k].codes, f, x.W_dec)
+                out[i, 24 * k + f] = t.decision - without(getattr(w, side).model, ids, k, t.site[k].codes, f, x.W_dec[:, 0])
     return out
 
 # ablation
@@ -61,7 +61,7 @@ def test_all_effects_of_a_network_at_two_sites():
         for start, cut, w in ((0, 2, d.weights[0]), (10, 3, d.weights[1])):
             h = net[:cut](x)
             a = by_hand(w, h)
-            for f in range(a.shape[1]): expected[:, start + f] = (net(x) - net[cut:](h - a[:, [f]] * w.W_dec[f]))[:, 0]
+            for f in range(a.shape[1]): expected[:, start + f] = (net(x) - net[cut:](h - a[:, [f]] * w.W_dec[f, 0]))[:, 0]
     assert np.allclose(all_effects(release, d, rows), expected, atol=1e-5) and (np.abs(expected) > 1e-3).sum() > 50
 
 def test_the_dictionarys_own_error_stays_in_place():
@@ -93,7 +93,7 @@ def test_an_explanation_sums_to_the_decision_and_its_shares_to_one():
     w, x = d.weights[0], torch.tensor(rows[list("abcde")].to_numpy())
     with torch.no_grad():
         h, u = net[:2](x), (net[3].weight @ net[2].weight)[0]
-        rest = (h - by_hand(w, h) @ w.W_dec - w.b_dec) @ u  # the error node, signed
+        rest = (h - by_hand(w, h) @ w.W_dec[:, 0] - w.b_dec) @ u  # the error node, signed
         constant = float(w.b_dec @ u + net[3].weight @ net[2].bias + net[3].bias)
     for i, e in enumerate(explain(release, d, rows, top=12)):
         assert e.sequence_id == f"s{i}" and e.decision == pytest.approx(e.features.attribution.sum() + float(rest[i]) + constant, abs=1e-4)

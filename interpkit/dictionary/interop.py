@@ -46,7 +46,8 @@ def to_saelens(dictionary: Dictionary, folder, site=None, overwrite: bool = Fals
     "Write what a dictionary does at one site as a folder that `sae_lens.SAE.load_from_disk` loads: same codes, same reconstruction. `site` may be left out where there is only one."
     from safetensors.torch import save_file
     site = _one_site(dictionary, site)
-    tensors = {n: getattr(dictionary.at(site), n).detach().cpu().clone().contiguous() for n in TENSORS}
+    w = dictionary.at(site)
+    tensors = {n: t.detach().cpu().clone().contiguous() for n, t in {**{n: getattr(w, n) for n in TENSORS}, "W_dec": w.W_dec[:, 0]}.items()}
     with new_artefact(folder, "saelens", overwrite=overwrite) as tmp:
         save_file(tensors, tmp / WEIGHTS)
         write_json(tmp / CONFIG, _config(dictionary, site))
@@ -106,7 +107,7 @@ def _folded(t: dict, cfg: dict, scale: float = 1.0) -> SiteWeights:
         threshold = b_enc - gain * t["b_gate"]
     if cfg["centred"]: b_enc = b_enc - gain * (b_dec.double() @ W_enc.double()).float()  # a sum over the whole width
     w = SiteWeights(W_enc * gain, b_enc, threshold.clamp(min=0).expand_as(b_enc), W_dec, b_dec)
-    norm = w.W_dec.norm(dim=1)
+    norm = w.W_dec[:, 0].norm(dim=1)
     if not bool(((norm - 1).abs() < 1e-5)[norm > 0].all()): w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
     return w.map(Tensor.contiguous)
 

@@ -265,7 +265,7 @@ def weights(self: Trainer) -> SiteWeights:
     s, p = self.scale, self.p
     W_enc = self.whitening @ p.W_enc.T
     found = SiteWeights(W_enc.contiguous(), p.b_enc * s.size - s.mean @ W_enc, torch.full_like(p.b_enc, self.threshold * s.size), p.W_dec.clone(), p.b_dec * s.size + s.mean)
-    if not all(bool(torch.isfinite(t).all()) for t in vars(found).values()):
+    if not all(bool(torch.isfinite(t).all()) for t in vars(found).values() if t is not None):
         raise invalid("finite weights", f"NaN or infinity at {self.site} after step {self.taken}", f"a smaller learning rate than lr={self.recipe.lr:g}")
     return found.map(lambda t: t.cpu())
 Trainer.weights = weights

@@ -18,7 +18,7 @@ from ..model.fingerprints import canary, canary_rows, compare_canary
 
 # %% ../../nbs/03_dictionary/03_validity.ipynb #07f9be0d
 def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
-    found = {n: torch.as_tensor(v) for n, v in canary(release, rows, dictionary.sites).items()}
+    found = {n: torch.as_tensor(v) for n, v in canary(release, rows, tuple(dict.fromkeys([*dictionary.sites, *dictionary.targets]))).items()}
     codes = {f"codes {s}": dictionary.encode(s, found[str(s)].to(dictionary.at(s).W_enc.device)).cpu() for s in dictionary.sites if str(s) in found}
     return found | codes
 
@@ -44,7 +44,7 @@ def verify_canary(dictionary: Dictionary, release):
                       "certify the dictionary again: certify(dictionary, release, held_out_rows)")
     rows = pd.DataFrame(made_for["canary"]).astype(made_for["canary_dtypes"])
     found = _canary_values(dictionary, release, rows)
-    sites = [str(s) for s in dictionary.sites]
+    sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
     ok, message = compare_canary({s: dictionary.canary[s].numpy() for s in sites}, {s: found[s].cpu().numpy() for s in sites})
     if ok: ok, message = _same_features(dictionary, found)
     if not ok:

@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 
 from ..core.errors import InterpkitError, invalid
-from ..dictionary.evaluate import Reconstruction, attributions, batch_size, counted, spliced_decisions
+from ..dictionary.evaluate import Reconstruction, attributions, batch_size, reconstructions, spliced_decisions
 from ..dictionary.sparse import Dictionary
 from .contract import Plan, segments_of
 from ..explain.ablation import Ablation
@@ -31,8 +31,8 @@ class Observed:
     moved: sparse.csr_array         # sum over tokens of |activation on new - on old|
     size_old: sparse.csr_array      # sum over tokens of |attribution|
     size_new: sparse.csr_array
-    error: np.ndarray               # [sequences, sites] attribution of the error node, new release
-    mass: np.ndarray                # [sequences, sites] attribution of the features, new release
+    error: np.ndarray               # [sequences, nodes] attribution of the error node, new release
+    mass: np.ndarray                # [sequences, nodes] attribution of the features, new release
     decision_old: np.ndarray
     decision_new: np.ndarray
     spliced_new: np.ndarray
@@ -98,8 +98,7 @@ class Comparison:
             for n, x in dict(error=new.error, mass=new.mass, decision_old=old.decision, decision_new=new.decision,
                              spliced_new=spliced_decisions(self.new, self.dictionary, b_new)).items(): keep[n].append(x.detach().cpu().double().numpy())
             for side, at, b in (("old", old, b_old), ("new", new, b_new)):
-                for s in self.dictionary.sites:
-                    recon[s, side].add(at.acts[s], at.codes[s], at.recon[s], counted(b, at.acts[s]))
+                for s, found in reconstructions(at, self.dictionary, b).items(): recon[s, side].add(*found)
             self.progress("read", part.stop, len(self.rows))
         return Observed(**{n: _joined(x, self.place) for n, x in keep.items()}, reconstruction=recon)
 
@@ -124,7 +123,8 @@ def incompatibility(dictionary: Dictionary, release, rows: pd.DataFrame) -> str:
     "Why the dictionary can't be read on this release ('' where it can)."
     batch = release.batch(rows.iloc[:2])
     release.run(batch)
-    try: acts = capture(release.model, dictionary.sites, batch)
+    widths = {s: w.d for s, w in zip(dictionary.sites, dictionary.weights)} | {t: w.d_out for t, w in zip(dictionary.targets, dictionary.weights)}
+    try: acts = capture(release.model, tuple(widths), batch)
     except InterpkitError as e: return f"{release.name} has no such site: {e.given}"
-    wide = [f"{s} is {acts[s].shape[-1]} wide in {release.name} and {dictionary.at(s).d} in the dictionary" for s in dictionary.sites if acts[s].shape[-1] != dictionary.at(s).d]
+    wide = [f"{s} is {acts[s].shape[-1]} wide in {release.name} and {d} in the dictionary" for s, d in widths.items() if acts[s].shape[-1] != d]
     return "; ".join(wide)

@@ -54,11 +54,11 @@ class SpliceError:
 
 # %% ../../nbs/05_drift/02_families.ipynb #654f7404
 class ErrorShare:
-    "|attribution of the error node| over |attribution of features and error node|, on the new release, one statement a site."
+    "|attribution of the error node| over |attribution of features and error node|, on the new release: one statement a site of an SAE, one for all targets of another wiring."
     name, question, limit = "error share", "valid", 0.30
 
     def names(self, dictionary) -> list[str]:
-        return [self.name] if len(dictionary.sites) == 1 else [f"{self.name} at {s}" for s in dictionary.sites]
+        return [self.name] if len(dictionary.sites) == 1 or dictionary.frozen else [f"{self.name} at {s}" for s in dictionary.sites]
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         o = comparison.observed

@@ -53,18 +53,22 @@ def _energy_basis(gram: np.ndarray, share: float = 0.99) -> np.ndarray:  # [d, r
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
     return vectors[:, :int(np.searchsorted(np.cumsum(values) / max(values.sum(), 1e-30), share)) + 1]
 
+def _gram(W: torch.Tensor, rates: torch.Tensor) -> np.ndarray:  # [F, d], [F] -> [d, d]
+    W = W.double().cpu().numpy() * rates.cpu().numpy()[:, None]
+    return W.T @ W
+
 def subspace(comparison: Comparison) -> dict:
-    "For each site: energy outside the directions that hold 99 % of the reconstruction, old and new, and the largest and mean principal angle (degrees) between the activations' 99 % subspaces."
+    "For each target: energy outside the directions that hold 99 % of the reconstruction, old and new, and the largest and mean principal angle (degrees) between the activations' 99 % subspaces."
     from scipy.linalg import subspace_angles
     out = {}
-    for s in comparison.dictionary.sites:
+    d = comparison.dictionary
+    for s, t in zip(d.sites, d.targets):
         r = {side: comparison.observed.reconstruction[s, side] for side in ("old", "new")}
         cov = {side: x.covariance.cpu().numpy() for side, x in r.items()}
-        W = comparison.dictionary.at(s).W_dec.double().cpu().numpy() * r["old"].rates.cpu().numpy()[:, None]
-        used = _energy_basis(W.T @ W)
+        used = _energy_basis(sum(_gram(d.writes(x)[t], comparison.observed.reconstruction[x, "old"].rates) for x in d.sites if t in d.writes(x)))
         outside = {side: float(1 - np.trace(used.T @ c @ used) / max(np.trace(c), 1e-30)) for side, c in cov.items()}
         angles = np.degrees(subspace_angles(_energy_basis(cov["old"]), _energy_basis(cov["new"])))
-        out[str(s)] = dict(outside_old=outside["old"], outside_new=outside["new"], largest_angle=float(angles.max()), mean_angle=float(angles.mean()))
+        out[str(t)] = dict(outside_old=outside["old"], outside_new=outside["new"], largest_angle=float(angles.max()), mean_angle=float(angles.mean()))
     return out
 
 # %% ../../nbs/05_drift/04_printed.ipynb #3197776e
@@ -85,12 +89,12 @@ def deletion_curve(release, dictionary, rows: pd.DataFrame, steps=(1, 2, 4, 8), 
 
 @torch.no_grad()
 def _without(release, dictionary, batch, at, gone):  # gone: bool [B, F]
-    less, first = {}, 0
+    less = {t: 0.0 for t in dictionary.targets}
     for s in dictionary.sites:
-        F = dictionary.at(s).n_features
-        less[s] = (at.codes[s] * gone[:, None, first:first + F]) @ dictionary.at(s).W_dec
-        first += F
-    return release.decide(run_spliced(release.model, {s: (lambda h, s=s: h - less[s]) for s in dictionary.sites}, batch), batch)
+        part = gone[:, None, dictionary.offsets[s]:dictionary.offsets[s] + dictionary.at(s).n_features]
+        for t, W in dictionary.writes(s).items(): less[t] = less[t] + (at.codes[s] * part) @ W
+    changed = {t: (lambda h, t=t: (at.acts[t] if dictionary.frozen else h) - less[t]) for t in dictionary.targets}
+    return release.decide(run_spliced(release.model, changed, batch), batch)
 
 # %% ../../nbs/05_drift/04_printed.ipynb #002b065d
 def _rounded(x):

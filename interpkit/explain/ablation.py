@@ -21,18 +21,20 @@ class Ablation:
     "One batch of a release, ready for ablations: its decisions, the codes of the dictionary, and the model from each site onward."
     def __init__(self, release, dictionary: Dictionary, batch: Batch):
         dictionary = dictionary.to(release.device)
-        self.dictionary, self.prefix = dictionary, Prefix(release, dictionary.sites, batch)
+        self.dictionary, self.prefix = dictionary, Prefix(release, dictionary.targets, batch, reads=dictionary.sites)
         self.decision = self.prefix.decision
         self.codes = {s: codes_at(dictionary, s, self.prefix.acts[s], batch) for s in dictionary.sites}
 
     def _site_effects(self, site, sequence: Tensor, feature: Tensor) -> Tensor:
-        acts, w = self.prefix.acts[site], self.dictionary.at(site)
-        size = max(1, 2**22 // acts[0].numel())
+        d, acts, writes = self.dictionary, self.prefix.acts, self.dictionary.writes(site)
+        targets = d.targets[d.sites.index(site):] if d.frozen else tuple(writes)  # those before it don't change
+        size = max(1, 2**22 // (acts[targets[0]][0].numel() * len(targets)))
         out = []
         for i in range(0, len(sequence), size):
             s, f = sequence[i:i + size], feature[i:i + size]
-            less = self.codes[site][s, :, f][..., None] * w.W_dec[f][:, None]
-            out.append(self.decision[s] - self.prefix.run(site, s, acts[s] - less))
+            code = self.codes[site][s, :, f][..., None]
+            own, *held = ((t, acts[t][s] - code * writes[t][f][:, None] if t in writes else acts[t][s]) for t in targets)
+            out.append(self.decision[s] - self.prefix.run(own[0], s, own[1], dict(held)))
         return torch.cat(out)
 
     @torch.no_grad()

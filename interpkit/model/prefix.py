@@ -64,11 +64,11 @@ CACHED = 2**19  # numbers at the site that a processor takes at a time: with eig
 class Prefix:
     "One bare forward of a batch, kept so that the model can run again from each of `sites` onward. `decision` [B]; `acts` {site: [B, T, d]}; `mode` {site: 'from site' or 'full'}."
     @torch.no_grad()
-    def __init__(self, release, sites, batch: Batch):
+    def __init__(self, release, sites, batch: Batch, reads=()):  # reads: sites of which only the activations are wanted
         self.release, self.batch, self.acts = release, batch, {}
         self.modules = done_before(release.model, sites, batch.take(torch.arange(min(batch.n, 2))))
         def reach(site): return lambda t: self.acts.__setitem__(site, t.detach().clone())
-        with _remembering(release.model, set().union(*self.modules.values())) as self.outputs, hooked(release.model, {s: reach(s) for s in sites}, batch.n):
+        with _remembering(release.model, set().union(*self.modules.values())) as self.outputs, hooked(release.model, {s: reach(s) for s in dict.fromkeys([*sites, *reads])}, batch.n):
             out = batch.run(release.model)
         self.decision = release.decide(out, batch)
         self.mode = {s: "full" for s in sites}
@@ -94,25 +94,26 @@ class Prefix:
         finally: self.mode[site] = "full"
 
     @torch.no_grad()
-    def run(self, site: Site, index: Tensor, replacement: Tensor) -> Tensor:  # int [M], [M, T, d] -> [M]
-        "The decisions of sequences `index`, which may repeat, with `replacement` at the site."
+    def run(self, site: Site, index: Tensor, replacement: Tensor, held: dict = {}) -> Tensor:  # int [M], [M, T, d], later Site -> [M, T, d]; -> [M]
+        "The decisions of sequences `index`, which may repeat, with `replacement` at the site, and others at later ones of `sites`."
         size = len(index) if replacement.is_cuda else max(1, CACHED // max(replacement[0].numel(), 1)) if len(index) else 1
-        parts = [self._run(site, index[i:i + size], replacement[i:i + size]) for i in range(0, len(index), size)]
+        parts = [self._run(index[i:i + size], {s: r[i:i + size] for s, r in {site: replacement, **held}.items()}) for i in range(0, len(index), size)]
         return torch.cat(parts) if parts else self.decision[:0]
 
-    def _run(self, site: Site, index: Tensor, replacement: Tensor) -> Tensor:
-        part, model = self.batch.take(index), self.release.model
-        answers = self._answers(site, index) if self.mode[site] == "from site" else {}
-        if site.module in answers:
-            t = _first(answers[site.module])
-            answers[site.module] = _put(answers[site.module], _fitted(replacement, t, site))
-            with answering(model, answers): return self.release.decide(part.run(model), part)
-        with answering(model, answers), hooked(model, {site: lambda t: replacement}, part.n): return self.release.decide(part.run(model), part)
+    def _run(self, index: Tensor, changed: dict) -> Tensor:
+        "`changed`: the site from which the model runs, then later ones; where a module's whole answer is known, it does not run."
+        part, model, site = self.batch.take(index), self.release.model, next(iter(changed))
+        known = dict.fromkeys(self.modules[site] + [s.module for s in changed if s.side == "out"]) if self.mode[site] == "from site" else ()
+        answers = self._answers(known, index)
+        for s, r in changed.items():
+            if s.side == "out" and s.module in answers: answers[s.module] = _put(answers[s.module], _fitted(r, _first(answers[s.module]), s))
+        hooks = {s: (lambda t, r=r: r) for s, r in changed.items() if s.side == "in" or s.module not in answers}
+        with answering(model, answers), hooked(model, hooks, part.n): return self.release.decide(part.run(model), part)
 
-    def _answers(self, site: Site, index: Tensor) -> dict:
-        "What the modules before the site return for sequences `index`, in copies that later in-place operations may change."
+    def _answers(self, modules, index: Tensor) -> dict:
+        "What modules returned for sequences `index`, in copies that later in-place operations may change."
         def rows(t): found = pick(t, index, self.batch.n); return found.clone() if found is t else found
-        return {n: _tensors(self.outputs[n], rows) for n in self.modules[site]}
+        return {n: _tensors(self.outputs[n], rows) for n in modules}
 
 def _agree(a: Tensor, b: Tensor, share: float, least: float = 1e-6) -> bool:
     "Whether decisions differ by at most `share` of their largest size, or `least`."

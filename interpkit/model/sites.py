@@ -218,18 +218,20 @@ def run_spliced(model: nn.Module, replacements: dict, batch: Batch):  # Site -> 
 # %% ../../nbs/01_model/00_sites.ipynb #5f3122a1
 def _leaf(t: Tensor) -> Tensor: return t.clone() if t.requires_grad else t.detach().clone().requires_grad_()
 
-def grad_at_sites(release, sites, batch: Batch) -> tuple[Tensor, dict, dict]:
-    "The decisions [B], and for each site activations and gradients [B, T, d] of the decision. Parameters are untouched."
+def grad_at_sites(release, sites, batch: Batch, reads=(),  # sites of which only the activations are wanted
+                  frozen: bool = False  # hold every site where it is: gradients then go past all of them
+                  ) -> tuple[Tensor, dict, dict]:
+    "The decisions [B], activations [B, T, d] at all sites and reads, and gradients [B, T, d] of the decision at each site. Parameters are untouched."
     kept = {}
     def keep(site):
         def fn(t):
-            kept[site] = _leaf(t)
-            return kept[site]
+            kept[site] = _leaf(t.detach() if frozen else t) if site in sites else t.detach().clone()
+            return kept[site] if site in sites else None
         return fn
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN has no backward for recurrent layers in eval mode
-        with hooked(release.model, {s: keep(s) for s in sites}, batch.n): out = batch.run(release.model)
+        with hooked(release.model, {s: keep(s) for s in dict.fromkeys([*sites, *reads])}, batch.n): out = batch.run(release.model)
         decision = release.decide(out, batch)
         if not decision.requires_grad: raise invalid("a decision with a gradient at the sites", "none: the forward or the decision detaches it", "take torch.no_grad and .detach() out of them, or choose a later site")
         found = torch.autograd.grad(decision.sum(), [kept[s] for s in sites], allow_unused=True)
     grads = {s: torch.zeros_like(kept[s]) if g is None else g.detach() for s, g in zip(sites, found)}
-    return decision.detach(), {s: kept[s].detach() for s in sites}, grads
+    return decision.detach(), {s: t.detach() for s, t in kept.items()}, grads
