@@ -78,7 +78,7 @@ def test_saelens_computes_the_same_from_what_is_written(tmp_path, i):
     folder = to_saelens(small(), tmp_path / "a", site=str(site))
     sae = load(folder)
     assert same(sae, small(), site, acts()) and same(sae, small(), site, acts().view(20, 100, D))
-    for n in TENSORS: assert torch.equal(getattr(sae, n).data, getattr(small().at(site), n)), n
+    for n in TENSORS: assert torch.equal(getattr(sae, n).data, getattr(small().at(site), n).view_as(getattr(sae, n))), n
     assert (sae.cfg.architecture(), sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.dtype, sae.cfg.apply_b_dec_to_input, sae.cfg.normalize_activations) == ("jumprelu", D, (24, 20)[i], "float32", False, "none")
 
 def test_the_files_are_those_of_the_format(tmp_path):
