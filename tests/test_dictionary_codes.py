@@ -8,7 +8,7 @@ from torch import nn
 
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.dictionary import codes as module
-from interpkit.dictionary.codes import Encoder, SparseCodes, above, decode, encode, places
+from interpkit.dictionary.codes import Encoder, ScreenedEncoder, SparseCodes, above, decode, encode, places
 
 LEADS = ((7,), (2, 5), (2, 1, 3), (1,), (0,), (2, 0), ())
 SEEDS = range(6)
@@ -56,7 +56,7 @@ def test_codes_are_the_dense_formula_bit_for_bit(lead, F):
     for seed in SEEDS:
         acts, *weights = whole(seed, lead, F=F)
         wanted = dense(acts, *weights)
-        for found in (encode(acts, *weights), Encoder(*weights)(acts)):
+        for found in (encode(acts, *weights), Encoder(*weights)(acts), ScreenedEncoder(*weights)(acts)):
             assert found.shape == (*lead, F) and torch.equal(is_csr(found).dense(), wanted)
             assert found.l0 * math.prod(lead) == pytest.approx(int((wanted != 0).sum()))
         some += int((wanted != 0).sum())
@@ -80,7 +80,7 @@ def test_none_and_all_active(threshold, share):
     for lead in ((5,), (2, 3)):
         acts, W_enc, b_enc, t = whole(3, lead, F=21, threshold=threshold)
         pre = torch.addmm(b_enc, acts.view(-1, 8), W_enc).view(*lead, 21)
-        for found in (encode(acts, W_enc, b_enc, t), Encoder(W_enc, b_enc, t)(acts)):
+        for found in (encode(acts, W_enc, b_enc, t), Encoder(W_enc, b_enc, t)(acts), ScreenedEncoder(W_enc, b_enc, t)(acts)):
             assert found.l0 == 21 * share and torch.equal(is_csr(found).dense(), pre * share)
             assert torch.equal(decode(found, W_enc.T.contiguous()), (pre * share) @ W_enc.T)
 
@@ -95,16 +95,17 @@ def test_parts_of_a_batch_are_put_together_again(seed, monkeypatch):
     wanted = dense(acts, *weights)
     monkeypatch.setattr(module, "AT_ONCE", 1)  # 32 tokens a part: 7 parts, the last one short
     parts = []
-    product = lambda x: (parts.append(len(x)), torch.addmm(weights[1], x, weights[0]))[1]
-    assert torch.equal(is_csr(module.collect(product, acts, weights[2])).dense(), wanted) and parts == [32] * 6 + [9]
-    assert torch.equal(Encoder(*weights)(acts).dense(), wanted)
+    read = lambda x: (parts.append(len(x)), module.active(torch.addmm(weights[1], x, weights[0]), weights[2]))[1]
+    assert torch.equal(is_csr(module.collect(read, acts, 50)).dense(), wanted) and parts == [32] * 6 + [9]
+    for kind in (Encoder, ScreenedEncoder): assert torch.equal(kind(*weights)(acts).dense(), wanted)
 
 def test_memory_that_is_not_contiguous():
     acts, W_enc, b_enc, threshold = whole(1, (6, 8), d=10, F=40)
     wanted = dense(acts, W_enc, b_enc, threshold)
     turned = (acts.transpose(0, 1).contiguous().transpose(0, 1), W_enc.T.contiguous().T, b_enc.repeat_interleave(2)[::2], threshold.repeat_interleave(2)[::2])
     assert not any(t.is_contiguous() for t in turned)
-    for found in (encode(*turned), Encoder(*turned[1:])(turned[0])): assert torch.equal(found.dense(), wanted)
+    assert (Encoder(*turned[1:]).packed is None) == (Encoder(W_enc, b_enc, threshold).packed is None)
+    for found in (encode(*turned), Encoder(*turned[1:])(turned[0]), ScreenedEncoder(*turned[1:])(turned[0])): assert torch.equal(found.dense(), wanted)
     W_dec = W_enc.T.contiguous()
     assert torch.equal(decode(encode(*turned), W_enc.T), decode(encode(*turned), W_dec)) and not W_enc.T.is_contiguous()
     assert torch.equal(encode(acts.expand(2, 6, 8, 10), W_enc, b_enc, threshold).dense(), wanted.expand(2, 6, 8, 40))
@@ -121,10 +122,11 @@ def test_other_precisions(dtype):
 def test_parameters_need_no_gradient_and_get_none():
     acts, *weights = whole(4)
     wanted, weights = dense(acts, *weights), [nn.Parameter(w) for w in weights]
-    for found in (encode(acts.requires_grad_(), *weights), Encoder(*weights)(acts)):
+    for found in (encode(acts.requires_grad_(), *weights), Encoder(*weights)(acts), ScreenedEncoder(*weights)(acts)):
         assert torch.equal(found.dense(), wanted) and not found.values.requires_grad
         assert not decode(found, nn.Parameter(torch.randn(50, 4)), nn.Parameter(torch.zeros(4))).requires_grad
-    with torch.inference_mode(): assert torch.equal(encode(acts, *weights).dense(), wanted)
+    with torch.inference_mode():
+        for read in (lambda a: encode(a, *weights), Encoder(*weights), ScreenedEncoder(*weights)): assert torch.equal(read(acts).dense(), wanted)
 
 def test_an_encoder_without_onednn_is_plain(monkeypatch):
     acts, *weights = whole(5)
@@ -132,7 +134,45 @@ def test_an_encoder_without_onednn_is_plain(monkeypatch):
     plain = Encoder(*weights)
     assert plain.packed is None and "plain" in repr(plain) and torch.equal(plain(acts).dense(), dense(acts, *weights))
     monkeypatch.setattr(module, "packed_product", lambda *_: (_ for _ in ()).throw(NotImplementedError("another build")))
-    assert Encoder(*weights).packed is None
+    assert Encoder(*weights).packed is None and torch.equal(ScreenedEncoder(*weights)(acts).dense(), dense(acts, *weights))
+
+# candidates by a rounded product
+
+KINDS = {"round": lambda x: x, "a large mean": lambda x: x + 50, "tiny": lambda x: x * 1e-7, "huge": lambda x: x * 1e7, "one coordinate dominates": lambda x: x * torch.logspace(3, 0, x.shape[1]),
+         "one token dominates": lambda x: x * torch.logspace(4, 0, len(x))[:, None], "a token of zeros": lambda x: x * (torch.arange(len(x))[:, None] > 0)}
+
+def scene(kind, seed):
+    "Activations and weights of which about one feature in fifty is active, many of them barely."
+    random = torch.Generator().manual_seed(seed)
+    x, W_enc = KINDS[kind](torch.randn(60, 48, generator=random)), torch.randn(48, 501, generator=random) * torch.rand(501, generator=random)
+    b_enc = -x.mean(0) @ W_enc
+    return x, W_enc, b_enc, torch.relu((x.double() @ W_enc.double() + b_enc.double()).quantile(0.98, 0)).float()
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_active_feature_is_missed_by_the_rounded_product(kind):
+    for seed in SEEDS:
+        x, W_enc, b_enc, threshold = scene(kind, seed)
+        screened = ScreenedEncoder(W_enc, b_enc, threshold)
+        if screened.packed is None: pytest.skip("no bfloat16 product here")
+        for by in (0.0, 1e-6, 1e-3):  # thresholds at, and just below, a value
+            screened = ScreenedEncoder(W_enc, b_enc, threshold * (1 - by))
+            exact = x.double() @ W_enc.double() + b_enc.double()
+            wanted, found = places(exact > screened.threshold.double()), screened.candidates(x)
+            assert len(wanted) > 100 and set(wanted.tolist()) <= set(found.tolist())
+            if kind == "round": assert len(found) < 1.5 * len(wanted)
+            sure = (exact - screened.threshold).abs() > 1e-5 * x.norm(dim=1, keepdim=True) * W_enc.norm(dim=0) + 1e-6 * b_enc.abs()
+            assert torch.equal((is_csr(screened(x)).dense() != 0)[sure], (exact > screened.threshold)[sure]) and bool(sure.double().mean() > 0.95)
+
+def test_without_its_margin_the_rounded_product_would_miss_some(monkeypatch):
+    x, W_enc, b_enc, threshold = scene("a large mean", 0)
+    monkeypatch.setattr(module, "margins", lambda rows: torch.zeros(len(rows)))
+    screened = ScreenedEncoder(W_enc, b_enc, threshold)
+    if screened.packed is None: pytest.skip("no bfloat16 product here")
+    assert not set(places(x @ W_enc + b_enc > threshold).tolist()) <= set(screened.candidates(x).tolist())
+
+def test_screening_needs_32_bits_on_the_cpu():
+    _, *weights = whole(0, dtype=torch.bfloat16)
+    refused("float32 weights", ScreenedEncoder, *weights)
 
 # decode
 
@@ -184,15 +224,14 @@ def refused(asked, function, *args):
 
 def test_what_does_not_fit_is_refused_with_one_error():
     acts, W_enc, b_enc, threshold = whole(0)
-    encoder = Encoder(W_enc, b_enc, threshold)
-    for read in (encoder, lambda a: encode(a, W_enc, b_enc, threshold)):
+    for read in (Encoder(W_enc, b_enc, threshold), ScreenedEncoder(W_enc, b_enc, threshold), lambda a: encode(a, W_enc, b_enc, threshold)):
         assert "[9, 7]" in refused(r"activations \[..., 8\]", read, acts[:, :7])
         assert "bfloat16" in refused(r"activations \[..., 8\]", read, acts.bfloat16())
         assert "int64" in refused(r"activations \[..., 8\]", read, acts.long())
         assert "meta" in refused(r"activations \[..., 8\]", read, acts.to("meta"))
         refused("activations", read, torch.tensor(1.0))
     for bad in ((W_enc.bfloat16(), b_enc, threshold), (W_enc, b_enc.double(), threshold), (W_enc, b_enc, threshold[:-1]), (W_enc, b_enc[:, None], threshold), (W_enc.T, b_enc, threshold), (W_enc[0], b_enc, threshold), (W_enc.long(), b_enc.long(), threshold.long())):
-        refused(r"W_enc \[d, F\]", Encoder, *bad)
+        for kind in (Encoder, ScreenedEncoder): refused(r"W_enc \[d, F\]", kind, *bad)
         refused(r"W_enc \[d, F\]", encode, acts, *bad)
     codes = encode(acts, W_enc, b_enc, threshold)
     for bad in ((torch.ones(49, 3),), (torch.ones(50),), (torch.ones(50, 3).double(),), (torch.ones(50, 3), torch.ones(4)), (torch.ones(50, 2, 3), torch.ones(2)), (torch.ones(50, 3), torch.ones(3).double())):
@@ -203,11 +242,11 @@ def test_activations_that_are_not_finite_are_no_silent_zeros(bad):
     acts, *weights = whole(0)
     acts[4, 2] = bad
     refused("finite activations", encode, acts, *weights)
-    refused("finite activations", Encoder(*weights), acts)
+    for kind in (Encoder, ScreenedEncoder): refused("finite activations", kind(*weights), acts)
 
 def test_large_but_finite_activations_are_read():
     acts, *weights = whole(0)
-    acts[:] = 1e37  # their sum overflows, no pre-activation does
+    acts[:] = 2.0**122  # their sum overflows, no pre-activation does
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(encode(acts, *weights).dense(), dense(acts, *weights))
+        for read in (lambda a: encode(a, *weights), Encoder(*weights), ScreenedEncoder(*weights)): assert torch.equal(read(acts).dense(), dense(acts, *weights))
