@@ -71,7 +71,7 @@ def test_gradients_are_those_of_autograd(name, threshold, prefixes):
     p.flat.copy_(torch.randn(len(p.flat), generator=g))
     white, y = [torch.randn(B, d, generator=g) for d in s.sources], torch.randn(B, sum(s.targets), generator=g)
     pres = [torch.addmm(b, w, W.T) for w, W, b in zip(white, p.W_enc, p.b_enc)]
-    active = [Active.above(pre, threshold, torch.empty(pre.shape, dtype=torch.bool)) for pre in pres]
+    active = [Active.above(pre, threshold) for pre in pres]
     penalty = [0.3 * i for i in range(len(white))]
     error, slopes = gradients(p, grad, y, white, active, prefixes, penalty)
     q, w64, keep = p.like(p.flat.double().requires_grad_()), [w.double() for w in white], [pre > threshold for pre in pres]

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Active', 'parted']
 
-# %% ../../nbs/03_dictionary/03a_kernels.ipynb #7de9c84a
-import warnings
+# %% ../../nbs/03_dictionary/03a_kernels.ipynb #0fdf794e
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from .codes import places
+from .codes import SparseCodes, active, collect, inner, pack, packed_product
 
-# %% ../../nbs/03_dictionary/03a_kernels.ipynb #545e58b1
+# %% ../../nbs/03_dictionary/03a_kernels.ipynb #37455eb9
 @dataclass(frozen=True)
 class Active:
     "The active values of a batch, by token, and the order that sorts them by feature."
@@ -28,22 +27,23 @@ class Active:
     n_features: int
 
     @classmethod
-    def above(cls, pre: Tensor,  # [B, F]
-              threshold,         # a number, or a tensor that broadcasts to [B, F]
-              mask: Tensor       # bool [B, F] to work in
-              ) -> "Active":
-        return cls.where(_greater(pre, threshold, mask), pre)
+    def of(cls, codes: SparseCodes) -> "Active": return cls(codes.token, codes.indices, codes.values, codes.tokens, codes.n_features)
     @classmethod
-    def where(cls, mask: Tensor, values: Tensor) -> "Active":  # bool [B, F], [B, F]
-        at, (B, F) = places(mask), values.shape
-        token = torch.div(at, F, rounding_mode="floor")
-        tokens = torch.searchsorted(at, torch.arange(0, (B + 1) * F, F, device=at.device))
-        return cls(token, at - token * F, values.view(-1).index_select(0, at), tokens, F)
+    def above(cls, pre: Tensor, threshold) -> "Active":  # [B, F], a number or what broadcasts to [B, F]
+        return cls.of(SparseCodes.at(*active(pre, torch.as_tensor(threshold, dtype=pre.dtype)), tuple(pre.shape)))
+    @classmethod
+    def read(cls, x: Tensor, W: Tensor, b: Tensor, bar) -> "Active":  # [B, d], [F, d], [F]; bar: pre-activations [part, F] -> what they have to be above
+        packed = pack(W.T, b)
+        def part(x):
+            pre = torch.addmm(b, x, W.T) if packed is None else packed_product(x, packed, b)
+            return active(pre, bar(pre))
+        return cls.of(collect(part, x, len(W)))
 
     @cached_property
     def order(self) -> Tensor:  # [n]
         "What sorts the values by feature, and by token within a feature."
-        return torch.sort(self.feature.to(torch.int16 if self.n_features < 2**15 else torch.int32), stable=True).indices
+        if self.feature.device.type != "cpu" or self.n_features > 2**16: return torch.sort(self.feature, stable=True).indices
+        return torch.from_numpy(np.argsort(self.feature.numpy().astype(np.uint16), kind="stable"))  # by radix, up to fifteen times as fast
     @cached_property
     def features(self) -> Tensor:  # [F + 1] where each feature begins, in that order
         out = torch.zeros(self.n_features + 1, dtype=torch.int64, device=self.feature.device)
@@ -60,18 +60,10 @@ class Active:
         return embedding_bag(self.token.index_select(0, self.order), rows, self.features[:-1], mode="sum", per_sample_weights=value.index_select(0, self.order))
     def products(self, rows: Tensor, columns: Tensor) -> Tensor:  # [B, d], [F, d] -> [n]
         "The inner product of token's and feature's row at each active place."
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support")
-            at = torch.sparse_csr_tensor(self.tokens, self.feature, self.value, (len(self.tokens) - 1, self.n_features), check_invariants=False)
-        return torch.sparse.sampled_addmm(at, rows, columns.T, beta=0.0).values()
+        return inner(SparseCodes(self.tokens, self.feature, self.value, (len(self.tokens) - 1, self.n_features)), rows, columns)
     def sums(self, value: Tensor) -> Tensor:  # [n] -> [F]
         "For each feature the sum of `value` over the places where it is active."
         return torch.bincount(self.feature, weights=value, minlength=self.n_features).to(value.dtype)
-
-def _greater(pre: Tensor, threshold, mask: Tensor) -> Tensor:
-    if pre.device.type != "cpu" or pre.dtype != torch.float32: return torch.gt(pre, threshold, out=mask)
-    np.greater(pre.numpy(), threshold.numpy() if torch.is_tensor(threshold) else np.float32(threshold), out=mask.numpy())  # 32-bit throughout, three times as fast
-    return mask
 
 # %% ../../nbs/03_dictionary/03a_kernels.ipynb #2da842f6
 def parted(active: Active, prefixes: tuple) -> Active:  # numbers of features, ascending, the last all of them

@@ -200,7 +200,7 @@ def _mean_target(pre: Tensor, cut: float, y: Tensor, pick: Tensor, k: int) -> Te
     rows[never] = y[pick[never]]
     return unit(rows)
 
-# %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #c7b8fc30
+# %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #58b73803
 class Trainer:
     "Trains an SAE, a transcoder or a CLT: `step` takes a batch, `weights` gives what was learnt so far."
     def __init__(self, recipe: Recipe,
@@ -238,18 +238,12 @@ class Trainer:
         self.grad = self.p.like(torch.zeros_like(self.p.flat))
         self.parameter.grad = self.grad.flat
         self.adam = torch.optim.Adam([self.parameter], lr=self.recipe.lr, fused=device.type in ("cpu", "cuda"))
-        self.pre = torch.empty(0, device=device)
 
     def _centred(self, xs: list, ys: list) -> tuple[list, Tensor]:
         xs = [s.centred(x) for s, x in zip(self.scales, xs)]
         return xs, xs[0] if self.same else torch.cat([s.centred(y) for s, y in zip(self.outs, ys)], 1)
-    def _room(self, n: int):
-        if len(self.pre) != n:
-            self.pre = torch.empty(n, self.recipe.n_features, device=self.p.flat.device)
-            self.mask = torch.empty_like(self.pre, dtype=torch.bool)
-        return self.pre, self.mask
     def _finite(self, parts: list):
-        if not all(bool(torch.isfinite(x).all()) for x in parts):
+        if not all(math.isfinite(float(x.sum(dtype=torch.float64))) for x in parts):  # a pass over NaN or infinity keeps it
             raise invalid("finite activations", f"NaN or infinity at {self.site} in training batch {self.taken}", "look for the rows that overflow: ipk check names them; or lower the learning rate of the model")
 
     @torch.no_grad()
@@ -259,7 +253,7 @@ class Trainer:
         self._finite(xs + ys)
         xs, y = self._centred(xs, ys)
         white = [x @ w for x, w in zip(xs, self.whitening)]
-        active = [self._active(i, w) for i, w in enumerate(white)]
+        active = [Active.read(w, self.p.W_enc[i], self.p.b_enc[i], lambda pre, i=i: self._bar(i, pre)) for i, w in enumerate(white)]
         error, slopes = gradients(self.p, self.grad, y, white, active, self.recipe.prefixes, self.penalty if self.recipe.objective == "relu" else None)
         self._follow([len(a.value) / len(y) for a in active], error, y)
         if self.recipe.objective == "jumprelu": self._move_thresholds(active, slopes, len(y))
@@ -282,29 +276,24 @@ def _of_one_size(scales: list) -> list:
 
 def _listed(x) -> list: return [] if x is None else [x] if torch.is_tensor(x) else list(x)
 
-# %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #25d083ca
+# %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #1fefd64a
 BANDWIDTH = 0.1  # of a learnt threshold: values so near to it move it; from 0.03 to 0.3 it made little difference
 
-def _active(self: Trainer, i: int, white: Tensor) -> Active:  # [B, d]
-    pre, mask = self._room(len(white))
-    torch.addmm(self.p.b_enc[i], white, self.p.W_enc[i].T, out=pre)
-    return Active.above(pre, self._bar(i, pre), mask)
-
-def _bar(self: Trainer, i: int, pre: Tensor):
-    "What a pre-activation has to be above: a number, one a token [B, 1], or one a feature [F]."
+def _bar(self: Trainer, i: int, pre: Tensor) -> Tensor:  # [part, F]
+    "What a pre-activation has to be above: one number, one a token [part, 1], or one a feature [F]."
     kind, k = self.recipe.objective, self.recipe.k
     if kind == "topk":
         cut = pre.topk(k + 1, dim=1).values[:, -1:].clamp(min=1e-6) if k < pre.shape[1] else torch.full_like(pre[:, :1], 1e-6)
         self.threshold[i] += 0.1 * (float(cut.mean()) - self.threshold[i])
         return cut
-    return self.p.log_threshold[i].exp() if kind == "jumprelu" else self.threshold[i]
+    return self.p.log_threshold[i].exp() if kind == "jumprelu" else torch.tensor(self.threshold[i], dtype=pre.dtype, device=pre.device)
 
 def _move_thresholds(self: Trainer, active: list, slopes: list, n: int):
     "Gradients of the logarithms of learnt thresholds, by a kernel on the side of the threshold where values are active and computed anyway."
     for g, b, a, back, weight in zip(self.grad.log_threshold, self.p.log_threshold, active, slopes, self.penalty):
         cut = b.exp()[a.feature]
         g.copy_(a.sums(torch.where(a.value < cut * (1 + BANDWIDTH), -(2 * back * cut + weight) / BANDWIDTH, 0.0)) / n)
-Trainer._active, Trainer._bar, Trainer._move_thresholds = _active, _bar, _move_thresholds
+Trainer._bar, Trainer._move_thresholds = _bar, _move_thresholds
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #bd62ed79
 def _follow(self: Trainer, l0: list, error: Tensor, y: Tensor):
