@@ -20,7 +20,7 @@ from ..core.statistics import sequences_needed
 from ..data.checksets import check_digest, hash_split, read_check_set
 from ..dictionary.labels import token_names
 from ..dictionary.sparse import Dictionary
-from ..dictionary.train import train_dictionary
+from ..dictionary.train import train_dictionary, wired
 from ..drift.comparison import Comparison
 from ..drift.contract import Plan, decide, segments_of
 from ..drift.families import measure_all
@@ -73,11 +73,13 @@ def training_rows(rows: pd.DataFrame, train_rows: pd.DataFrame = None) -> tuple[
     if both: raise invalid("rows to train on that are not checked on", f"{len(both)} sequences stand in both", "leave them out of the training data")
     return train_rows, rows
 
-def train(release: Release, rows: pd.DataFrame, policy: Policy = Policy(), progress=None) -> Dictionary:
-    "A dictionary for a release, trained as the policy says."
-    t, sites = policy.training, policy.sites or [str(s) for s in release.default_sites]
-    count = progress.counting("train", t.tokens * len(sites)) if progress else None
-    return train_dictionary(release, rows, sites=sites, n_features=t.features or None, k=t.k or None, tokens=t.tokens, seed=policy.seed, progress=count)
+def train(release: Release, rows: pd.DataFrame, policy: Policy = Policy(), progress=None, store=None) -> Dictionary:
+    "A dictionary for a release, trained as the policy says; with a folder as `store`, a training that was killed goes on."
+    t = policy.training
+    sites, targets = wired(release, t.wiring, policy.sites, policy.targets)
+    count = progress.counting("train", t.tokens * (1 if t.wiring == "clt" else len(sites))) if progress else None
+    return train_dictionary(release, rows, sites, t.features or None, t.k or None, t.tokens, seed=policy.seed, store=store, progress=count, wiring=t.wiring,
+                            targets=None if t.wiring == "sae" else targets, objective=t.objective)
 
 # %% ../../nbs/07_release/04_check.ipynb #d9a58ae4
 def forecast(rows: pd.DataFrame, policy: Policy = Policy(), watched: int = 10) -> list[dict]:

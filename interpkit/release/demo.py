@@ -183,9 +183,9 @@ def example(model):
     demo_rows(name, 600).to_parquet(rows)
     old, new = str(demo / "releases/v1"), str(demo / "releases" / name)
     print(f"No parameters given: this is the demo, v1 and {name} on 600 customers.")
-    if model is TrainSae:
+    if issubclass(model, TrainSae):
         policy = write_json(run.parent / "policy.json", dict(training=dict(features=128, k=8, tokens=60_000)))
-        return TrainSae(release=old, data=str(rows), out=str(run / "dictionary"), run=str(run), policy=str(policy))
+        return model(release=old, data=str(rows), out=str(run / "dictionary"), run=str(run), policy=str(policy))
     p = Preflight(old=old, new=new, data=str(rows), run=str(run), dictionary=str(demo / "dictionary"))
     if model is Preflight: return p
     jobs.finish(p, "preflight", jobs.preflight(p))

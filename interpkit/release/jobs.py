@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'digest_of', 'asked', 'differences', 'begin', 'result_of', 'recorded', 'finish', 'preflight', 'train_sae',
-           'drift', 'report', 'plan_table', 'Page', 'raise_unless_passed', 'look_up']
+           'train_clt', 'drift', 'report', 'plan_table', 'Page', 'raise_unless_passed', 'look_up']
 
 # %% ../../nbs/07_release/05_jobs.ipynb #e1f3e176
 import os
 import secrets
+import shutil
 import time
 from functools import wraps
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..core.artefacts import digest_file, digest_json, is_storage_error, read_js
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..drift.contract import Plan
 from ..drift.words import short_html, summary_lines
-from .parameters import Drift, Policy, Preflight, Report, TrainSae
+from .parameters import Drift, Policy, Preflight, Report, TrainClt, TrainSae
 from .evidence import verify
 from .report import write_report
 
@@ -132,19 +133,39 @@ def preflight(p: Preflight) -> dict:
     return out
 
 # %% ../../nbs/07_release/05_jobs.ipynb #89b3162e
-@recorded("train_sae")
-def train_sae(p: TrainSae) -> dict:
-    "Train the dictionary of a release and keep it."
-    from interpkit.data.checksets import read_check_set
+def _own_store(folder: Path, *what) -> Path:
+    "Where activations and checkpoints of this very training are kept while it runs; those of another one go."
+    mine = folder / f"store-{digest_json(what)[:12]}"
+    for other in folder.glob("store-*"):
+        if other != mine: shutil.rmtree(other, ignore_errors=True)
+    return mine
+
+def _train(p: TrainSae, job: str, policy: Policy) -> dict:
+    "Train the dictionary of a release and keep it; what a killed run had learnt is gone on with."
+    from interpkit.data.checksets import check_digest, read_check_set
     from interpkit.release.check import as_release, train, training_rows
     from interpkit.release.progress import Progress
-    policy = Policy.read(p.policy)
     release = as_release(p.release, "release", policy)
     rows = read_check_set(p.data, release.inputs_columns)
     if p.half: rows = training_rows(rows)[0]
-    dictionary = train(release, rows, policy, Progress())
+    store = _own_store(Path(p.run) / job, release.fingerprint, check_digest(rows), policy.model_dump(mode="json"))
+    dictionary = train(release, rows, policy, Progress(), store)
     dictionary.save(p.out, overwrite=True)
-    return dict(release=release.name, dictionary=dictionary.fingerprint, features=dictionary.n_features, sequences=len(rows), measured=dictionary.validity["measured"])
+    shutil.rmtree(store, ignore_errors=True)
+    return dict(release=release.name, dictionary=dictionary.fingerprint, wiring=dictionary.wiring, features=dictionary.n_features, sequences=len(rows), measured=dictionary.validity["measured"])
+
+@recorded("train_sae")
+def train_sae(p: TrainSae) -> dict:
+    "Train SAEs at a release's sites."
+    policy = Policy.read(p.policy)
+    if policy.training.wiring != "sae": raise bad_parameter("a policy with wiring = \"sae\" for the job train_sae", repr(policy.training.wiring), "run the job train_clt, or take the wiring out of [training]")
+    return _train(p, "train_sae", policy)
+
+@recorded("train_clt")
+def train_clt(p: TrainClt) -> dict:
+    "Train a CLT on a release's layers, or the transcoders that the policy names."
+    policy = Policy.read(p.policy)
+    return _train(p, "train_clt", policy if policy.training.wiring != "sae" else Policy.read(policy, training__wiring="clt"))
 
 # %% ../../nbs/07_release/05_jobs.ipynb #296a6e06
 def _unchanged(run: Path, settings: dict, registered: str):

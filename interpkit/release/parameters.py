@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECRETS', 'SHELL', 'JOBS', 'refuse_names', 'Parameters', 'model_at', 'validated', 'from_cell', 'Preflight',
-           'TrainSae', 'Drift', 'Report', 'Limit', 'LimitsOf', 'Own', 'Training', 'Policy']
+           'TrainSae', 'TrainClt', 'Drift', 'Report', 'Limit', 'LimitsOf', 'Own', 'Training', 'Policy']
 
 # %% ../../nbs/07_release/00_parameters.ipynb #e4a352cc
 import keyword
@@ -92,6 +92,9 @@ class TrainSae(Parameters):
     half: bool = Field(False, description="whether to leave the other hash half of the rows for a check")
     policy: str = Field("", description="check.toml; empty: all defaults")
 
+class TrainClt(TrainSae):
+    "A dictionary of a release's layers: a CLT, or the transcoders that the policy names."
+
 class Drift(Parameters):
     "The families, on the run that the preflight began."
     run: str = Field(min_length=1, description="folder of this run")
@@ -100,7 +103,7 @@ class Report(Parameters):
     "Verdict and report of a run."
     run: str = Field(min_length=1, description="folder of this run")
 
-JOBS = dict(preflight=Preflight, train_sae=TrainSae, drift=Drift, report=Report)
+JOBS = dict(preflight=Preflight, train_sae=TrainSae, train_clt=TrainClt, drift=Drift, report=Report)
 
 # %% ../../nbs/07_release/00_parameters.ipynb #730019f5
 class Limit(Parameters):
@@ -126,6 +129,8 @@ class Own(Parameters):
 
 class Training(Parameters):
     "How a dictionary is trained; 0 takes the default for the width of the site."
+    wiring: Literal["sae", "transcoder", "per_layer", "clt"] = Field("sae", description="sae, transcoder, per_layer or clt: what reads where and writes where")
+    objective: Literal["batchtopk", "topk", "relu", "jumprelu"] = Field("batchtopk", description="batchtopk, topk, relu or jumprelu")
     features: int = Field(0, ge=0, description="features a site")
     k: int = Field(0, ge=0, description="active features a token")
     tokens: int = Field(2_000_000, ge=1, description="tokens to train on")
@@ -134,6 +139,7 @@ class Policy(Parameters):
     "What a team has decided about its checks."
     decision: dict = Field(default_factory=dict, description="{kind = 'column', column = 1}; empty: the release's own")
     sites: list[str] = Field(default_factory=list, description="['model.layers.1:out']; empty: the release's own")
+    targets: list[str] = Field(default_factory=list, description="what a transcoder or a CLT writes, one a site: ['model.layers.1.mlp:out']; empty: what comes out of the MLPs")
     segments: bool = Field(True, description="whether every segment makes its own statements")
     watched: list[str | int] = Field(default_factory=list, description="labels or numbers of features that must hold one by one")
     watched_share: float = Field(0.02, gt=0, le=1, description="features with at least this share of attribution are watched")

@@ -36,6 +36,7 @@ def policy_text(policy: Policy, found: dict) -> str:
     out = [f"# The policy of checks of {found['release']}. Keep it under version control; a check says which policy it used.", f"# Looked at: {found['data']}.", ""]
     out += [_line("decision", policy.decision, f"what a release is judged by; empty: its own, here {found['decision']}"),
             _line("sites", policy.sites, f"where a dictionary is trained; empty: the release's own, here {found['sites']}"),
+            _line("targets", policy.targets, "what a transcoder or CLT writes, one a site; empty: what comes out of the MLPs"),
             _line("segments", policy.segments, f"every segment makes its own statements; here {found['segments']}"),
             _line("watched", policy.watched, "features, by label or number, that must hold one by one"),
             _line("watched_share", policy.watched_share, "and those with at least this share of all attribution"),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDS', 'jobs_folder', 'job_notebook', 'refuse_exits', 'own_kernel', 'Line', 'run_job', 'locked', 'write_policy',
-           'plan_jobs', 'run_check', 'remove_if_nothing']
+           'training_job', 'plan_jobs', 'run_check', 'remove_if_nothing']
 
 # %% ../../nbs/07_release/06_runner.ipynb #09fe3a97
 import ast
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from ..core.artefacts import is_storage_error, read_json, storage_error, write_json
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, invalid, nearest
 from .jobs import asked, differences, result_of
-from .parameters import JOBS, Drift, Policy, Preflight, Report, TrainSae, validated
+from .parameters import JOBS, Drift, Policy, Preflight, Report, validated
 from .progress import seconds
 
 # %% ../../nbs/07_release/06_runner.ipynb #045832d2
@@ -176,10 +176,13 @@ def write_policy(run: Path, policy: Policy) -> str:
 
 def _abs(place: str) -> str: return os.path.abspath(place) if place and os.path.exists(place) else place
 
+def training_job(policy: Policy) -> str: return "train_sae" if policy.training.wiring == "sae" else "train_clt"
+
 def plan_jobs(p: Preflight) -> list[tuple[str, object]]:
     "The jobs of a check in their order, with their parameters."
-    train = TrainSae(release=p.old, data=p.train_data or p.data, out=str(Path(p.run) / "dictionary"), run=p.run, half=not p.train_data, policy=p.policy)
-    return [("preflight", p), *([] if p.dictionary else [("train_sae", train)]), ("drift", Drift(run=p.run)), ("report", Report(run=p.run))]
+    job = training_job(Policy.read(p.policy))
+    train = JOBS[job](release=p.old, data=p.train_data or p.data, out=str(Path(p.run) / "dictionary"), run=p.run, half=not p.train_data, policy=p.policy)
+    return [("preflight", p), *([] if p.dictionary else [(job, train)]), ("drift", Drift(run=p.run)), ("report", Report(run=p.run))]
 
 def run_check(p: Preflight, policy: Policy = Policy(), timeout: int = None, folder=None, say=None, told=None) -> dict:
     "Run all jobs of a check that have no result yet; the result of the report. `told` is called with the name and the result of each job."
