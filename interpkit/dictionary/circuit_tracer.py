@@ -90,7 +90,7 @@ def _given(dictionary: Dictionary, i: int) -> dict:
         _check(file, out[file], names, ("W_skip",))
     return out
 
-# %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #94893bf8
+# %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #911e7991
 def to_circuit_tracer(dictionary: Dictionary, folder,
                       release=None,            # to make sure that each of its layers has a transcoder
                       model_name: str = None,  # by which circuit-tracer loads the model; default: name of the release
@@ -102,7 +102,7 @@ def to_circuit_tracer(dictionary: Dictionary, folder,
     reads, writes = _hooks(dictionary)
     if release is not None: _refuse_depth(release, len(dictionary.sites))
     name = model_name or (release.name if release is not None else dictionary.validity.get("release"))
-    config = dict(model_kind=KINDS[dictionary.wiring], feature_input_hook=reads, feature_output_hook=writes, model_name=name, scan=scan or Path(folder).name)
+    config = dict(model_kind=KINDS[dictionary.wiring], feature_input_hook=reads, feature_output_hook=writes, model_name=name and str(name), scan=str(scan or Path(folder).name))
     with new_artefact(folder, "circuit-tracer", overwrite=overwrite) as tmp:
         for i in range(len(dictionary.sites)):
             for file, tensors in _given(dictionary, i).items(): save_file(tensors, tmp / file)
