@@ -244,6 +244,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.reconstructions': ( '03_dictionary/evaluate.html#reconstructions',
                                                                                                   'interpkit/dictionary/evaluate.py'),
+                                               'interpkit.dictionary.evaluate.refuse_late': ( '03_dictionary/evaluate.html#refuse_late',
+                                                                                              'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.run_replaced': ( '03_dictionary/evaluate.html#run_replaced',
                                                                                                'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.splice': ( '03_dictionary/evaluate.html#splice',
