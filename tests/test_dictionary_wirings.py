@@ -253,7 +253,7 @@ def test_fingerprint_is_of_all_that_it_computes(name):
 def test_wirings_that_cannot_be_are_refused():
     site, w = tuple(map(Site, "abc")), lambda targets=1, **kw: SiteWeights(**tensors(0, 4, 5, targets, 4) | kw)
     three = lambda *t: tuple(w(k) for k in t)
-    for broken in (dict(wiring="mesh"), dict(targets=()), dict(targets=site[:2]), dict(targets=(site[0],) * 3), dict(targets=site), dict(wiring="transcoder"), dict(weights=three(2, 1, 1)), dict(wiring="clt", weights=three(3, 3, 3)),
+    for broken in (dict(wiring="mesh"), dict(targets=()), dict(targets=site[:2]), dict(targets=tuple(map(Site, "xxz"))), dict(targets=site), dict(targets=tuple(map(Site, "xbz"))), dict(targets=tuple(map(Site, "bcx"))), dict(wiring="transcoder"), dict(weights=three(2, 1, 1)), dict(wiring="clt", weights=three(3, 3, 3)),
                    dict(wiring="clt", weights=three(1, 2, 1)), dict(wiring="clt", weights=(w(1), w(1), SiteWeights(**tensors(0, 4, 5, 1, 6)))), dict(wiring="sae", targets=site, weights=(w(), w(), w(W_skip=torch.eye(4))))):
         with pytest.raises(InterpkitError) as e: Dictionary(**dict(sites=site, weights=three(1, 1, 1), wiring="per_layer", targets=tuple(map(Site, "xyz"))) | broken)
         assert e.value.code == 65, broken
@@ -365,6 +365,21 @@ def test_a_source_after_its_target_is_refused(wiring, ask):
     args = (late(wiring), release("net"), rows("net")) if ask is certify else (release("net"), late(wiring), rows("net"))
     with pytest.raises(InterpkitError, match="blocks.1:in after it|blocks.1:in") as e: ask(*args)
     assert e.value.code == 65 and "order in which the model passes them" in e.value.mend and "blocks.0:out" in e.value.asked
+
+class Pooled(nn.Module):
+    "Tokens, then one number a sequence that every token sees again."
+    def __init__(self): super().__init__(); self.embed, self.tokens, self.pool, self.again, self.head = nn.Embedding(V, 8), nn.Identity(), nn.Identity(), nn.Identity(), nn.Linear(8, 1)
+    def forward(self, input_ids, attention_mask):
+        h = self.tokens(self.embed(input_ids))
+        return self.head(self.again(h + self.pool(h.mean(1))[:, None]).sum(1))
+
+@pytest.mark.parametrize("source, target", [("tokens:in", "pool:out"), ("pool:in", "again:out")])
+@pytest.mark.parametrize("ask", [evaluate, all_effects, splice])
+def test_source_and_target_have_the_same_positions(source, target, ask):
+    torch.manual_seed(0)
+    r = Release.from_module(Pooled(), inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=lambda out: out[:, 0], sites=["pool:out"], device="cpu")
+    with pytest.raises(InterpkitError, match="positions") as e: ask(r, made(spec("transcoder", [source], [target], 8)), rows("llama"))
+    assert e.value.code == 65
 
 def test_layers_may_be_named_in_any_order():
     "The same transcoders, last layer first: the same effects, attributions and replacement."

@@ -61,10 +61,13 @@ def spliced_decisions(release, dictionary: Dictionary, batch: Batch) -> Tensor: 
     "The decisions with the dictionary's reconstruction in place of the activations at all its sites."
     return release.decide(run_replaced(release, dictionary, batch), batch)
 
-def refuse_late(dictionary: Dictionary, target: Site, passed):  # passed: sites before the target, or the target itself
-    "Raise (exit code 65) where a target is reached before a source that writes there: nothing could be written."
-    late = [str(s) for s in dictionary.sites if target in dictionary.writes(s) and s not in passed]
+def refuse_late(dictionary: Dictionary, target: Site, acts: dict):  # Site -> [B, T, ...], in the order of the forward
+    "Raise (exit code 65) where a source that writes to a target is passed after it, or has other positions."
+    before, sources = list(acts)[:list(acts).index(target) + 1], [s for s in dictionary.sites if target in dictionary.writes(s)]
+    late = [str(s) for s in sources if s not in before]
     if late: raise invalid(f"sources that are passed before {target}, where they are written", f"{', '.join(late)} after it", "name sources and targets in the order in which the model passes them")
+    apart = [f"{acts[s].shape[1]} at {s}" for s in sources if acts[s].shape[1] != acts[target].shape[1]]
+    if apart: raise invalid(f"sources with as many positions as {target}, where they are written", f"{acts[target].shape[1]} there, {', '.join(apart)}", "name sources and targets on the same side of what pools a sequence")
 
 @torch.no_grad()
 def run_replaced(release, dictionary: Dictionary, batch: Batch):
@@ -73,7 +76,7 @@ def run_replaced(release, dictionary: Dictionary, batch: Batch):
     codes, acts = {}, {}
     def read(s, h): codes[s], acts[s] = dictionary.at(s).encode(h), h
     def write(t, h):
-        refuse_late(dictionary, t, codes)
+        refuse_late(dictionary, t, acts | {t: h})
         return torch.where(counted(batch, h)[..., None], dictionary.written(t, codes, acts), h)
     def at(site):
         def fn(h):
@@ -106,8 +109,7 @@ def attributions(release, dictionary: Dictionary, batch: Batch) -> Attributions:
     "The attribution of every feature and of the error node, from one forward and one backward pass. Raises (exit code 65) where one is not finite."
     dictionary = dictionary.to(release.device)
     decision, acts, grads = grad_at_sites(release, dictionary.targets, batch, dictionary.sites, dictionary.frozen)
-    passed = list(acts)  # in the order of the forward
-    for t in dictionary.targets: refuse_late(dictionary, t, passed[:passed.index(t) + 1])
+    for t in dictionary.targets: refuse_late(dictionary, t, acts)
     codes = {s: codes_at(dictionary, s, acts[s], batch) for s in dictionary.sites}
     recon = dictionary.decode(codes, {s: _masked(acts[s], counted(batch, acts[s])) for s in dictionary.sites})
     grads = {t: _masked(g, counted(batch, g)) for t, g in grads.items()}
