@@ -1,6 +1,7 @@
 "Four wirings against their definitions, written out by hand: one sequence at a time, no padding, plain hooks, nothing of the package but the object under test."
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
+from interpkit.dictionary.checks import CHECKS, ON_A_RELEASE, check_dictionary
 from interpkit.dictionary.evaluate import attributions, evaluate, run_replaced, splice
 from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights
 from interpkit.dictionary.validity import certify, verify_canary
@@ -443,3 +445,113 @@ def test_a_narrower_release_cannot_be_read():
     t = truth("llama clt")
     narrow = causal(0, "narrow", width=8)
     assert "is 8 wide in narrow and 16 in the dictionary" in Comparison(t.release, narrow, t.d, t.rows, Plan(())).incompatible
+
+# what every dictionary must do, and faults that it must not have
+
+def held_out(name): return rows("net") if name.startswith("net") else world(300).rows
+def asked(table) -> dict: return dict(zip(table.check, table.outcome))
+HOLDS = {c.name: "holds" for c in (*CHECKS, *ON_A_RELEASE)}
+
+@every
+def test_every_wiring_passes_all_checks(name):
+    t = truth(name)
+    assert asked(check_dictionary(t.d, t.release, held_out(name))) == HOLDS
+    assert asked(check_dictionary(t.d)) == HOLDS | {c.name: "not asked: no release" for c in ON_A_RELEASE}
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_checks_hold_in_every_type(dtype):
+    for name in ("gpt2 tied clt", "llama transcoder, skip, other widths", "net sae"): check_dictionary(truth(name).d.to(dtype))
+
+def test_checks_hold_for_awkward_dictionaries():
+    d = truth("llama clt").d
+    check_dictionary(d.subset([0, 1]))  # two sources without features
+    check_dictionary(replace(d, weights=tuple(replace(w, threshold=torch.where(torch.arange(len(w.threshold)) % 2 == 0, 0.0, torch.inf)) for w in d.weights)))
+    check_dictionary(replace(d, weights=tuple(replace(w, W_dec=torch.cat([torch.zeros_like(w.W_dec[:2]), w.W_dec[2:]])) for w in d.weights)))
+    check_dictionary(certify(d, truth("llama clt").release, truth("llama clt").rows, like=held_out("llama")), truth("llama clt").release, held_out("llama"))
+
+@pytest.mark.skipif(find_spec("sae_lens") is None, reason="SAELens is not installed")
+@pytest.mark.parametrize("kind", ["jumprelu", "standard", "gated"])
+def test_what_comes_from_saelens_passes_all_checks(kind):
+    import test_dictionary_interop as interop
+    from interpkit.dictionary.interop import from_saelens
+    release, rows = world().old, world(300).rows
+    assert asked(check_dictionary(from_saelens(interop.made(kind), release, rows), release, rows)) == HOLDS
+
+def faulty(d, **methods):
+    "The dictionary with other methods."
+    return type("Faulty", (type(d),), methods)(**{n: getattr(d, n) for n in d.__dataclass_fields__})
+
+def faulty_weights(d, **methods):
+    cls = type("FaultyWeights", (SiteWeights,), methods)
+    return replace(d, weights=tuple(cls(**{n: getattr(w, n) for n in w.__dataclass_fields__}) for w in d.weights))
+
+def last(d, **changed): return replace(d, weights=(*d.weights[:-1], replace(d.weights[-1], **{n: fn(getattr(d.weights[-1], n).clone()) for n, fn in changed.items()})))
+
+def put(at, value):
+    def fn(t): t[at] = value; return t
+    return fn
+
+def no_skip(w, fn): return SiteWeights(*(fn(getattr(w, n)) for n in TENSORS))
+
+FAULTS = {
+    "NaN in the encoder": ("weights are finite", lambda d: last(d, W_enc=put((0, 0), torch.nan))),
+    "NaN in the decoder": ("weights are finite", lambda d: last(d, W_dec=put((0, 0, 0), torch.nan))),
+    "infinite bias": ("weights are finite", lambda d: last(d, b_enc=put(0, torch.inf))),
+    "no bias": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc) * (z > self.threshold))),
+    "centred first": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h - 0.1))),
+    "above the threshold only what is more": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: torch.relu(self._fits(h) @ self.W_enc + self.b_enc - self.threshold))),
+    "NaN as codes": ("encode is", lambda d: faulty(d, encode=lambda self, s, h: Dictionary.encode(self, s, h) * torch.nan)),
+    "one code a token": ("encode is", lambda d: faulty(d, encode=lambda self, s, h: Dictionary.encode(self, s, h).sum(-1))),
+    "leaks": ("codes are 0 below", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h) + 1e-9)),
+    "threshold let through": ("thresholds are strict", lambda d: faulty_weights(d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc + self.b_enc) * (z >= self.threshold))),
+    "rectified output": ("decode is linear", lambda d: faulty(d, decode=lambda self, c, a={}: {t: h.relu() for t, h in Dictionary.decode(self, c, a).items()})),
+    "features out of order": ("decode adds", lambda d: faulty(d, decode=lambda self, c, a={}: Dictionary.decode(self, {s: x.flip(-1) for s, x in c.items()}, a))),
+    "targets out of order": ("decode adds", lambda d: faulty(d, decode=lambda self, c, a={}: dict(reversed(Dictionary.decode(self, c, a).items())))),
+    "a bias twice": ("decode adds", lambda d: faulty(d, written=lambda self, t, c, a={}: Dictionary.written(self, t, c, a) + self.weights[0].b_dec)),
+    "writes to its own layer alone": ("decode adds", lambda d: faulty(d, writes=lambda self, s: dict([next(iter(Dictionary.writes(self, s).items()))]))),
+    "a forward of its own": ("forward is", lambda d: faulty(d, forward=lambda self, a: {t: h * 1.001 for t, h in Dictionary.forward(self, a).items()})),
+    "a row of length 2": ("decoder rows", lambda d: last(d, W_dec=lambda t: torch.cat([t[:1] * 2, t[1:]]))),
+    "a row 1 % too long": ("decoder rows", lambda d: last(d, W_dec=lambda t: torch.cat([t[:1] * 1.01, t[1:]]))),
+    "a subset of its neighbours": ("a subset is exact", lambda d: faulty(d, subset=lambda self, f: Dictionary.subset(self, sorted({(i + 1) % self.n_features for i in f})))),
+    "a subset without labels": ("a subset is exact", lambda d: faulty(d, subset=lambda self, f: replace(Dictionary.subset(self, f), labels=()))),
+    "a subset that competes": ("a subset is exact", lambda d: faulty(d, subset=lambda self, f: faulty_weights(Dictionary.subset(self, f), encode=lambda w, h: (c := SiteWeights.encode(w, h)) * (c == c.amax(-1, keepdim=True))) if len(f) < self.n_features else self)),
+    "`to` loses the skip": ("types and devices", lambda d: faulty_weights(d, map=no_skip)),
+    "`to` rounds": ("types and devices", lambda d: faulty(d, to=lambda self, where: Dictionary.to(Dictionary.to(self, torch.float16), where))),
+    "`to` does nothing": ("types and devices", lambda d: faulty(d, to=lambda self, where: self)),
+    "a folder loses its labels": ("a folder comes back", lambda d: faulty(replace(d, labels=tuple(f"named {i}" for i in range(d.n_features))), load=classmethod(lambda cls, folder: replace(Dictionary.load(folder), labels=())))),
+    "a folder in half precision": ("a folder comes back", lambda d: faulty(d, save=lambda self, folder: Dictionary.save(Dictionary.to(self, torch.float16), folder))),
+    "a folder that is not written": ("a folder comes back", lambda d: faulty(d, save=lambda self, folder: None)),
+    "any width": ("what doesn't fit", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h[..., :self.d]))),
+    "any type": ("what doesn't fit", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h.to(self.W_enc.dtype)))),
+    "torch's own message": ("what doesn't fit", lambda d: faulty_weights(d, encode=lambda self, h: (z := h @ self.W_enc + self.b_enc) * (z > self.threshold))),
+    "weights of two types": ("what doesn't fit", lambda d: faulty_weights(d, __post_init__=lambda self: None)),
+}
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault):
+    check, plant = FAULTS[fault]
+    d = truth("llama clt, skip, from the residual stream").d
+    with pytest.raises(InterpkitError) as e: check_dictionary(plant(d))
+    assert e.value.code == 65 and check in e.value.asked and e.value.given and e.value.mend, str(e.value)
+
+@pytest.mark.parametrize("name, check, plant", [
+    ("llama transcoder", "sites exist", lambda d: replace(d, targets=(Site("model.layers.9.mlp"),))),
+    ("llama transcoder", "sites exist", lambda d: replace(d, targets=(Site("model.layers.1.mlp.gate_proj"),))),
+    ("llama transcoder", "replacement model", lambda d: replace(d, targets=(Site("model.layers.0.mlp"),))),
+    ("net transcoder, other widths", "replacement model", lambda d: last(d, b_dec=lambda t: t.fill_(3e38))),
+    ("llama transcoder", "attributions", lambda d: last(d, b_dec=lambda t: t.fill_(3e38)))])
+def test_a_dictionary_that_does_not_fit_the_release_is_found(name, check, plant):
+    t = truth(name)
+    with pytest.raises(InterpkitError) as e: check_dictionary(plant(t.d), t.release, held_out(name))
+    assert e.value.code == 65 and check in e.value.asked, str(e.value)
+
+def test_a_canary_of_nothing_is_found():
+    t = truth("llama transcoder")
+    with pytest.raises(InterpkitError, match="nothing but zeros") as e: check_dictionary(t.d, t.release, world(60).rows)
+    assert e.value.code == 65 and "canary" in e.value.asked
+
+def test_what_is_asked_wrongly():
+    t = truth("llama transcoder")
+    for args in ((t.d, t.release), (t.d, t.release, t.rows.head(0)), (t.d.weights[0],)):
+        with pytest.raises(InterpkitError) as e: check_dictionary(*args)
+        assert e.value.code == 64
