@@ -538,12 +538,23 @@ def test_a_planted_fault_is_found(fault):
     ("llama transcoder", "sites exist", lambda d: replace(d, targets=(Site("model.layers.9.mlp"),))),
     ("llama transcoder", "sites exist", lambda d: replace(d, targets=(Site("model.layers.1.mlp.gate_proj"),))),
     ("llama transcoder", "replacement model", lambda d: replace(d, targets=(Site("model.layers.0.mlp"),))),
-    ("net transcoder, other widths", "replacement model", lambda d: last(d, b_dec=lambda t: t.fill_(3e38))),
     ("llama transcoder", "attributions", lambda d: last(d, b_dec=lambda t: t.fill_(3e38)))])
 def test_a_dictionary_that_does_not_fit_the_release_is_found(name, check, plant):
     t = truth(name)
     with pytest.raises(InterpkitError) as e: check_dictionary(plant(t.d), t.release, held_out(name))
     assert e.value.code == 65 and check in e.value.asked, str(e.value)
+
+class Steep(nn.Module):
+    "Finite as it is, and not where activations are large."
+    def __init__(self): super().__init__(); self.first, self.head = nn.Linear(5, 10), nn.Linear(10, 1)
+    def forward(self, x): return self.head(self.first(x).exp())
+
+def test_a_replacement_that_overflows_is_found():
+    torch.manual_seed(0)
+    release, d = Release.from_module(Steep(), sites=["first:out"], device="cpu"), made(spec("transcoder", ["first:in"], ["first:out"], 5, d_out=10))
+    assert asked(check_dictionary(d, release, rows("net"))) == HOLDS
+    with pytest.raises(InterpkitError, match="30 of 30 rows") as e: check_dictionary(last(d, b_dec=lambda t: t.fill_(200.0)), release, rows("net"))
+    assert e.value.code == 65 and "replacement model" in e.value.asked
 
 def test_a_canary_of_nothing_is_found():
     t = truth("llama transcoder")
