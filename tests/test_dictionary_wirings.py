@@ -1,4 +1,6 @@
 "Four wirings against their definitions, written out by hand: one sequence at a time, no padding, plain hooks, nothing of the package but the object under test."
+import hashlib
+import json
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -241,6 +244,23 @@ def test_folder_and_types_round_trip(name, tmp_path):
     assert all(h.dtype == torch.float64 for h in wide.forward(acts).values()) and wide.to(torch.float32).fingerprint == d.fingerprint
     with pytest.raises(InterpkitError) as e: wide.forward({s: h.float() for s, h in acts.items()})
     assert e.value.code == 65
+
+@every
+def test_the_folder_is_that_of_the_format(name, tmp_path):
+    "Shapes and fingerprint as nbs/formats.md says, from the files alone."
+    s = SPECS[name][1]()
+    truth(name).d.save(tmp_path / "d")
+    head, t = json.loads((tmp_path / "d" / "dictionary.json").read_text()), load_file(tmp_path / "d" / "weights.safetensors")
+    h = hashlib.sha256(head["wiring"].encode())
+    for i, site in enumerate(head["sites"]):
+        h.update(site.encode() + b"".join(t[f"{n}_{i}"].numpy().astype("<f4").tobytes() for n in TENSORS))
+    if head["wiring"] != "sae":
+        for i, target in enumerate(head["targets"]): h.update(target.encode() + (t[f"W_skip_{i}"].numpy().astype("<f4").tobytes() if f"W_skip_{i}" in t else b""))
+    assert (head["fingerprint"], head["wiring"], head["sites"], head["targets"]) == (h.hexdigest(), s.wiring, s.sources, s.targets)
+    n = len(s.sources)
+    for i, w in enumerate(s.w):
+        assert t[f"W_dec_{i}"].shape[:2] == (w["W_enc"].shape[1], n - i if s.clt and "tied" not in name else 1)
+        assert {k for k in t if k.endswith(f"_{i}")} == {f"{k}_{i}" for k in w}
 
 @every
 def test_fingerprint_is_of_all_that_it_computes(name):
