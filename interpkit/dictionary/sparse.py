@@ -81,8 +81,9 @@ def _check_wiring(d: "Dictionary"):
     "Raise (exit code 65) where sources, targets and decoders don't go together."
     n, one = len(d.sites), [w.W_dec.shape[1] for w in d.weights]
     if d.wiring not in WIRINGS: raise invalid(f"a wiring {', '.join(WIRINGS)}", repr(d.wiring), "transcoders of several layers are 'per_layer'")
-    if len(d.targets) != n or len(set(d.targets)) < n or (d.wiring == "sae") != (d.targets == d.sites) or (d.wiring == "transcoder" and n > 1):
-        raise invalid("one target a source, all different, and none of its own sources unless it is an SAE", f"wiring {d.wiring!r} from {', '.join(map(str, d.sites))} to {', '.join(map(str, d.targets))}", "name targets in the order of the sources; transcoders of several layers are 'per_layer'")
+    if len(d.targets) != n or len(set(d.targets)) < n or (d.targets != d.sites if d.wiring == "sae" else set(d.targets) & set(d.sites)) or (d.wiring == "transcoder" and n > 1):
+        raise invalid("one target a source, all different, and none of them a source unless it is an SAE", f"wiring {d.wiring!r} from {', '.join(map(str, d.sites))} to {', '.join(map(str, d.targets))}", "name targets in the order of the sources; transcoders of several layers are 'per_layer'")
+    if d.wiring == "sae" and any(w.W_skip is not None for w in d.weights): raise invalid("an SAE without skip", "W_skip", "leave it out: what goes past the features would stand in for what they explain")
     wanted = [n - i if d.wiring == "clt" else 1 for i in range(n)]
     if one != wanted and not (d.wiring == "clt" and one == [1] * n):
         raise invalid(f"decoders for {', '.join(map(str, wanted))} targets", ", ".join(map(str, one)), "in a CLT source i writes to target i and all later ones, W_dec [F, sources - i, d]; tied ones hold one")

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..dictionary.evaluate import codes_at, in_batches
+from ..dictionary.evaluate import codes_at, in_batches, refuse_late
 from ..dictionary.sparse import Dictionary
 from ..model.prefix import Prefix
 from ..model.sites import Batch
@@ -23,11 +23,13 @@ class Ablation:
         dictionary = dictionary.to(release.device)
         self.dictionary, self.prefix = dictionary, Prefix(release, dictionary.targets, batch, reads=dictionary.sites)
         self.decision = self.prefix.decision
+        for t in dictionary.targets: refuse_late(dictionary, t, self.prefix.acts)
         self.codes = {s: codes_at(dictionary, s, self.prefix.acts[s], batch) for s in dictionary.sites}
 
     def _site_effects(self, site, sequence: Tensor, feature: Tensor) -> Tensor:
         d, acts, writes = self.dictionary, self.prefix.acts, self.dictionary.writes(site)
-        targets = d.targets[d.sites.index(site):] if d.frozen else tuple(writes)  # those before it don't change
+        targets = [t for t in acts if t in d.targets]  # in the order of the forward
+        targets = targets[min(map(targets.index, writes)):] if d.frozen else list(writes)  # what comes before doesn't change
         size = max(1, 2**22 // (acts[targets[0]][0].numel() * len(targets)))
         out = []
         for i in range(0, len(sequence), size):
