@@ -163,6 +163,15 @@ def test_no_active_feature_is_missed_by_the_rounded_product(kind):
             sure = (exact - screened.threshold).abs() > 1e-5 * x.norm(dim=1, keepdim=True) * W_enc.norm(dim=0) + 1e-6 * b_enc.abs()
             assert torch.equal((is_csr(screened(x)).dense() != 0)[sure], (exact > screened.threshold)[sure]) and bool(sure.double().mean() > 0.95)
 
+def test_a_threshold_of_zero_lets_only_what_is_positive_pass():
+    x, W_enc, b_enc, _ = scene("round", 0)
+    zero, b_enc = torch.zeros(501), b_enc - 2 * W_enc.norm(dim=0)
+    screened, exact = ScreenedEncoder(W_enc, b_enc, zero), x.double() @ W_enc.double() + b_enc.double()
+    if screened.packed is None: pytest.skip("no bfloat16 product here")
+    wanted, found = places(exact > 0), screened.candidates(x)
+    assert set(wanted.tolist()) <= set(found.tolist()) and 100 < len(wanted) <= len(found) < 1.5 * len(wanted)
+    assert int(((screened(x).dense() != 0) != (exact > 0)).sum()) <= int((exact.abs() < 1e-5).sum())
+
 def test_without_its_margin_the_rounded_product_would_miss_some(monkeypatch):
     x, W_enc, b_enc, threshold = scene("a large mean", 0)
     monkeypatch.setattr(module, "margins", lambda rows: torch.zeros(len(rows)))

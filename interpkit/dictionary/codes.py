@@ -146,7 +146,7 @@ def decode(codes: SparseCodes,
     out = out.view(*codes.shape[:-1], *W_dec.shape[1:])
     return out if b_dec is None else out.add_(b_dec)
 
-# %% ../../nbs/03_dictionary/00_codes.ipynb #21da4523
+# %% ../../nbs/03_dictionary/00_codes.ipynb #4401486c
 def pack(W_enc: Tensor, b_enc: Tensor) -> Tensor | None:  # [d, F], [F]
     "The weights in oneDNN's own layout; None where it has no product for them that agrees with the plain one."
     if W_enc.device.type != "cpu" or W_enc.dtype not in (torch.float32, torch.bfloat16) or min(W_enc.shape) < 1: return None
@@ -171,8 +171,8 @@ class Encoder:
 
     def __post_init__(self):
         check_weights(self.W_enc, self.b_enc, self.threshold)
-        for n in ("W_enc", "b_enc", "threshold"): object.__setattr__(self, n, getattr(self, n).detach())
-        for n in ("b_enc", "threshold"): object.__setattr__(self, n, getattr(self, n).contiguous())  # oneDNN reads them as they lie in memory
+        kept = dict(W_enc=self.W_enc.detach(), b_enc=self.b_enc.detach().contiguous(), threshold=self.threshold.detach().contiguous())  # oneDNN reads a bias as it lies in memory
+        for n, t in kept.items(): object.__setattr__(self, n, t)
         object.__setattr__(self, "packed", pack(self.W_enc, self.b_enc))
     def product(self, x: Tensor) -> Tensor:  # [part, d] -> [part, F]
         "Pre-activations."
@@ -183,7 +183,7 @@ class Encoder:
         return collect(lambda x: active(self.product(x), self.threshold), acts.detach(), len(self.threshold))
     def __repr__(self): return f"Encoder({' -> '.join(f'{n:,}' for n in self.W_enc.shape)}, {'packed' if self.packed is not None else 'plain'})"
 
-# %% ../../nbs/03_dictionary/00_codes.ipynb #cae94b90
+# %% ../../nbs/03_dictionary/00_codes.ipynb #5fc0f222
 ROOM = 16  # columns for the margin; one is used, and an odd number of columns is a third slower
 UP = 1 + 2**-7  # more than rounding to bfloat16 can take away
 
@@ -193,12 +193,12 @@ def margins(rows: Tensor) -> Tensor:  # [F, d] -> [F]
     return ((rows - near).norm(dim=1) + (2**-9 + rows.shape[1] * 2**-22) * near.norm(dim=1)).clamp(min=1e-30) * UP  # not 0: infinity times 0 would be NaN
 
 def bits(cut: Tensor) -> np.ndarray:  # [F] -> int16 [F]
-    "Bits of the bfloat16 at or below `cut`, as numbers. bfloat16s that are not negative are ordered as their bits are; a negative cut lets everything pass."
+    "Bits of the bfloat16 at or below `cut`, as numbers: bfloat16s that are not negative are ordered as their bits are. A negative cut lets everything pass."
     near = cut.bfloat16()
     found = near.view(torch.int16).int() - (near.float() > cut).int()
-    return torch.where(cut > 0, found, -2**15).short().numpy()
+    return torch.where(cut >= 0, found, -2**15).short().numpy()
 
-# %% ../../nbs/03_dictionary/00_codes.ipynb #087ef5b4
+# %% ../../nbs/03_dictionary/00_codes.ipynb #40eebd26
 class ScreenedEncoder:
     "As `Encoder`, faster where the processor multiplies bfloat16: candidates by a rounded product, then their exact values. Needs 32-bit weights on a CPU; holds one and a half copies of W_enc besides."
     def __init__(self, W_enc: Tensor, b_enc: Tensor, threshold: Tensor):  # [d, F], [F], [F]
@@ -208,13 +208,14 @@ class ScreenedEncoder:
         self.rows = self.W_enc.T.contiguous()
         wide = torch.cat([self.rows, margins(self.rows)[:, None], self.rows.new_zeros(len(self.rows), ROOM - 1)], 1).bfloat16()
         self.packed = pack(wide.T, self.b_enc)
-        self.cut = bits(self.threshold * (1 - 2**-7) - self.b_enc.abs() * 2**-22)
+        self.raised = self.b_enc + self.b_enc.abs() * 2**-21  # more than its sum with a product rounds away
+        self.cut = bits(self.threshold * (1 - 2**-7))
 
     def candidates(self, x: Tensor) -> Tensor:  # [part, d] -> int64 [n]
         "Places that may be active: all that are, and few more."
         wide = x.new_zeros(len(x), x.shape[1] + ROOM)
         wide[:, :-ROOM], wide[:, -ROOM] = x, x.norm(dim=1) * UP
-        pre = packed_product(wide.bfloat16(), self.packed, self.b_enc)
+        pre = packed_product(wide.bfloat16(), self.packed, self.raised)
         return torch.from_numpy(np.flatnonzero(np.greater_equal(pre.view(torch.int16).numpy(), self.cut)))
     def exact(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [part, d] -> int64 [n], [n]
         "Where features are active, and their pre-activations."
