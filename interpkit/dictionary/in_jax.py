@@ -14,12 +14,12 @@ import torch
 from ..core.errors import InterpkitError, invalid
 from .sparse import Dictionary, SiteWeights, unit_rows
 
-# %% ../../nbs/03_dictionary/05b_jax.ipynb #3e9b4116
+# %% ../../nbs/03_dictionary/05b_jax.ipynb #baff12ea
 try:
     import jax
     import jax.numpy as jnp
-except ImportError:
-    raise InterpkitError("JAX, in which this form of a dictionary is written", "it is not installed", "pip install 'interpkit-notebooks[jax]'") from None
+except ImportError as e:
+    raise InterpkitError("JAX, in which this form of a dictionary is written", str(e), "pip install 'interpkit-notebooks[jax]'") from None
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #10e8bd88
 @partial(jax.tree_util.register_dataclass, data_fields=["W_enc", "b_enc", "threshold", "W_dec", "b_dec", "W_skip"], meta_fields=["wiring"])
@@ -44,12 +44,12 @@ def _each(params: JaxDictionary, given, what: str):
     if isinstance(given, (tuple, list)) and len(given) == n: return given
     raise invalid(f"{what} as a tuple of {n}, in the order of the dictionary's sites", f"{type(given).__name__}" + (f" of {len(given)}" if hasattr(given, "__len__") else ""), "acts = tuple(acts[s] for s in dictionary.sites); of one site (acts,)")
 
-# %% ../../nbs/03_dictionary/05b_jax.ipynb #998d5d94
+# %% ../../nbs/03_dictionary/05b_jax.ipynb #2aa4ae4e
 def encode(params: JaxDictionary, acts: tuple) -> tuple:  # one [..., d] a source -> one [..., F] a source
     "What the features of each source say of its activations."
     def one(h, W, b, threshold):
         z = jnp.matmul(h, W, precision="highest") + b
-        return z * (z > threshold)
+        return jnp.where(z > threshold, z, 0 * z)  # XLA makes 0 of NaN in z * (z > threshold); this lets it through
     return tuple(map(one, _each(params, acts, "activations"), params.W_enc, params.b_enc, params.threshold))
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #561139af
