@@ -20,6 +20,7 @@ if find_spec("jax"):
     import jax.numpy as jnp
     from interpkit.dictionary import in_jax
     from interpkit.dictionary.in_jax import JaxDictionary, decode, encode, forward, from_jax, loss, to_jax
+    compiled, measured, slopes = jax.jit(forward), jax.jit(loss), jax.jit(jax.grad(loss))  # compiled as a whole: one by one takes XLA five times as long
 
 TOKENS = 64
 # wiring, widths of the sources, of the targets, features, tied, which sources have a skip
@@ -73,7 +74,7 @@ def test_codes_and_what_is_written_are_those_of_torch(case, dtype, atol):
         params, acts = d.to_jax(), arrays(h)
         assert close(codes, encode(params, acts), atol)
         assert close(d.decode(by_site(d, codes), by_site(d, h)).values(), decode(params, arrays(codes), acts), atol)
-        assert close(d.forward(by_site(d, h)).values(), forward(params, acts), atol)
+        assert close(d.forward(by_site(d, h)).values(), compiled(params, acts), atol)
     assert all(0 < int((c > 0).sum()) < c.numel() for c in codes)
 
 @pytest.mark.parametrize("shape", [(3, 4), ()])
@@ -170,7 +171,7 @@ def test_features_that_write_nothing_have_finite_gradients():
     d = made("sae")
     d = replace(d, weights=(replace(d.weights[0], W_dec=d.weights[0].W_dec * (torch.arange(7) > 0)[:, None, None]),))
     h, _ = map(arrays, inputs(d))
-    slope = jax.grad(loss)(to_jax(d), h, h, 0.1)
+    slope = slopes(to_jax(d), h, h, 0.1)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(slope)) and float(slope.W_dec[0].std()) > 0
 
 def trainer_gradients(d: Dictionary, h, y, threshold: float) -> dict:
@@ -189,7 +190,7 @@ def test_gradients_are_those_of_the_trainer(threshold):
     d = made("sae")
     d = replace(d, weights=(replace(d.weights[0], threshold=torch.full((7,), threshold)),))
     h, y = inputs(d)
-    found = jax.grad(loss)(to_jax(d), arrays(h), arrays(y))
+    found = slopes(to_jax(d), arrays(h), arrays(y))
     expected, size = trainer_gradients(d, h, y, threshold), float(y[0].square().sum(1).mean())
     for n, t in expected.items(): assert torch.allclose(tensor(getattr(found, n)[0]) * size, t, atol=1e-5, rtol=1e-4), n
     assert bool(expected["W_enc"].any()) == (threshold < 1e9) and bool(expected["b_dec"].any())
@@ -197,23 +198,23 @@ def test_gradients_are_those_of_the_trainer(threshold):
 
 # jit, vmap, descent
 
-@pytest.mark.parametrize("case", ["sae", "transcoder with skip", "per layer", "tied clt, one skip"])
+@pytest.mark.parametrize("case", ["transcoder with skip", "clt"])
 def test_jit_gives_the_same(case):
     d = made(case)
     params, h, y = to_jax(d), *map(arrays, inputs(d))
     both = lambda f, *args: (jax.tree.leaves(f(*args)), jax.tree.leaves(jax.jit(f)(*args)))
-    for plain, compiled in (both(encode, params, h), both(forward, params, h), both(decode, params, encode(params, h), h), both(jax.grad(loss), params, h, y)):
-        assert len(plain) == len(compiled) > 0 and all(jnp.allclose(a, b, atol=1e-6) for a, b in zip(plain, compiled))
+    for plain, whole in (both(encode, params, h), both(forward, params, h), both(decode, params, encode(params, h), h), both(jax.grad(loss), params, h, y)):
+        assert len(plain) == len(whole) > 0 and all(jnp.allclose(a, b, atol=1e-6) for a, b in zip(plain, whole))
 
 def test_vmap_over_tokens_and_over_dictionaries():
     ds = [made(seed=s) for s in range(3)]
     h, y = map(arrays, inputs(ds[0]))
     params = [to_jax(d) for d in ds]
-    one_by_one = jax.vmap(forward, in_axes=(None, 0))(params[0], h)
-    assert all(jnp.allclose(a, b, atol=1e-5) for a, b in zip(one_by_one, forward(params[0], h)))
+    one_by_one = jax.jit(jax.vmap(forward, in_axes=(None, 0)))(params[0], h)
+    assert all(jnp.allclose(a, b, atol=1e-5) for a, b in zip(one_by_one, compiled(params[0], h)))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *params)
-    losses = jax.vmap(loss, in_axes=(0, None, None))(stacked, h, y)
-    assert jnp.allclose(losses, jnp.array([loss(p, h, y) for p in params]), rtol=1e-5) and len(set(losses.tolist())) == 3
+    losses = jax.jit(jax.vmap(loss, in_axes=(0, None, None)))(stacked, h, y)
+    assert jnp.allclose(losses, jnp.array([measured(p, h, y) for p in params]), rtol=1e-5) and len(set(losses.tolist())) == 3
 
 @pytest.mark.parametrize("case", ["saes", "transcoder with skip", "per layer, one skip", "clt", "tied clt"])
 def test_descent_lowers_the_loss_and_torch_measures_the_same(case):
@@ -226,7 +227,7 @@ def test_descent_lowers_the_loss_and_torch_measures_the_same(case):
         losses.append(float(value))
     new = from_jax(params, d)
     assert losses[-1] < 0.95 * losses[0] and sorted(losses, reverse=True) == losses
-    assert float(torch_loss(d, h, y, 0)) == pytest.approx(losses[0], rel=1e-5) and float(torch_loss(new, h, y, 0)) == pytest.approx(float(loss(params, acts, targets)), rel=1e-5)
+    assert float(torch_loss(d, h, y, 0)) == pytest.approx(losses[0], rel=1e-5) and float(torch_loss(new, h, y, 0)) == pytest.approx(float(measured(params, acts, targets)), rel=1e-5)
     assert all(torch.allclose(w.W_dec.flatten(1).norm(dim=1), torch.ones(w.n_features)) for w in new.weights)
 
 
