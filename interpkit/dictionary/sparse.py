@@ -202,6 +202,13 @@ def _summary(self: Dictionary) -> dict:
     return out | {"fingerprint": self.fingerprint[:12]}
 Dictionary.summary = _summary
 
+# %% ../../nbs/03_dictionary/00_sparse.ipynb #tojax002
+def _to_jax(self: Dictionary):
+    "This dictionary as a pytree of JAX arrays, see `interpkit.dictionary.in_jax`; needs the extra `[jax]`."
+    from interpkit.dictionary.in_jax import to_jax
+    return to_jax(self)
+Dictionary.to_jax = _to_jax
+
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #00de09d9
 def save(self: Dictionary, folder, overwrite: bool = False) -> Path:
     "Write the dictionary as a folder with a manifest of digests; raises where `folder` exists, unless `overwrite`."
