@@ -465,6 +465,8 @@ def test_a_narrower_release_cannot_be_read():
     t = truth("llama clt")
     narrow = causal(0, "narrow", width=8)
     assert "is 8 wide in narrow and 16 in the dictionary" in Comparison(t.release, narrow, t.d, t.rows, Plan(())).incompatible
+    target = made(spec("transcoder", ["model.layers.1.mlp:in"], ["model.layers.1.mlp.down_proj:in"], 16))
+    assert Comparison(t.release, t.release, target, t.rows, Plan(())).incompatible == "model.layers.1.mlp.down_proj:in is 32 wide in llama 0.0 and 16 in the dictionary"
 
 # what every dictionary must do, and faults that it must not have
 
