@@ -1,4 +1,5 @@
 "Four wirings against their definitions, written out by hand: one sequence at a time, no padding, plain hooks, nothing of the package but the object under test."
+import copy
 import hashlib
 import json
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import nn
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.checks import CHECKS, ON_A_RELEASE, check_dictionary
 from interpkit.dictionary.evaluate import attributions, evaluate, run_replaced, splice
-from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights
+from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights, unit_rows
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.contract import Plan, Statement, decide
@@ -447,6 +448,35 @@ def test_statements_about_a_clt_are_those_of_the_definition():
     assert share("splice error").numerator.tolist() == pytest.approx(((spliced - bare) ** 2).tolist(), rel=1e-2, abs=1e-3)
     assert share("splice error").denominator.tolist() == pytest.approx(((bare - np.average(bare, weights=w)) ** 2).tolist(), rel=1e-2, abs=1e-3)
 
+class Linear(nn.Module):
+    "Two blocks that are products: a CLT can say exactly what they do."
+    def __init__(self): super().__init__(); self.blocks, self.head = nn.ModuleList(nn.Linear(5, 5, bias=False) for _ in range(2)), nn.Linear(5, 1)
+    def forward(self, x):
+        for b in self.blocks: x = x + b(x)
+        return self.head(x)
+
+def exact(model) -> Dictionary:
+    "Each axis read in both directions; half of what the second block does is written by the first source."
+    both, zero, (A, B) = torch.cat([torch.eye(5), -torch.eye(5)]), torch.zeros(10), (b.weight.T.clone() for b in model.blocks)
+    writes = torch.stack([both @ A, both @ (B + A @ B) / 2], 1), both @ B[:, None].transpose(0, 1) / 2
+    weights = tuple(unit_rows(SiteWeights(both.T.contiguous(), zero, zero, w.reshape(10, -1, 5), torch.zeros(5))) for w in writes)
+    return Dictionary(tuple(Site(f"blocks.{i}", "in") for i in (0, 1)), weights, wiring="clt", targets=tuple(Site(f"blocks.{i}") for i in (0, 1)))
+
+@pytest.mark.parametrize("by, action", [(0.01, "REUSE"), (0.9, "RETRAIN")])
+def test_a_check_from_modules_to_evidence(tmp_path, by, action):
+    import interpkit
+    from interpkit.release.evidence import verify
+    torch.manual_seed(0)
+    model, data = Linear(), pd.DataFrame(np.random.default_rng(0).normal(size=(1500, 5)).astype("float32"), columns=list("abcde")).assign(sequence_id=range(1500))
+    old = Release.from_module(model, inputs=dict(kind="columns", columns=list("abcde")), sites=["blocks.0:out"], name="old", device="cpu")
+    new = Release.from_module(changed(copy.deepcopy(model), by), inputs=dict(kind="columns", columns=list("abcde")), sites=["blocks.0:out"], name="new", device="cpu")
+    d = certify(exact(old.model), old, data)
+    assert d.validity["measured"]["splice_error"] < 1e-8 and d.validity["measured"]["error_share"] < 1e-4
+    result = interpkit.check(old, new, data, dictionary=d, out=tmp_path / "out")
+    shares = [s.name for s in result.verdict.statements if s.name.startswith("error share")]
+    assert result.action == action and shares == ["error share"] and all(np.isfinite(s.ratio) for s in result.verdict.statements)
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000 and verify(tmp_path / "out" / "evidence").verdict.action == action
+
 @pytest.mark.parametrize("name", ["llama clt", "gpt2 per_layer", "net tied clt"])
 def test_deletion_takes_several_features_at_once(name):
     t = truth(name)
@@ -465,6 +495,8 @@ def test_a_narrower_release_cannot_be_read():
     t = truth("llama clt")
     narrow = causal(0, "narrow", width=8)
     assert "is 8 wide in narrow and 16 in the dictionary" in Comparison(t.release, narrow, t.d, t.rows, Plan(())).incompatible
+    target = made(spec("transcoder", ["model.layers.1.mlp:in"], ["model.layers.1.mlp.down_proj:in"], 16))
+    assert Comparison(t.release, t.release, target, t.rows, Plan(())).incompatible == "model.layers.1.mlp.down_proj:in is 32 wide in llama 0.0 and 16 in the dictionary"
 
 # what every dictionary must do, and faults that it must not have
 
