@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.artefacts import new_artefact, open_artefact, read_json, storage_error, write_json
+from ..core.artefacts import aside_name, new_artefact, open_artefact, read_json, recover, remove_leftovers, storage_error, write_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from .sparse_training import Parameters, Recipe, Scale, Shape, Trainer, _listed
 
@@ -40,18 +40,21 @@ def keep(self: Trainer, folder, data: str = ""):
 Trainer.keep = keep
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #69976120
-def _same_run(found: dict, recipe: Recipe, data: str, folder):
-    "Raise (exit code 64) where a checkpoint is of another recipe or other batches."
-    now = json.loads(json.dumps(asdict(recipe)))
-    other = [f"{n}={found['recipe'].get(n)}, not {now[n]}" for n in now if found["recipe"].get(n) != now[n]] + (["other batches"] if found["data"] != data else [])
-    if found.get("format") != 1 or other: raise bad_parameter("the recipe and the data that this training began with", f"{', '.join(other) or 'another format'} in {folder}", "train with those, or remove the folder to begin anew")
+def _same_run(found: dict, recipe: Recipe, data: str, site, folder):
+    "Raise (exit code 64) where a checkpoint is of another recipe, site or other batches."
+    now, was = json.loads(json.dumps(asdict(recipe))), found.get("recipe", {})
+    other = [f"{n}={was.get(n)}, not {now[n]}" for n in now if was.get(n) != now[n]] + (["other batches"] if found.get("data") != data else [])
+    if site and found.get("site") != str(site): other.append(f"{found.get('site')}, not {site}")
+    if found.get("format") != 1: other = [f"format {found.get('format')}"]
+    if other: raise bad_parameter("the recipe and the data that this training began with", f"{', '.join(other)} in {folder}", "train with those, or remove the folder to begin anew")
 
-def go_on(folder, recipe: Recipe, data: str = "", device="cpu") -> Trainer:
-    "The trainer that `keep` wrote. Raises (exit code 64) where recipe or data are others, 65 where a file is broken."
+def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Trainer:
+    "The trainer that `keep` wrote. Raises (exit code 64) where recipe, data or site are others, 65 where a file is broken."
     from safetensors.torch import load_file
     folder = open_artefact(folder, "training")
-    found, t = read_json(folder / "state.json"), {n: x.to(device) for n, x in load_file(folder / "state.safetensors").items()}
-    _same_run(found, recipe, data, folder)
+    found = read_json(folder / "state.json")
+    _same_run(found, recipe, data, site, folder)
+    t = {n: x.to(device) for n, x in load_file(folder / "state.safetensors").items()}
     self = Trainer.__new__(Trainer)
     self.recipe, self.site = recipe, found["site"]
     for n in COUNTS: setattr(self, n, found[n])
@@ -67,22 +70,26 @@ def go_on(folder, recipe: Recipe, data: str = "", device="cpu") -> Trainer:
     return self
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #cacf1055
-SETTLED = 0.2  # share of the steps after which L0 and dead features are held against what was asked for
+SETTLED = dict(relu=0.5, jumprelu=0.5)  # share of the steps after which L0 and dead features are held against what was asked for; 0.2 where a threshold follows at once
 
 def complaints(trainer: Trainer) -> list[str]:
     "What is not as it was asked for at the end of a training, in words."
-    r, found = trainer.recipe, trainer.record()
-    out = [] if abs(found["l0"] / r.k - 1) < 0.05 or r.steps < 100 else [f"training at {trainer.site} ended with {found['l0']:.2f} active features a token, {r.k} were asked for: train on more tokens, or ask for fewer"]
-    return out + ([f"{found['dead_share']:.0%} of the features at {trainer.site} are dead: ask for fewer features (n_features={r.n_features})"] if found["dead_share"] > 0.5 else [])
+    r, out = trainer.recipe, []
+    for i, (l0, dead) in enumerate(zip(trainer.l0, _dead(trainer))):
+        if abs(l0 / r.k - 1) >= 0.05 and r.steps >= 100: out.append(f"training at {trainer.named(i)} ended with {l0:.2f} active features a token, {r.k} were asked for: train on more tokens, or ask for fewer")
+        if dead > 0.5: out.append(f"{dead:.0%} of the features at {trainer.named(i)} are dead: ask for fewer features (n_features={r.n_features})")
+    return out
+
+def _dead(self: Trainer) -> list: return (self.silent >= self.recipe.window_tokens).float().mean(1).tolist()  # a source
 
 def _watch(self: Trainer):
-    "Raise (exit code 65) where training has collapsed."
-    r, found = self.recipe, self.record()
-    if r.steps < 100 or self.taken < SETTLED * r.steps: return
-    where = f"at {self.site} in step {self.taken} of {r.steps}"
-    if found["dead_share"] > 0.9: raise invalid("features that fire", f"{found['dead_share']:.0%} of {r.n_features} dead {where}", f"fewer features, or a smaller learning rate than lr={r.lr:g}")
-    far = [x for x in self.l0 if not r.k / 2 <= x <= 2 * r.k]
-    if far: raise invalid(f"about {r.k} active features a token", f"{far[0]:.3g} {where}", f"a smaller learning rate than lr={r.lr:g}, or more tokens")
+    "Raise (exit code 65) where training has collapsed at a source."
+    r = self.recipe
+    if r.steps < 100 or self.taken < SETTLED.get(r.objective, 0.2) * r.steps: return
+    for i, (l0, dead) in enumerate(zip(self.l0, _dead(self))):
+        where = f"at {self.named(i)} in step {self.taken} of {r.steps}"
+        if dead > 0.9: raise invalid("features that fire", f"{dead:.0%} of {r.n_features} dead {where}", f"fewer features, or a smaller learning rate than lr={r.lr:g}")
+        if not r.k / 2 <= l0 <= 2 * r.k: raise invalid(f"about {r.k} active features a token", f"{l0:.3g} {where}", f"a smaller learning rate than lr={r.lr:g}, or more tokens")
 
 @torch.no_grad()
 def _inside(self: Trainer, xs: list) -> list:  # a source [B, d] -> a target [B, d_out]
@@ -104,12 +111,12 @@ def _outside(found: tuple, xs: list) -> list:
     return out
 
 def check_fold(self: Trainer, acts):  # [B, d], or a list of such, one a source
-    "Raise (exit code 65) where the weights for the model's own activations make something else of a batch than the trainer does."
-    xs = _listed(acts)
+    "Raise (exit code 65) where the weights for the model's own activations are not finite, or make something else of a batch's first 256 tokens than the trainer does."
+    xs = [x[:256] for x in _listed(acts)]
     inside, outside = _inside(self, xs), _outside(self.weights(), [x.cpu().float() for x in xs])
-    for a, b, o in zip(inside, outside, self.outs):
+    for i, (a, b, o) in enumerate(zip(inside, outside, self.outs)):
         off = float((a - b).square().mean()) / o.size**2
-        if not off < 1e-3: raise invalid("weights that do on the model's activations what the trainer does on scaled ones", f"reconstructions at {self.site} that differ by {off:.2%} of the variance after step {self.taken}",
+        if not off < 1e-3: raise invalid("weights that do on the model's activations what the trainer does on scaled ones", f"reconstructions at {self.named(i)} that differ by {off:.2%} of the variance after step {self.taken}",
                                          "32 bits do not carry a site whose mean is so large beside its variation: read another site, such as what goes into the next norm")
 Trainer.check_fold = check_fold
 
@@ -177,36 +184,42 @@ def fit(batches,           # iterable of activations [batch_size, d] of an SAE, 
         progress=None,     # called with the number of tokens that were used
         watch=None) -> Trainer:  # called with rows of the log
     "Train on batches. Raises (exit code 65) where activations, loss or weights are not finite, features die, L0 is far from k, or batches end early; what a checkpoint holds stays."
-    folder = None if folder is None else Path(folder)
-    try: return _fit(iter(batches), recipe, site, device, folder, data, every or max(recipe.steps // 20, 1), progress, watch)
-    except InterpkitError as e:
-        state = folder / "checkpoint" / "state.json" if folder else None
-        if state is None or not state.exists(): raise
-        raise InterpkitError(e.asked, e.given, f"{e.mend} (what was learnt until step {read_json(state)['taken']} is in {folder / 'checkpoint'})", e.code) from e
-
-def _fit(batches, recipe, site, device, folder, data, every, progress, watch) -> Trainer:
+    folder, batches = None if folder is None else Path(folder), iter(batches)
     trainer, ahead = _begun(batches, recipe, site, device, folder, data)
-    log, began, since, x = _Log(folder, trainer.taken), time.monotonic(), trainer.taken, None
-    while trainer.taken < recipe.steps:
+    try: _run(trainer, ahead, batches, device, folder, data, every or max(recipe.steps // 20, 1), progress, watch)
+    except InterpkitError as e:
+        if folder is None or not (kept := folder / "checkpoint" / "state.json").exists(): raise
+        raise InterpkitError(e.asked, e.given, f"{e.mend} (what was learnt until step {read_json(kept)['taken']} is in {kept.parent})", e.code) from e
+    for text in complaints(trainer): warnings.warn(text, stacklevel=3)
+    return trainer
+
+def _run(trainer, ahead, batches, device, folder, data, every, progress, watch):
+    log, began, since, steps = _Log(folder, trainer.taken), time.monotonic(), trainer.taken, trainer.recipe.steps
+    while trainer.taken < steps:
         x = ahead.pop(0) if ahead else next(batches, None)
-        if x is None: raise invalid(f"{recipe.steps} batches at {site}", f"{trainer.taken}", "allow more epochs, or ask for fewer tokens")
+        if x is None: raise invalid(f"{steps} batches at {trainer.site}", f"{trainer.taken}", "allow more epochs, or ask for fewer tokens")
         parts = _moved(x, device)
         trainer.step(*parts)
         if progress is not None: progress(len(_listed(parts[0])[0]))
-        if trainer.taken % max(recipe.steps // 100, 1) == 0 or trainer.taken == recipe.steps:
-            _watch(trainer)
+        last = trainer.taken == steps
+        if last or trainer.taken % max(steps // 100, 1) == 0:
             row = status(trainer, time.monotonic() - began, trainer.taken - since)
             log(row)
             if watch is not None: watch(row)
-        if folder and (trainer.taken % every == 0 or trainer.taken == recipe.steps): trainer.keep(folder / "checkpoint", data)
-    if x is not None: trainer.check_fold(_moved(x, device)[0])
-    for text in complaints(trainer): warnings.warn(text, stacklevel=4)
-    return trainer
+            _watch(trainer)
+        if last or folder and trainer.taken % every == 0: _keep_good(trainer, parts[0], folder, data)
+
+def _keep_good(trainer, acts, folder, data):
+    "A checkpoint of nothing that has collapsed, is not finite or can't be folded: it would only be continued."
+    _watch(trainer)
+    trainer.check_fold(acts)
+    if folder: trainer.keep(folder / "checkpoint", data)
 
 def _begun(batches, recipe, site, device, folder, data) -> tuple[Trainer, list]:
     "A trainer that goes on or begins, and batches that were read ahead."
+    if folder: recover(folder / "checkpoint")
     if folder and (folder / "checkpoint").exists():
-        trainer = go_on(folder / "checkpoint", recipe, data, device)
+        trainer = go_on(folder / "checkpoint", recipe, data, device, site)
         for _ in islice(batches, trainer.taken): pass
         return trainer, []
     ahead, n = [], 0
@@ -226,9 +239,15 @@ class _Log:
     def __init__(self, folder, taken: int):
         self.file = None if folder is None else folder / "log.jsonl"
         if self.file is None: return
-        folder.mkdir(parents=True, exist_ok=True)
+        try: self._cut(taken)
+        except OSError as e: raise storage_error(self.file, e) from e
+    def _cut(self, taken: int):
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.file)
         kept = [x for x in self.file.read_text().splitlines() if _step(x) <= taken] if self.file.exists() else []
-        self.file.write_text("".join(f"{x}\n" for x in kept))
+        aside = aside_name(self.file)
+        aside.write_text("".join(f"{x}\n" for x in kept))
+        os.replace(aside, self.file)  # whole or not at all: a kill must not take the lines that are to stay
     def __call__(self, row: dict):
         if self.file is None: return
         try:

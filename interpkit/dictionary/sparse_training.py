@@ -210,7 +210,7 @@ class Trainer:
         xs, ys = _listed(first), _listed(targets)
         self.recipe, self.site, self.taken, self.same = recipe, str(site), 0, targets is None
         if len(ys or xs) != len(xs) or (self.same and len(xs) > 1): raise bad_parameter("one target a source", f"{len(xs)} sources, {len(ys)} targets", "an SAE has one site; train one for each")
-        self._finite(xs + ys)
+        self._finite(xs, ys)
         self.random = torch.Generator().manual_seed(recipe.seed)
         self.scales = [Scale.of(x) for x in xs]
         self.outs = self.scales if self.same else [Scale.of(y) for y in ys]
@@ -225,12 +225,13 @@ class Trainer:
 
     def _start(self):
         r, n = self.recipe, len(self.scales)
-        self.l0, self.fvu, self.revived, self.penalty = [float(r.k)] * n, 1.0, 0, [1e-3] * n
+        self.l0, self.fvu, self.revived, self.penalty = [float(r.k)] * n, 1.0, 0, [1.0] * n
         self.loss = 1.0  # of the last batch
+        for b, cut in zip(self.p.log_threshold, self.threshold): b.fill_(math.log(cut))
+        if r.objective == "jumprelu": self.penalty = [cut**2 for cut in self.threshold]  # what it costs to leave out a value that stands there
         if r.objective == "relu":
             for b, cut in zip(self.p.b_enc, self.threshold): b.sub_(cut)
-            self.threshold = [0.0] * n
-        for b, cut in zip(self.p.log_threshold, self.threshold): b.fill_(math.log(cut))
+            self.penalty, self.threshold = [2 * cut for cut in self.threshold], [0.0] * n  # which takes as much from all values
     def _prepare(self):
         "What no checkpoint has to keep."
         device = self.p.flat.device
@@ -242,21 +243,31 @@ class Trainer:
     def _centred(self, xs: list, ys: list) -> tuple[list, Tensor]:
         xs = [s.centred(x) for s, x in zip(self.scales, xs)]
         return xs, xs[0] if self.same else torch.cat([s.centred(y) for s, y in zip(self.outs, ys)], 1)
-    def _finite(self, parts: list):
-        if not all(math.isfinite(float(x.sum(dtype=torch.float64))) for x in parts):  # a pass over NaN or infinity keeps it
-            raise invalid("finite activations", f"NaN or infinity at {self.site} in training batch {self.taken}", "look for the rows that overflow: ipk check names them; or lower the learning rate of the model")
+    def _finite(self, xs: list, ys: list):
+        for at, x in [(self.named(i, len(xs)), x) for i, x in enumerate(xs)] + [(f"the target of {self.named(i, len(xs))}", y) for i, y in enumerate(ys)]:
+            if not math.isfinite(float(x.sum(dtype=torch.float64))):  # a sum over NaN or infinity keeps it
+                raise invalid("finite activations", f"NaN or infinity at {at} in training batch {self.taken}", "look for the rows that overflow: ipk check names them; or lower the learning rate of the model")
+    def _fit_in(self, parts: list):
+        wanted, given = [len(s.mean) for s in self.scales + ([] if self.same else self.outs)], [tuple(x.shape) for x in parts]
+        if given != [(len(parts[0]), d) for d in wanted]: raise bad_parameter(f"as many tokens at each site, of widths {wanted}", f"{given} in training batch {self.taken}", "pass the sources and targets that this training began with")
+    def named(self, i: int, n: int = None) -> str:
+        "The name of source i, of n."
+        names = self.site.split(", ")
+        return names[i] if len(names) == (n or len(self.scales)) else f"{self.site} (source {i})"
 
     @torch.no_grad()
     def step(self, acts, targets=None):  # as in the constructor, [B, d]
         "Learn from one batch; raises (exit code 65) where activations or the loss are not finite."
         xs, ys = _listed(acts), _listed(targets)
-        self._finite(xs + ys)
+        self._fit_in(xs + ys)
+        self._finite(xs, ys)
         xs, y = self._centred(xs, ys)
         white = [x @ w for x, w in zip(xs, self.whitening)]
         active = [Active.read(w, self.p.W_enc[i], self.p.b_enc[i], lambda pre, i=i: self._bar(i, pre)) for i, w in enumerate(white)]
-        error, slopes = gradients(self.p, self.grad, y, white, active, self.recipe.prefixes, self.penalty if self.recipe.objective == "relu" else None)
-        self._follow([len(a.value) / len(y) for a in active], error, y)
-        if self.recipe.objective == "jumprelu": self._move_thresholds(active, slopes, len(y))
+        l0 = [len(a.value) / len(y) for a in active]
+        error, slopes = gradients(self.p, self.grad, y, white, active, self.recipe.prefixes, self._pressures(l0) if self.recipe.objective == "relu" else None)
+        if self.recipe.objective == "jumprelu": self._move_thresholds(active, slopes, self._pressures(l0), len(y))
+        self._follow(l0, error, y)
         self._update(len(y), active, white, error)
 
     def _update(self, n: int, active: list, white: list, error: Tensor):
@@ -288,14 +299,26 @@ def _bar(self: Trainer, i: int, pre: Tensor) -> Tensor:  # [part, F]
         return cut
     return self.p.log_threshold[i].exp() if kind == "jumprelu" else torch.tensor(self.threshold[i], dtype=pre.dtype, device=pre.device)
 
-def _move_thresholds(self: Trainer, active: list, slopes: list, n: int):
-    "Gradients of the logarithms of learnt thresholds, by a kernel on the side of the threshold where values are active and computed anyway."
-    for g, b, a, back, weight in zip(self.grad.log_threshold, self.p.log_threshold, active, slopes, self.penalty):
-        cut = b.exp()[a.feature]
-        g.copy_(a.sums(torch.where(a.value < cut * (1 + BANDWIDTH), -(2 * back * cut + weight) / BANDWIDTH, 0.0)) / n)
-Trainer._bar, Trainer._move_thresholds = _bar, _move_thresholds
+def _move_thresholds(self: Trainer, active: list, slopes: list, penalty: list, n: int):
+    "Gradients of the logarithms of learnt thresholds: what the loss would gain if the values just above each were not active."
+    for i, (g, b, a, back) in enumerate(zip(self.grad.log_threshold, self.p.log_threshold, active, slopes)):
+        near = a.value < b.exp()[a.feature] * (1 + BANDWIDTH)
+        gain = a.value * (a.value * self._counts(i)[a.feature] - 2 * back) - penalty[i]
+        g.copy_(a.sums(torch.where(near, gain, 0.0)) / (n * BANDWIDTH))
+
+def _counts(self: Trainer, i: int) -> Tensor:  # [F]
+    "The square of each decoder row as the loss counts it: once a target that it is written to, in the share of prefixes that hold it."
+    s, F = self.p.shape, self.recipe.n_features
+    ends = torch.tensor(self.recipe.prefixes or (F,), device=self.p.flat.device)
+    share = (torch.arange(F, device=ends.device)[:, None] < ends).float().mean(1)
+    return share * (len(s.targets) - i if s.tied else 1)
+Trainer._bar, Trainer._move_thresholds, Trainer._counts = _bar, _move_thresholds, _counts
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #bd62ed79
+PULL, PUSH = 0.02, 2  # a penalty's logarithm goes by PULL times that of L0 / k a step; at once it counts (L0 / k)^PUSH times: without, L0 swings to twice k and back
+
+def _pressures(self: Trainer, l0: list) -> list: return [p * min(max(x / self.recipe.k, 0.1), 10.0) ** PUSH for p, x in zip(self.penalty, l0)]
+
 def _follow(self: Trainer, l0: list, error: Tensor, y: Tensor):
     r, loss = self.recipe, float(error.square().sum() / y.square().sum())
     if not math.isfinite(loss) or loss > 1e6:
@@ -305,10 +328,10 @@ def _follow(self: Trainer, l0: list, error: Tensor, y: Tensor):
     for i, x in enumerate(l0):
         pull = math.log(max(x, 1e-3) / r.k)
         if r.objective == "batchtopk": self.threshold[i] = max(self.threshold[i] * math.exp(min(max(0.2 * pull, -0.5), 0.5)), 1e-6)
-        if r.objective in ("relu", "jumprelu"): self.penalty[i] = min(max(self.penalty[i] * math.exp(min(max(0.02 * pull, -0.05), 0.05)), 1e-6), 1e3)
+        if r.objective in ("relu", "jumprelu"): self.penalty[i] = min(max(self.penalty[i] * math.exp(min(max(PULL * pull, -0.05), 0.05)), 1e-6), 1e3)
         self.l0[i] += share * (x - self.l0[i])
     self.fvu += share * (loss - self.fvu)
-Trainer._follow = _follow
+Trainer._follow, Trainer._pressures = _follow, _pressures
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #c9bd2eec
 @torch.no_grad()
@@ -343,8 +366,9 @@ Trainer._revive, Trainer._forget = _revive, _forget
 def weights(self: Trainer) -> tuple[SiteWeights, ...]:
     "One a source, of the activations themselves, with the thresholds of training. Raises (exit code 65) where a weight is not finite."
     found = tuple(self._folded(i).map(lambda t: t.cpu()) for i in range(len(self.scales)))
-    if not all(bool(torch.isfinite(t).all()) for w in found for t in vars(w).values() if t is not None):
-        raise invalid("finite weights", f"NaN or infinity at {self.site} after step {self.taken}", f"a smaller learning rate than lr={self.recipe.lr:g}")
+    for i, w in enumerate(found):
+        if not all(bool(torch.isfinite(t).all()) for t in vars(w).values() if t is not None):
+            raise invalid("finite weights", f"NaN or infinity at {self.named(i)} after step {self.taken}", f"a smaller learning rate than lr={self.recipe.lr:g}")
     return found
 
 def _folded(self: Trainer, i: int) -> SiteWeights:

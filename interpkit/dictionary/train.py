@@ -7,8 +7,9 @@ __all__ = ['NAMES', 'calibrate', 'wired', 'train_dictionary']
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #00a4e108
 import tempfile
+from collections import Counter
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from .labels import label_features
 from .sparse import WIRINGS, Dictionary, SiteWeights
 from .sparse_training import Recipe, Trainer, recipe
 from .validity import certify
-from ..model.sites import Site, mlp_sites
+from ..model.sites import Site, capture, mlp_sites
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #72b5a216
 def calibrate(weights: SiteWeights, acts: Tensor, k: float) -> SiteWeights:
@@ -47,14 +48,39 @@ def wired(release, wiring: str, sites=None, targets=None) -> tuple[tuple[Site, .
         if targets: raise bad_parameter("no targets: an SAE writes where it reads", ", ".join(map(str, listed(targets))), "wiring='transcoder', 'per_layer' or 'clt'")
         return (listed(sites or release.default_sites),) * 2
     if bool(sites) != bool(targets): raise bad_parameter("sites and targets, or neither", f"only {'sites' if sites else 'targets'}", "name what is read, sites=[...], and what is written, targets=[...], in the same order")
-    if sites: return listed(sites), listed(targets)
+    if sites: return _paired(wiring, listed(sites), listed(targets))
     found = mlp_sites(release.model)
     middle = (len(found[0]) - 1) // 2
     return tuple(x[middle:middle + 1] if wiring == "transcoder" else x for x in found)
 
+def _paired(wiring: str, sites: tuple, targets: tuple) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+    "The same, after making sure that there is one target a source."
+    if len(sites) != len(targets): raise bad_parameter("one target a source, in the same order", f"{len(sites)} sites ({', '.join(map(str, sites))}), {len(targets)} targets ({', '.join(map(str, targets))})", "name as many targets as sites")
+    if wiring == "transcoder" and len(sites) > 1: raise bad_parameter("one site and one target of a transcoder", f"{len(sites)} of each", "wiring='per_layer'")
+    twice = sorted(s for s, n in Counter(map(str, (*sites, *targets))).items() if n > 1)
+    if twice: raise bad_parameter("sites and targets that differ", f"{', '.join(twice)} more than once", "name each once; what reads and writes the same site is an SAE")
+    return sites, targets
+
+def _widths(release, rows: pd.DataFrame, groups: list, sites, targets) -> dict:
+    "The width of each site, by a look at a few rows; raises where sites do not exist, or where those that go together have other positions or widths."
+    found = capture(release.model, (*sites, *targets), release.batch(rows.iloc[:8]))
+    for group in groups:
+        at = [s for i in group for s in (sites[i], targets[i])]
+        if len({found[s].shape[1] for s in at}) > 1: raise invalid("sites with the same positions", ", ".join(f"{list(found[s].shape)} at {s}" for s in at), "take sources and targets that both have one row a token")
+        if len({found[targets[i]].shape[2] for i in group}) > 1: raise invalid("targets of one width in a CLT", ", ".join(f"{found[targets[i]].shape[2]} at {targets[i]}" for i in group), "train a dictionary for each width")
+    return {s: t.shape[2] for s, t in found.items()}
+
 def _groups(wiring: str, sites, targets) -> list:
     "Numbers of the sources that are trained together."
     return [list(range(len(sites)))] if wiring == "clt" else [[i] for i in range(len(sites))]
+
+def _options_fit(wiring: str, options: dict):
+    "Raise (exit code 64) where an option is unknown, or does nothing in this wiring."
+    known = [f.name for f in fields(Recipe) if f.name not in ("n_features", "k", "tokens", "batch_size", "lr", "seed")]
+    for name in options:
+        if name not in known: raise bad_parameter("an argument of train_dictionary or an option of a Recipe", repr(name), nearest(name, known))
+    if options.get("skip") and wiring == "sae": raise bad_parameter("a skip from a source to another target", "skip=True with wiring='sae', which writes where it reads", "leave it out")
+    if options.get("tied") and wiring != "clt": raise bad_parameter("tied=True with several targets a feature", f"wiring={wiring!r}", "wiring='clt', or leave it out")
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #1626b1cd
 def _batches(store: ActivationStore, sites, targets, how: Recipe, same: bool):
@@ -64,8 +90,6 @@ def _batches(store: ActivationStore, sites, targets, how: Recipe, same: bool):
     return ((list(x), list(y)) for x, y in zip(streams(sites), streams(targets)))
 
 def _train_group(store: ActivationStore, sites, targets, how: Recipe, device: str, folder, data: str, progress, watch) -> Trainer:
-    counts = {str(s): store.tokens(s) for s in (*sites, *targets)}
-    if len(set(counts.values())) > 1: raise invalid("sites with the same positions", ", ".join(f"{n:,} tokens at {s}" for s, n in counts.items()), "take sources and targets that both have one row a token")
     return fit(_batches(store, sites, targets, how, sites == targets), how, ", ".join(map(str, sites)), device, folder, data, progress=progress, watch=watch)
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #d2bae31f
@@ -84,18 +108,21 @@ def train_dictionary(release, rows: pd.DataFrame,
                      watch=None,               # called with rows of the training log, such as `Watch()`
                      **options) -> Dictionary: # of a `Recipe`: objective, prefixes, tied, skip
     "Train a dictionary on the activations of `release` on `rows`; returned in threshold form, measured and certified on held-out rows."
+    _options_fit(wiring, options)
     sites, targets = wired(release, wiring, sites, targets)
     rows = release.pin(rows)
     held = hash_split(rows, 0.1, salt="held out")
     if held.sum() < 20 or (~held).sum() < 20:
         raise invalid("at least 200 sequences to train and calibrate on", f"{len(rows)}", "pass more rows: --train-data FILE")
-    both, data = tuple(dict.fromkeys((*sites, *targets))), check_digest(rows)
+    both, groups = tuple(dict.fromkeys((*sites, *targets))), _groups(wiring, sites, targets)
+    widths, data = _widths(release, rows, groups, sites, targets), check_digest(rows)
+    plan = lambda i, stored=None: recipe(n_features or max(8 * widths[sites[i]], 64), k or int(np.clip(widths[sites[i]] // 5, 8, 32)), tokens, batch_size, lr, seed + i, stored, **options)
+    for g in groups: plan(g[0])  # refused before anything is stored
     with (nullcontext(store) if store else tempfile.TemporaryDirectory()) as folder:
         learn = ActivationStore.write(Path(folder) / "learn", release, rows[~held], both)
         check = ActivationStore.write(Path(folder) / "held", release, rows[held], both)
-        plan = lambda i, s: recipe(n_features or max(8 * learn.d(s), 64), k or int(np.clip(learn.d(s) // 5, 8, 32)), tokens, batch_size, lr, seed + i, learn.tokens(s), **options)
-        groups = [(g, plan(g[0], sites[g[0]])) for g in _groups(wiring, sites, targets)]
-        tag = digest_json([data, release.fingerprint, *map(str, (*sites, *targets))])
+        groups = [(g, plan(g[0], learn.tokens(sites[g[0]]))) for g in groups]
+        tag = digest_json([data, release.fingerprint, wiring, *map(str, (*sites, *targets))])
         trained = [_train_group(learn, [sites[i] for i in g], [targets[i] for i in g], how, str(release.device), Path(folder) / f"training-{g[0]}" if store else None, tag, progress, watch) for g, how in groups]
         weights = [calibrate(w, check.read(sites[i])[:20_000].float(), how.k) for (g, how), t in zip(groups, trained) for i, w in zip(g, t.weights())]
     dictionary = Dictionary(sites, tuple(weights), training=_record(groups, trained, data, int((~held).sum())), wiring=wiring, targets=targets).to(release.device)
