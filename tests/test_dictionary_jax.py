@@ -10,7 +10,8 @@ import torch
 
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.sparse import Dictionary, SiteWeights, unit_rows
-from interpkit.dictionary.sparse_training import Active, Parameters, gradients
+from interpkit.dictionary.kernels import Active
+from interpkit.dictionary.sparse_training import Parameters, Shape, gradients
 from interpkit.model.sites import Site
 
 pytestmark = pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
@@ -177,12 +178,11 @@ def test_features_that_write_nothing_have_finite_gradients():
 def trainer_gradients(d: Dictionary, h, y, threshold: float) -> dict:
     "What the trainer's own function gives for one source and one target: name -> in the shape of `SiteWeights`. The loss is the mean over tokens of the squared error."
     (w,), (x,), (target,) = d.weights, h, y
-    p = Parameters(w.n_features, w.d)
-    for n, t in dict(W_enc=w.W_enc.T, W_dec=w.W_dec[:, 0], b_enc=w.b_enc, b_dec=w.b_dec).items(): getattr(p, n).copy_(t)
+    p = Parameters(Shape(w.n_features, (w.d,), (w.d_out,)))
+    for place, t in ((p.W_enc[0], w.W_enc.T), (p.W_dec[0], w.W_dec[:, 0]), (p.b_enc[0], w.b_enc), (p.b_dec, w.b_dec)): place.copy_(t)
     grad = p.like(torch.zeros_like(p.flat))
-    active = Active.above(torch.addmm(p.b_enc, x, p.W_enc.T), threshold, torch.empty(len(x), w.n_features, dtype=torch.bool))
-    gradients(p, grad, target, x, active)
-    return dict(W_enc=grad.W_enc.T, b_enc=grad.b_enc, W_dec=grad.W_dec[:, None], b_dec=grad.b_dec)
+    gradients(p, grad, target, [x], [Active.above(torch.addmm(p.b_enc[0], x, p.W_enc[0].T), threshold)])
+    return dict(W_enc=grad.W_enc[0].T, b_enc=grad.b_enc[0], W_dec=grad.W_dec[0][:, None], b_dec=grad.b_dec)
 
 @pytest.mark.parametrize("threshold", [0.01, 0.7, 1e9])
 def test_gradients_are_those_of_the_trainer(threshold):

@@ -18,7 +18,7 @@ from interpkit.core.artefacts import read_json, write_json
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.release import jobs, runner
 from interpkit.release.cli import run as ipk
-from interpkit.release.parameters import Drift, Policy, Preflight, Report
+from interpkit.release.parameters import JOBS, Drift, Policy, Preflight, Report
 
 @pytest.fixture
 def asked(tiny, tmp_path): return Preflight(old=tiny.v1, new=tiny.v2, data=tiny.data, dictionary=tiny.dictionary_folder, run=str(tmp_path / "run"))
@@ -256,7 +256,7 @@ def test_a_policy_is_written_read_and_in_force(asked, tiny, tmp_path, capsys):
 
 def test_notebooks_are_listed_and_copied(tmp_path, capsys):
     assert ipk(["jobs"]) == 0 and "train_data" in capsys.readouterr().out
-    assert ipk(["jobs", "--copy", str(tmp_path / "mine")]) == 0 and len(list((tmp_path / "mine").glob("*.ipynb"))) == 4
+    assert ipk(["jobs", "--copy", str(tmp_path / "mine")]) == 0 and {p.stem for p in (tmp_path / "mine").glob("*.ipynb")} == set(JOBS)
     assert ipk(["jobs", "--copy", str(tmp_path / "mine")]) == 64
 
 def test_the_doctor_finds_a_package_of_the_same_name(tmp_path, monkeypatch, capsys):
