@@ -88,7 +88,7 @@ def same(theirs, dictionary, lengths=1.0, atol=1e-4, seed=0):
     "Codes (in units of the length of what they write) and reconstructions agree at every layer, and say something."
     x = acts(len(dictionary.sites), seed)
     ours = dictionary.forward(dict(zip(dictionary.sites, x)))
-    codes = torch.stack([dictionary.encode(s, h) for s, h in zip(dictionary.sites, x)])
+    codes = torch.stack([dictionary.at(s).encode(h) for s, h in zip(dictionary.sites, x)])
     return (torch.allclose(theirs.encode(x) * lengths, codes, atol=atol) and torch.allclose(theirs.forward(x), torch.stack([ours[t] for t in dictionary.targets]), atol=atol)
             and bool((codes > 0).flatten(1).any(1).all()) and bool((codes == 0).flatten(1).any(1).all()))
 
@@ -286,7 +286,7 @@ def test_a_row_that_writes_nothing_and_a_threshold_that_is_never_reached_are_kep
     folder = foreign(tmp_path / "a", change=dict(W_dec_1=dict(W_dec_1=torch.cat([torch.zeros(1, 3, D), torch.ones(F - 1, 3, D)])), W_enc_0=dict(threshold_0=torch.tensor([float("inf")] + [0.1] * (F - 1)))))
     theirs, found = Theirs(folder), read(folder)
     known = torch.where(lengths(theirs) > 0, lengths(theirs), 1.0)
-    assert same(theirs, found, known) and not bool(found.encode(found.sites[0], acts()[0])[:, 0].any())
+    assert same(theirs, found, known) and not bool(found.at(found.sites[0]).encode(acts()[0])[:, 0].any())
 
 @pytest.mark.parametrize("hooks, module", [(("hook_resid_mid", "hook_mlp_out"), lambda b: b.post_attention_layernorm), (("mlp.hook_in", "mlp.hook_out"), lambda b: b.mlp)])
 def test_hooks_are_the_tensors_that_an_mlp_takes_and_gives(tmp_path, hooks, module):

@@ -43,7 +43,7 @@ def load(folder, **args):
 def same(sae, dictionary, site, x, lengths=1.0, atol=1e-5):
     "Codes (in units of the length of what they write) and reconstructions agree."
     with torch.no_grad(): codes, out = sae.encode(x) * lengths, sae(x)
-    return torch.allclose(codes, dictionary.encode(site, x), atol=atol) and torch.allclose(out, dictionary.at(site).decode(dictionary.encode(site, x)), atol=atol) and bool((codes > 0).any()) and bool((codes == 0).any())
+    return torch.allclose(codes, dictionary.at(site).encode(x), atol=atol) and torch.allclose(out, dictionary.at(site).decode(dictionary.at(site).encode(x)), atol=atol) and bool((codes > 0).any()) and bool((codes == 0).any())
 
 def refused(code, fn, *parts):
     with pytest.raises(InterpkitError) as e: fn()
@@ -257,7 +257,7 @@ def test_tensors_that_are_not_those_of_the_architecture_are_refused(tmp_path, ar
 def test_a_threshold_that_is_never_reached_is_kept(tmp_path):
     folder = saved(tmp_path / "a", tensors=dict(threshold=torch.tensor([float("inf")] + [0.1] * 23)))
     d, sae = from_saelens(folder, world().old, rows()), load(folder)
-    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1)) and not bool(d.encode(SITES[1], acts())[:, 0].any())
+    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1)) and not bool(d.at(SITES[1]).encode(acts())[:, 0].any())
 
 def test_saes_in_memory_that_do_not_fold_are_refused():
     refused(65, lambda: from_saelens(made("topk", k=4), world().old, rows()), "compete", "batchtopk")

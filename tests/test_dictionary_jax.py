@@ -70,7 +70,7 @@ def refused(fn, *parts):
 def test_codes_and_what_is_written_are_those_of_torch(case, dtype, atol):
     d = made(case, dtype)
     h, _ = inputs(d)
-    codes = [d.encode(s, x) for s, x in zip(d.sites, h)]
+    codes = [d.at(s).encode(x) for s, x in zip(d.sites, h)]
     with precision(dtype):
         params, acts = d.to_jax(), arrays(h)
         assert close(codes, encode(params, acts), atol)
@@ -137,7 +137,7 @@ def test_every_product_asks_for_the_highest_precision(case):
 
 def torch_loss(d: Dictionary, h, y, l1):
     "The same loss from the dense formulas in torch."
-    made, codes = d.forward(by_site(d, h)), [d.encode(s, x) for s, x in zip(d.sites, h)]
+    made, codes = d.forward(by_site(d, h)), [d.at(s).encode(x) for s, x in zip(d.sites, h)]
     left = sum((made[t] - x).square().sum(-1) for t, x in zip(d.targets, y)).mean()
     lengths = sum(c @ w.W_dec.flatten(1).norm(dim=1) for c, w in zip(codes, d.weights)).mean()
     return left / sum(x.square().sum(-1) for x in y).mean() + l1 * lengths

@@ -215,16 +215,29 @@ def test_forward_and_decode(name):
     assert t.d.frozen == (t.s.wiring != "sae") and t.d.tied == ("tied" in name)
 
 @every
+def test_sparse_codes_are_the_dense_ones_and_write_the_same(name):
+    d = truth(name).d
+    for x in truth(name).seen:
+        acts = {Site.parse(n): h for n, h in x.acts.items()}
+        codes = {s: d.encode(s, acts[s]) for s in d.sites}
+        for s in d.sites:
+            dense, w = d.at(s).encode(acts[s]), d.at(s)
+            clear = ((acts[s] @ w.W_enc + w.b_enc - w.threshold).abs() > 1e-4)  # of another product's rounding
+            assert torch.allclose(codes[s].dense()[clear], dense[clear], atol=1e-4) and ((codes[s].dense() > 0) == (dense > 0))[clear].all()
+        for t, h in d.decode({s: c.dense() for s, c in codes.items()}, acts).items():
+            assert torch.allclose(d.decode(codes, acts)[t], h, atol=1e-4), t
+
+@every
 def test_a_subset_reads_and_writes_what_the_whole_does(name):
     t = truth(name)
     kept = sorted({0, 3, t.d.n_features - 1, t.d.n_features // 2})
     part = t.d.subset(kept[::-1])
     acts = {Site.parse(n): h for n, h in t.seen[0].acts.items()}
-    codes = {site: t.d.encode(site, acts[site]) for site in t.d.sites}
+    codes = {site: t.d.at(site).encode(acts[site]) for site in t.d.sites}
     for site in t.d.sites:
         mine = [f - t.d.offsets[site] for f in kept if t.d.locate(f)[0] == site]
-        assert torch.allclose(part.encode(site, acts[site]), codes[site][:, mine], atol=1e-6)
-        assert ((part.encode(site, acts[site]) > 0) == (codes[site][:, mine] > 0)).all()
+        assert torch.allclose(part.at(site).encode(acts[site]), codes[site][:, mine], atol=1e-6)
+        assert ((part.at(site).encode(acts[site]) > 0) == (codes[site][:, mine] > 0)).all()
         for target, w in t.d.writes(site).items(): assert torch.equal(part.writes(site)[target], w[mine])
         codes[site][:, [f for f in range(codes[site].shape[1]) if f not in mine]] = 0
     for target, h in t.d.decode(codes, acts).items(): assert torch.allclose(part.forward(acts)[target], h, atol=1e-5)
@@ -552,8 +565,8 @@ FAULTS = {
     "no bias": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc) * (z > self.threshold))),
     "centred first": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h - 0.1))),
     "above the threshold only what is more": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: torch.relu(self._fits(h) @ self.W_enc + self.b_enc - self.threshold))),
-    "NaN as codes": ("encode is", lambda d: faulty(d, encode=lambda self, s, h: Dictionary.encode(self, s, h) * torch.nan)),
-    "one code a token": ("encode is", lambda d: faulty(d, encode=lambda self, s, h: Dictionary.encode(self, s, h).sum(-1))),
+    "NaN as codes": ("sparse codes", lambda d: faulty(d, encode=lambda self, s, h: (c := Dictionary.encode(self, s, h)) and replace(c, values=c.values * torch.nan))),
+    "one code a token": ("sparse codes", lambda d: faulty(d, encode=lambda self, s, h: Dictionary.encode(self, s, h).dense().sum(-1))),
     "leaks": ("codes are 0 below", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h) + 1e-9)),
     "threshold let through": ("thresholds are strict", lambda d: faulty_weights(d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc + self.b_enc) * (z >= self.threshold))),
     "rectified output": ("decode is linear", lambda d: faulty(d, decode=lambda self, c, a={}: {t: h.relu() for t, h in Dictionary.decode(self, c, a).items()})),

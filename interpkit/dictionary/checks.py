@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InterpkitError, bad_parameter, invalid
+from .codes import SparseCodes
 from .evaluate import attributions, in_batches, splice
 from .sparse import TENSORS, Dictionary, SiteWeights
 from .validity import certify, verify_canary
@@ -49,7 +50,7 @@ def _not_finite(d: Dictionary) -> str:
 
 def _other_codes(d: Dictionary) -> str:
     for s, h in _samples(d).items():
-        codes, (pre, gap), least = d.encode(s, h), _exact(d.at(s), h), d.at(s).threshold.double()
+        codes, (pre, gap), least = d.at(s).encode(h), _exact(d.at(s), h), d.at(s).threshold.double()
         if codes.shape != pre.shape: return f"codes {list(codes.shape)} at {s} instead of {list(pre.shape)}"
         off = ~((codes.double() - pre * (pre > least)).abs() <= gap) & ~((pre - least).abs() <= gap)
         if off.any(): return f"{int(off.sum())} of {off.numel()} codes at {s} are other numbers than (h W_enc + b_enc) where above the threshold"
@@ -58,7 +59,7 @@ def _other_codes(d: Dictionary) -> str:
 def _leaks(d: Dictionary) -> str:
     for s, h in _samples(d).items():
         pre, gap = _exact(d.at(s), h)
-        below = (pre < d.at(s).threshold.double() - gap) & (d.encode(s, h) != 0)
+        below = (pre < d.at(s).threshold.double() - gap) & (d.at(s).encode(h) != 0)
         if below.any(): return f"{int(below.sum())} codes at {s} are not 0 though below their threshold"
     return ""
 
@@ -72,7 +73,7 @@ def _not_strict(d: Dictionary) -> str:
     for times, what in ((1, "at their threshold"), (2, "at twice their threshold")):
         probe = replace(d, weights=tuple(_probe(w, times) for w in d.weights))
         for s, h in _samples(probe).items():
-            wrong = probe.encode(s, h) != (0 if times == 1 else probe.at(s).b_enc)
+            wrong = probe.at(s).encode(h) != (0 if times == 1 else probe.at(s).b_enc)
             if wrong.any(): return f"{int(wrong.any(0).sum())} features of {s} are {'active' if times == 1 else 'not what they read'} {what}"
     return ""
 
@@ -111,9 +112,17 @@ def _other_writes(d: Dictionary) -> str:
         if not bool(((found[t].double() - _written(d, codes, acts, j)).abs() <= _rounding(d, codes, acts, j)).all()): return f"other numbers at {t} than W_dec, b_dec and skip give in wiring {d.wiring!r}"
     return ""
 
+def _other_sparse(d: Dictionary) -> str:
+    for s, h in _samples(d).items():
+        found, (pre, gap), least = d.encode(s, h), _exact(d.at(s), h), d.at(s).threshold.double()
+        if not isinstance(found, SparseCodes) or found.shape != pre.shape: return f"{found} at {s} instead of SparseCodes of shape {list(pre.shape)}"
+        off = ~((found.dense().double() - pre * (pre > least)).abs() <= gap) & ~((pre - least).abs() <= gap)
+        if off.any(): return f"{int(off.sum())} of {off.numel()} sparse codes at {s} are other numbers than the dense ones"
+    return ""
+
 def _other_forward(d: Dictionary) -> str:
     acts = _samples(d)
-    found, expected = d.forward(acts), d.decode({s: d.encode(s, h) for s, h in acts.items()}, acts)
+    found, expected = d.forward(acts), d.decode({s: d.at(s).encode(h) for s, h in acts.items()}, acts)
     return ", ".join(str(t) for t in d.targets if not torch.equal(found[t], expected[t]))
 
 def _other_lengths(d: Dictionary) -> str:
@@ -152,9 +161,9 @@ def _other_subset(d: Dictionary) -> str:
     if part.labels != tuple(d.labels[f] for f in kept): return "other labels than those of the whole"
     for s, h in _samples(d).items():
         mine = [f - d.offsets[s] for f in kept if d.locate(f)[0] == s]
-        codes, (pre, gap), w = part.encode(s, h), (x[:, mine] for x in _exact(d.at(s), h)), d.at(s)
+        codes, (pre, gap), w = part.at(s).encode(h), (x[:, mine] for x in _exact(d.at(s), h)), d.at(s)
         sure = (pre - w.threshold[mine].double()).abs() > gap
-        if codes.shape != pre.shape or (((codes - d.encode(s, h)[:, mine]).double().abs() > 2 * gap) & sure).any(): return f"other codes at {s} than those of the whole"
+        if codes.shape != pre.shape or (((codes - d.at(s).encode(h)[:, mine]).double().abs() > 2 * gap) & sure).any(): return f"other codes at {s} than those of the whole"
         if any(not torch.equal(W, d.writes(s)[t][mine]) for t, W in part.writes(s).items()): return f"features of {s} that write something else than in the whole"
     return ""
 
@@ -168,8 +177,8 @@ def _refused(fn) -> bool:
 def _accepted(d: Dictionary) -> str:
     for s, w in _pairs(d):
         other = torch.float32 if w.W_enc.dtype == torch.float64 else torch.float64
-        cases = {f"activations of width {w.d + 1} at {s}": lambda: d.encode(s, w.W_enc.new_zeros(2, w.d + 1)),
-                 f"activations of {other} at {s}": lambda: d.encode(s, w.W_enc.new_zeros(2, w.d, dtype=other)),
+        cases = {f"activations of width {w.d + 1} at {s}": lambda: d.at(s).encode(w.W_enc.new_zeros(2, w.d + 1)),
+                 f"activations of {other} at {s}": lambda: d.at(s).encode(w.W_enc.new_zeros(2, w.d, dtype=other)),
                  f"weights of two types at {s}": lambda: replace(w, b_enc=w.b_enc.to(other)), f"a decoder of another width at {s}": lambda: replace(w, W_dec=w.W_dec[..., :-1])}
         for what, fn in cases.items():
             if not _refused(fn): return f"{what} without an error of exit code 65"
@@ -204,6 +213,7 @@ def _no_canary(d: Dictionary, release, rows) -> str:
 CHECKS = (
     Check("weights are finite", _not_finite, "look at the training or the file: no number is made of NaN"),
     Check("encode is (h W_enc + b_enc) above the threshold", _other_codes, "fold what the other library does before or after this product into W_enc, b_enc and threshold"),
+    Check("sparse codes are the dense ones", _other_sparse, "leave encode as it is; what is particular to an importer belongs into the weights"),
     Check("codes are 0 below the threshold", _leaks, "return pre * (pre > threshold)"),
     Check("thresholds are strict", _not_strict, "compare with >, not with >="),
     Check("decode is linear", _not_linear, "fold into the weights what happens after the decoder, or refuse to import it"),

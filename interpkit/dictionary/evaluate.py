@@ -28,7 +28,7 @@ def counted(batch: Batch, acts: Tensor) -> Tensor:  # bool [B, T]
 
 def codes_at(dictionary: Dictionary, site: Site, acts: Tensor, batch: Batch) -> Tensor:  # [B, T, F of the site]
     "Activations of the features at one site, zero where a position does not count."
-    return _masked(dictionary.encode(site, acts), counted(batch, acts))
+    return _masked(dictionary.at(site).encode(acts), counted(batch, acts))
 
 def _masked(x: Tensor, mask: Tensor) -> Tensor:  # [B, T, n], bool [B, T]
     "`x` with zeros where a position does not count, whatever stood there (a masked position may hold NaN)."

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.artefacts import new_artefact, open_artefact, read_json, write_json
 from ..core.errors import invalid
 from ..core.show import card_html
+from .codes import Encoder, SparseCodes, decode
 from ..model.sites import Site
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #21b8f56a
@@ -146,13 +147,22 @@ class Dictionary:
         if site not in self.sites:
             raise invalid(f"a site of this dictionary: {', '.join(map(str, self.sites))}", str(site), "read one of these, or train a dictionary there")
         return self.weights[self.sites.index(site)]
-    def encode(self, site: Site, acts: Tensor) -> Tensor: return self.at(site).encode(acts)   # [..., d] -> [..., F of the site]
-    def decode(self, codes: dict, acts: dict = {}) -> dict[Site, Tensor]:  # source -> [..., F], and [..., d] where there is a skip
-        "What is put at each target."
-        return {t: self.written(t, codes, acts) for t in self.targets}
+    @cached_property
+    def _encoders(self) -> dict: return {s: Encoder(w.W_enc, w.b_enc, w.threshold) for s, w in zip(self.sites, self.weights)}
+    def encode(self, site: Site, acts: Tensor) -> SparseCodes:  # [..., d]
+        "The active features at a source, fast and without gradients; `at(site).encode` gives the same as a dense tensor, with gradients."
+        return self._encoders[site](self.at(site)._fits(acts))
+    def decode(self, codes: dict, acts: dict = {}) -> dict[Site, Tensor]:  # source -> SparseCodes, or dense [..., F]; and [..., d] where there is a skip
+        "What is put at each target: of sparse codes by one gather a source, whatever the number of targets."
+        if all(map(torch.is_tensor, codes.values())): return {t: self.written(t, codes, acts) for t in self.targets}
+        out = {t: w.b_dec + (0 if w.W_skip is None else acts[s] @ w.W_skip) for s, t, w in zip(self.sites, self.targets, self.weights)}
+        for s, w in zip(self.sites, self.weights):
+            made = decode(codes[s], w.W_dec)  # [..., targets, d_out]
+            for j, t in enumerate(self.writes(s)): out[t] = out[t] + made[..., min(j, made.shape[-2] - 1), :]
+        return out
     def forward(self, acts: dict) -> dict[Site, Tensor]:  # source -> [..., d]
-        "What the dictionary makes of the activations of all its sources, at each target."
-        return self.decode({s: self.encode(s, acts[s]) for s in self.sites}, acts)
+        "What the dictionary makes of the activations of all its sources, at each target; by dense products, with gradients."
+        return self.decode({s: self.at(s).encode(acts[s]) for s in self.sites}, acts)
     def written(self, target: Site, codes: dict, acts: dict = {}) -> Tensor:  # -> [..., d_out]
         "What is put at one target, from the codes of the sources that write there."
         own = self.sites[self.targets.index(target)]

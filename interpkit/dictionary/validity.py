@@ -19,7 +19,7 @@ from ..model.fingerprints import canary, canary_rows, compare_canary
 # %% ../../nbs/03_dictionary/03_validity.ipynb #07f9be0d
 def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
     found = {n: torch.as_tensor(v) for n, v in canary(release, rows, tuple(dict.fromkeys([*dictionary.sites, *dictionary.targets]))).items()}
-    codes = {f"codes {s}": dictionary.encode(s, found[str(s)].to(dictionary.at(s).W_enc.device)).cpu() for s in dictionary.sites if str(s) in found}
+    codes = {f"codes {s}": dictionary.at(s).encode(found[str(s)].to(dictionary.at(s).W_enc.device)).cpu() for s in dictionary.sites if str(s) in found}
     return found | codes
 
 def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None) -> Dictionary:
