@@ -97,7 +97,7 @@ def fit_or_raise(dictionary, scores: OldScores, limits: Limits):
             raise invalid(f"an old release with decisions that vary and follow from its sites ({what})", "decisions all alike, or without a gradient at the sites", "pass rows of ordinary traffic, or choose another decision or site")
         if not own.ratio <= limit:
             raise invalid(f"a dictionary that explains its own release ({what} at most {percent(limit)})", f"{what} {percent(own.ratio)}: unfit",
-                          "train a better one (more features, more tokens): ipk train --release DIR --data FILE --features N --tokens N --out DIR")
+                          "train a better one, with more active features a token, more features or more tokens: ipk train --release DIR --data FILE --k N --features N --tokens N --out DIR; or judge by a decision that varies more")
 
 def _limits(scores: OldScores, limits: Limits, own: dict, shares) -> dict:  # shares: names of the error share statements, one a site
     "Limits by name of statement. `own` stands in for what was measured."

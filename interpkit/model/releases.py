@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.artefacts import new_artefact, open_artefact, read_json, write_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.show import card_html
-from .decisions import NamedDecision, at_last, make_decision
+from .decisions import PINNED, NamedDecision, at_last, make_decision
 from .fingerprints import fingerprint
 from .folders import Code, copy_code, fill, hf_model, hub_folder, path_of, read_weights, schema_digests, weight_files
 from .inputs import ColumnInputs, TokenInputs, make_inputs
@@ -100,8 +100,8 @@ class Release:
         return self.inputs.columns
     @property
     def pins(self) -> bool:
-        "Whether its decision compares two tokens that the old release has to name first."
-        return isinstance(self.decision, NamedDecision) and self.decision.kind == "top_two"
+        "Whether its decision is about tokens that the old release has to name first."
+        return isinstance(self.decision, NamedDecision) and self.decision.kind in PINNED
 
     def batch(self, rows: pd.DataFrame) -> Batch:
         "The forward arguments of rows, on the release's device."

@@ -78,7 +78,7 @@ def train(release: Release, rows: pd.DataFrame, policy: Policy = Policy(), progr
     t = policy.training
     sites, targets = wired(release, t.wiring, policy.sites, policy.targets)
     count = progress.counting("train", t.tokens * (1 if t.wiring == "clt" else len(sites))) if progress else None
-    return train_dictionary(release, rows, sites, t.features or None, t.k or None, t.tokens, seed=policy.seed, store=store, progress=count, wiring=t.wiring,
+    return train_dictionary(release, rows, sites, t.features or None, t.k or None, t.tokens, lr=t.lr or None, seed=policy.seed, store=store, progress=count, wiring=t.wiring,
                             targets=None if t.wiring == "sae" else targets, objective=t.objective)
 
 # %% ../../nbs/07_release/04_check.ipynb #d9a58ae4
