@@ -36,6 +36,12 @@ def test_the_truth_knows_every_release_and_says_what_the_table_needs():
     assert set(demo.SHOULD) | {"v1"} == set(truth)
     for name in demo.SHOULD: assert {"effect", "activation", "splice error", "error share"} <= set(truth[name]["shares"]) and truth[name]["sequences"] >= 10 * demo.CUSTOMERS
 
+def test_through_a_clt_effect_has_to_fail_with_whatever_else():
+    both = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL"))
+    assert demo.unmet("v2-concept", both, TRUTH, "clt") == [] and demo.unmet("v2-concept", verdict(("activation", "", 0.41, 0.25, "FAIL")), TRUTH, "clt")
+    found = demo.truth_about("v2-concept", "clt")
+    assert found["sequences"] >= 10 * demo.CUSTOMERS and found["shares"]["effect"]["share"] > 0.25 and demo.row_name("v2", "dictionary") == "v2"
+
 def test_the_picture_escapes_what_it_shows_and_names_each_release():
     row = {"release": "v<2>", "behaviour": "PASS", "reconstruction": "FAIL", "input drift": "FAIL", "valid": "PASS", "same": "FAIL", "changed": 0.41, "verdict": "FAIL", "action": "REVIEW", "truth": 0.4, "story": "a & b"}
     svg = demo.table_svg([row])
@@ -45,5 +51,5 @@ def test_the_picture_escapes_what_it_shows_and_names_each_release():
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
     rows = demo.run_demo(tmp_path / "demo")
-    assert [r["unmet"] for r in rows] == [[], [], [], []]
+    assert [r["unmet"] for r in rows] == [[], [], [], [], []] and rows[-1]["release"] == "v2-concept, CLT"
     assert demo.keep(tmp_path / "demo", tmp_path / "nbs").joinpath("report.html").exists()
