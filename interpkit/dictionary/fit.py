@@ -20,7 +20,7 @@ import torch
 
 from ..core.artefacts import aside_name, new_artefact, open_artefact, read_json, recover, remove_leftovers, storage_error, write_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
-from .sparse_training import Parameters, Recipe, Scale, Shape, Trainer, _listed
+from .sparse_training import FAR, Parameters, Recipe, Scale, Shape, Trainer, _listed
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #96c3a0c0
 COUNTS = ("taken", "threshold", "penalty", "l0", "fvu", "loss", "revived", "same")
@@ -34,6 +34,7 @@ def keep(self: Trainer, folder, data: str = ""):
     tensors = dict(flat=self.p.flat, silent=self.silent, random=self.random.get_state(), **{n: state[n] for n in ("step", "exp_avg", "exp_avg_sq")})
     scales = {f"{side} {i}": s for side, all_ in _scales(self).items() for i, s in enumerate(all_)}
     tensors |= {f"{at} {n}": getattr(s, n) for at, s in scales.items() for n in ("mean", "directions", "variances")}
+    tensors |= {f"whitening {i}": w for i, w in enumerate(self.whitening)}  # made anew from directions that lie in memory another way it differs in the last bit
     with new_artefact(folder, "training", overwrite=True) as tmp:
         save_file({n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}, tmp / "state.safetensors")
         write_json(tmp / "state.json", dict(format=1, recipe=asdict(self.recipe), site=self.site, data=data, sizes={at: s.size for at, s in scales.items()}, **{n: getattr(self, n) for n in COUNTS}))
@@ -54,13 +55,13 @@ def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Tr
     folder = open_artefact(folder, "training")
     found = read_json(folder / "state.json")
     _same_run(found, recipe, data, site, folder)
-    t = {n: x.to(device) for n, x in load_file(folder / "state.safetensors").items()}
+    t = {n: x.to(device, copy=True) for n, x in load_file(folder / "state.safetensors").items()}  # where a tensor begins in memory can decide the last bit of a product: in a file anywhere, in a copy where all begin
     self = Trainer.__new__(Trainer)
     self.recipe, self.site = recipe, found["site"]
     for n in COUNTS: setattr(self, n, found[n])
     sides = {side: [Scale(t[f"{side} {i} mean"], found["sizes"][f"{side} {i}"], t[f"{side} {i} directions"], t[f"{side} {i} variances"]) for i in range(sum(k.startswith(side) for k in found["sizes"]))] for side in ("in", "out")}
     self.scales, self.outs = sides["in"], sides["in"] if self.same else sides["out"]
-    self.whitening = [s.whitening for s in self.scales]
+    self.whitening = [t[f"whitening {i}"] for i in range(len(self.scales))]
     widths = [tuple(len(s.mean) for s in x) for x in (self.scales, self.outs)]
     self.p = Parameters(Shape(recipe.n_features, *widths, recipe.tied, recipe.skip and not self.same, recipe.objective == "jumprelu"), t["flat"])
     self._prepare()
@@ -70,7 +71,7 @@ def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Tr
     return self
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #cacf1055
-SETTLED = dict(relu=0.5, jumprelu=0.5)  # share of the steps after which L0 and dead features are held against what was asked for; 0.2 where a threshold follows at once
+SETTLED = dict(relu=0.5)  # share of the steps after which L0 and dead features are held against what was asked for; 0.2 where a threshold follows at once
 
 def complaints(trainer: Trainer) -> list[str]:
     "What is not as it was asked for at the end of a training, in words."
@@ -117,7 +118,7 @@ def check_fold(self: Trainer, acts):  # [B, d], or a list of such, one a source
     for i, (a, b, o) in enumerate(zip(inside, outside, self.outs)):
         off = float((a - b).square().mean()) / o.size**2
         if not off < 1e-3: raise invalid("weights that do on the model's activations what the trainer does on scaled ones", f"reconstructions at {self.named(i)} that differ by {off:.2%} of the variance after step {self.taken}",
-                                         "32 bits do not carry a site whose mean is so large beside its variation: read another site, such as what goes into the next norm")
+                                         f"32 bits do not carry a site whose mean is so large beside its variation: {FAR}")
 Trainer.check_fold = check_fold
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #5d64389c
@@ -246,8 +247,10 @@ class _Log:
         remove_leftovers(self.file)
         kept = [x for x in self.file.read_text().splitlines() if _step(x) <= taken] if self.file.exists() else []
         aside = aside_name(self.file)
-        aside.write_text("".join(f"{x}\n" for x in kept))
-        os.replace(aside, self.file)  # whole or not at all: a kill must not take the lines that are to stay
+        try:
+            aside.write_text("".join(f"{x}\n" for x in kept))
+            os.replace(aside, self.file)  # whole or not at all: a kill must not take the lines that are to stay
+        finally: aside.unlink(missing_ok=True)
     def __call__(self, row: dict):
         if self.file is None: return
         try:

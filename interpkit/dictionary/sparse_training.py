@@ -67,6 +67,8 @@ def recipe(n_features: int, k: int, tokens: int, batch_size: int = None, lr: flo
     return Recipe(n_features, k, tokens, batch_size, lr, seed, **options)
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #d4d7f499
+FAR = "read another site, such as what goes into the next norm"
+
 @dataclass(frozen=True)
 class Scale:
     "Mean, size and covariance of the first activations: `centred` has mean square 1, `whitened` the same variance in all directions."
@@ -76,10 +78,11 @@ class Scale:
     variances: Tensor  # [d] of the centred activations along them
 
     @classmethod
-    def of(cls, acts: Tensor) -> "Scale":  # [tokens, d]
+    def of(cls, acts: Tensor, site="the site") -> "Scale":  # [tokens, d]
         mean = acts.mean(0)
         size = float((acts - mean).square().mean().sqrt())
-        if not size > 0: raise invalid("activations that vary", f"{len(acts)} tokens that are all alike", "read another site, or pass other rows")
+        if not size > 0: raise invalid("activations that vary", f"{len(acts)} tokens that are all alike at {site}", "read another site, or pass other rows")
+        if float(mean.abs().max()) > 1e5 * size: raise invalid("activations whose variation 32 bits carry beside their mean", f"a mean of {float(mean.abs().max()):.3g}, a variation of {size:.3g} at {site}", FAR)
         centred = (acts - mean) / size
         variances, directions = torch.linalg.eigh(centred.T @ centred / len(acts))
         return cls(mean, size, directions, variances.clamp(min=0))
@@ -212,8 +215,8 @@ class Trainer:
         if len(ys or xs) != len(xs) or (self.same and len(xs) > 1): raise bad_parameter("one target a source", f"{len(xs)} sources, {len(ys)} targets", "an SAE has one site; train one for each")
         self._finite(xs, ys)
         self.random = torch.Generator().manual_seed(recipe.seed)
-        self.scales = [Scale.of(x) for x in xs]
-        self.outs = self.scales if self.same else [Scale.of(y) for y in ys]
+        self.scales = [Scale.of(x, self.named(i, len(xs))) for i, x in enumerate(xs)]
+        self.outs = self.scales if self.same else [Scale.of(y, f"the target of {self.named(i)}") for i, y in enumerate(ys)]
         if recipe.tied: self.outs = _of_one_size(self.outs)
         self.whitening, device = [s.whitening for s in self.scales], xs[0].device
         shape = Shape(recipe.n_features, tuple(x.shape[1] for x in xs), tuple(y.shape[1] for y in ys or xs), recipe.tied, recipe.skip and not self.same, recipe.objective == "jumprelu")
@@ -228,10 +231,11 @@ class Trainer:
         self.l0, self.fvu, self.revived, self.penalty = [float(r.k)] * n, 1.0, 0, [1.0] * n
         self.loss = 1.0  # of the last batch
         for b, cut in zip(self.p.log_threshold, self.threshold): b.fill_(math.log(cut))
-        if r.objective == "jumprelu": self.penalty = [cut**2 for cut in self.threshold]  # what it costs to leave out a value that stands there
+        counts = [float(self._counts(i).mean()) for i in range(n)]
+        if r.objective == "jumprelu": self.penalty = [c * cut**2 for c, cut in zip(counts, self.threshold)]  # what the loss gains from a value that stands there
         if r.objective == "relu":
             for b, cut in zip(self.p.b_enc, self.threshold): b.sub_(cut)
-            self.penalty, self.threshold = [2 * cut for cut in self.threshold], [0.0] * n  # which takes as much from all values
+            self.penalty, self.threshold = [2 * c * cut for c, cut in zip(counts, self.threshold)], [0.0] * n  # which takes as much from all values
     def _prepare(self):
         "What no checkpoint has to keep."
         device = self.p.flat.device
@@ -246,7 +250,8 @@ class Trainer:
     def _finite(self, xs: list, ys: list):
         for at, x in [(self.named(i, len(xs)), x) for i, x in enumerate(xs)] + [(f"the target of {self.named(i, len(xs))}", y) for i, y in enumerate(ys)]:
             if not math.isfinite(float(x.sum(dtype=torch.float64))):  # a sum over NaN or infinity keeps it
-                raise invalid("finite activations", f"NaN or infinity at {at} in training batch {self.taken}", "look for the rows that overflow: ipk check names them; or lower the learning rate of the model")
+                batch = self.taken + int((~torch.isfinite(x)).any(1).int().argmax()) // self.recipe.batch_size
+                raise invalid("finite activations", f"NaN or infinity at {at} in training batch {batch}", "look for the rows that overflow: ipk check names them; or lower the learning rate of the model")
     def _fit_in(self, parts: list):
         wanted, given = [len(s.mean) for s in self.scales + ([] if self.same else self.outs)], [tuple(x.shape) for x in parts]
         if given != [(len(parts[0]), d) for d in wanted]: raise bad_parameter(f"as many tokens at each site, of widths {wanted}", f"{given} in training batch {self.taken}", "pass the sources and targets that this training began with")
@@ -266,7 +271,7 @@ class Trainer:
         active = [Active.read(w, self.p.W_enc[i], self.p.b_enc[i], lambda pre, i=i: self._bar(i, pre)) for i, w in enumerate(white)]
         l0 = [len(a.value) / len(y) for a in active]
         error, slopes = gradients(self.p, self.grad, y, white, active, self.recipe.prefixes, self._pressures(l0) if self.recipe.objective == "relu" else None)
-        if self.recipe.objective == "jumprelu": self._move_thresholds(active, slopes, self._pressures(l0), len(y))
+        if self.recipe.objective == "jumprelu": self._move_thresholds(active, slopes, len(y))
         self._follow(l0, error, y)
         self._update(len(y), active, white, error)
 
@@ -299,12 +304,13 @@ def _bar(self: Trainer, i: int, pre: Tensor) -> Tensor:  # [part, F]
         return cut
     return self.p.log_threshold[i].exp() if kind == "jumprelu" else torch.tensor(self.threshold[i], dtype=pre.dtype, device=pre.device)
 
-def _move_thresholds(self: Trainer, active: list, slopes: list, penalty: list, n: int):
-    "Gradients of the logarithms of learnt thresholds: what the loss would gain if the values just above each were not active."
+def _move_thresholds(self: Trainer, active: list, slopes: list, n: int):
+    "Gradients of the logarithms of learnt thresholds: what the loss gains from the values just above each, less the penalty on their number, which is what it gains on average."
     for i, (g, b, a, back) in enumerate(zip(self.grad.log_threshold, self.p.log_threshold, active, slopes)):
         near = a.value < b.exp()[a.feature] * (1 + BANDWIDTH)
-        gain = a.value * (a.value * self._counts(i)[a.feature] - 2 * back) - penalty[i]
-        g.copy_(a.sums(torch.where(near, gain, 0.0)) / (n * BANDWIDTH))
+        gain = a.value * (a.value * self._counts(i)[a.feature] - 2 * back)
+        if bool(near.any()): self.penalty[i] += 0.05 * (float(gain[near].mean()) - self.penalty[i])
+        g.copy_(a.sums(torch.where(near, gain - self.penalty[i], 0.0)) / (n * BANDWIDTH))
 
 def _counts(self: Trainer, i: int) -> Tensor:  # [F]
     "The square of each decoder row as the loss counts it: once a target that it is written to, in the share of prefixes that hold it."
@@ -328,7 +334,8 @@ def _follow(self: Trainer, l0: list, error: Tensor, y: Tensor):
     for i, x in enumerate(l0):
         pull = math.log(max(x, 1e-3) / r.k)
         if r.objective == "batchtopk": self.threshold[i] = max(self.threshold[i] * math.exp(min(max(0.2 * pull, -0.5), 0.5)), 1e-6)
-        if r.objective in ("relu", "jumprelu"): self.penalty[i] = min(max(self.penalty[i] * math.exp(min(max(PULL * pull, -0.05), 0.05)), 1e-6), 1e3)
+        if r.objective == "jumprelu": self.p.log_threshold[i].add_(min(max(0.2 * pull, -0.5), 0.5))
+        if r.objective == "relu": self.penalty[i] = min(max(self.penalty[i] * math.exp(min(max(PULL * pull, -0.05), 0.05)), 1e-6), 1e3)
         self.l0[i] += share * (x - self.l0[i])
     self.fvu += share * (loss - self.fvu)
 Trainer._follow, Trainer._pressures = _follow, _pressures
