@@ -104,7 +104,7 @@ def uneven(n, g):
 def test_the_first_features_of_a_matryoshka_do_more_alone(objective):
     def made(prefixes):
         g = random(0)
-        return fit((uneven(256, g) for _ in range(1000)), recipe(128, K, 256 * 1000, 256, objective=objective, prefixes=prefixes)).weights()[0]
+        return fit((uneven(256, g) for _ in range(800)), recipe(128, K, 256 * 800, 256, objective=objective, prefixes=prefixes)).weights()[0]
     plain, nested, x = made(()), made((16, 48)), uneven(8000, random(5))
     def alone(w, n):
         codes = w.encode(x)
@@ -137,9 +137,9 @@ def explained(ts, x, y):
     made = _outside(tuple(weights), x) if len(ts) == 1 else [_outside((w,), [a])[0] for w, a in zip(weights, x)]
     return sum(share(m, b) for m, b in zip(made, y)) / len(y), sum(l0(w, a) for w, a in zip(weights, x))
 
-@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("k", [2, 4])
 def test_a_clt_leaves_less_than_transcoders_of_each_layer_with_as_many_active(k):
-    steps, (x, y) = 1000, next(several(1, 9, size=6000))
+    steps, (x, y) = 700, next(several(1, 9, size=6000))
     clt = fit(several(steps, 0), recipe(64, k, 256 * steps, 256), "a, b, c")
     per_layer = [fit((([x[i]], [y[i]]) for x, y in several(steps, 0)), recipe(64, k, 256 * steps, 256)) for i in range(3)]
     (ours, ours_l0), (theirs, theirs_l0) = explained([clt], x, y), explained(per_layer, x, y)
