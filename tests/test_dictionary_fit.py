@@ -151,11 +151,10 @@ def test_killed_at_any_moment_and_finished_it_is_the_same(tmp_path):
     assert max(json.loads(done.stdout)) > 0
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_ten_kills(tmp_path, kind, objective, seed):
-    done = script(KILLS, tmp_path, kind, objective, 10, 900, seed)
+def test_ten_kills(tmp_path, kind, objective):
+    done = script(KILLS, tmp_path, kind, objective, 10, 600, 1)
     assert done.returncode == 0, done.stderr
 
 def two_layers():

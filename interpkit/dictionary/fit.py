@@ -90,7 +90,7 @@ def _watch(self: Trainer):
     for i, (l0, dead) in enumerate(zip(self.l0, _dead(self))):
         where = f"at {self.named(i)} in step {self.taken} of {r.steps}"
         if dead > 0.9: raise invalid("features that fire", f"{dead:.0%} of {r.n_features} dead {where}", f"fewer features, or a smaller learning rate than lr={r.lr:g}")
-        if not r.k / 2 <= l0 <= 2 * r.k: raise invalid(f"about {r.k} active features a token", f"{l0:.3g} {where}", f"a smaller learning rate than lr={r.lr:g}, or more tokens")
+        if not r.k / 2 <= l0 <= 2 * r.k: raise invalid(f"about {r.k} active features a token", f"{l0:.3g} {where}", f"another k, a smaller learning rate than lr={r.lr:g}, or more tokens")
 
 @torch.no_grad()
 def _inside(self: Trainer, xs: list) -> list:  # a source [B, d] -> a target [B, d_out]

@@ -231,11 +231,10 @@ class Trainer:
         self.l0, self.fvu, self.revived, self.penalty = [float(r.k)] * n, 1.0, 0, [1.0] * n
         self.loss = 1.0  # of the last batch
         for b, cut in zip(self.p.log_threshold, self.threshold): b.fill_(math.log(cut))
-        counts = [float(self._counts(i).mean()) for i in range(n)]
-        if r.objective == "jumprelu": self.penalty = [c * cut**2 for c, cut in zip(counts, self.threshold)]  # what the loss gains from a value that stands there
+        if r.objective == "jumprelu": self.penalty = [cut**2 for cut in self.threshold]  # what the loss gains from a value that stands there
         if r.objective == "relu":
             for b, cut in zip(self.p.b_enc, self.threshold): b.sub_(cut)
-            self.penalty, self.threshold = [2 * c * cut for c, cut in zip(counts, self.threshold)], [0.0] * n  # which takes as much from all values
+            self.penalty, self.threshold = [2 * cut * float(self._counts(i).max()) for i, cut in enumerate(self.threshold)], [0.0] * n  # which takes as much from all values
     def _prepare(self):
         "What no checkpoint has to keep."
         device = self.p.flat.device
@@ -307,13 +306,13 @@ def _bar(self: Trainer, i: int, pre: Tensor) -> Tensor:  # [part, F]
 def _move_thresholds(self: Trainer, active: list, slopes: list, n: int):
     "Gradients of the logarithms of learnt thresholds: what the loss gains from the values just above each, less the penalty on their number, which is what it gains on average."
     for i, (g, b, a, back) in enumerate(zip(self.grad.log_threshold, self.p.log_threshold, active, slopes)):
-        near = a.value < b.exp()[a.feature] * (1 + BANDWIDTH)
-        gain = a.value * (a.value * self._counts(i)[a.feature] - 2 * back)
-        if bool(near.any()): self.penalty[i] += 0.05 * (float(gain[near].mean()) - self.penalty[i])
-        g.copy_(a.sums(torch.where(near, gain - self.penalty[i], 0.0)) / (n * BANDWIDTH))
+        near, counts = a.value < b.exp()[a.feature] * (1 + BANDWIDTH), self._counts(i)[a.feature]
+        gain = torch.where(near, a.value * (a.value * counts - 2 * back), 0.0)
+        if bool(near.any()): self.penalty[i] += 0.05 * (float(gain.sum() / counts[near].sum()) - self.penalty[i])
+        g.copy_(a.sums(gain - near * counts * self.penalty[i]) / (n * BANDWIDTH))
 
 def _counts(self: Trainer, i: int) -> Tensor:  # [F]
-    "The square of each decoder row as the loss counts it: once a target that it is written to, in the share of prefixes that hold it."
+    "How often the loss counts a feature: once a target that it is written to, in the share of prefixes that hold it. The penalty on a number counts it as often: else the last features all die."
     s, F = self.p.shape, self.recipe.n_features
     ends = torch.tensor(self.recipe.prefixes or (F,), device=self.p.flat.device)
     share = (torch.arange(F, device=ends.device)[:, None] < ends).float().mean(1)
