@@ -79,7 +79,7 @@ def train(release: Release, rows: pd.DataFrame, policy: Policy = Policy(), progr
     sites, targets = wired(release, t.wiring, policy.sites, policy.targets)
     count = progress.counting("train", t.tokens * (1 if t.wiring == "clt" else len(sites))) if progress else None
     return train_dictionary(release, rows, sites, t.features or None, t.k or None, t.tokens, lr=t.lr or None, seed=policy.seed, store=store, progress=count, wiring=t.wiring,
-                            targets=None if t.wiring == "sae" else targets, objective=t.objective)
+                            targets=None if t.wiring == "sae" else targets, objective=t.objective, finish=t.finish)
 
 # %% ../../nbs/07_release/04_check.ipynb #d9a58ae4
 def forecast(rows: pd.DataFrame, policy: Policy = Policy(), watched: int = 10) -> list[dict]:

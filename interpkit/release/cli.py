@@ -88,13 +88,14 @@ def train(release: Annotated[str, typer.Option(help="The release: a folder or hu
           features: Annotated[Optional[int], typer.Option(help="Features a site.")] = None, k: Annotated[Optional[int], typer.Option(help="Active features a token.")] = None,
           tokens: Annotated[Optional[int], typer.Option(help="Tokens to train on.")] = None,
           lr: Annotated[Optional[float], typer.Option(help="Largest learning rate.")] = None,
+          finish: Annotated[Optional[int], typer.Option(help="Steps on the model's own decision at the end.")] = None,
           wiring: Annotated[Text, typer.Option(help="sae, transcoder, per_layer or clt.")] = None, target: Annotated[Optional[list[str]], typer.Option(help="What a transcoder or CLT writes, one a site; may be repeated.")] = None,
           objective: Annotated[Text, typer.Option(help="batchtopk, topk, relu or jumprelu.")] = None, device: Device = None, seed: Seed = None, timeout: Timeout = None, jobs: Jobs = None):
     "Train the dictionary of a release."
     from interpkit.release.parameters import JOBS
     from interpkit.release.runner import locked, remove_if_nothing, run_job, training_job, write_policy
     if Path(out).exists(): raise bad_parameter("a new folder for the dictionary", f"{out} exists", "choose another folder, or remove this one")
-    policy = _policy(config, sites=site, targets=target, training__wiring=wiring, training__objective=objective, training__features=features, training__k=k, training__tokens=tokens, training__lr=lr, device=device, seed=seed)
+    policy = _policy(config, sites=site, targets=target, training__wiring=wiring, training__objective=objective, training__features=features, training__k=k, training__tokens=tokens, training__lr=lr, training__finish=finish, device=device, seed=seed)
     run = Path(f"runs/train-{_name(out)}").absolute()
     with locked(run):
         p = JOBS[job := training_job(policy)](release=_place(release), data=_place(data), out=os.path.abspath(out), run=str(run), policy=write_policy(run, policy))

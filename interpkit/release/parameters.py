@@ -135,6 +135,7 @@ class Training(Parameters):
     k: int = Field(0, ge=0, description="active features a token")
     tokens: int = Field(2_000_000, ge=1, description="tokens to train on")
     lr: float = Field(0.0, ge=0, description="largest learning rate; 0 takes 0.003, more for large batches")
+    finish: int = Field(0, ge=0, description="steps on the model's own decision at the end")
 
 class Policy(Parameters):
     "What a team has decided about its checks."
