@@ -342,6 +342,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._begun': ( '03_dictionary/fit.html#_begun',
                                                                                'interpkit/dictionary/fit.py'),
+                                          'interpkit.dictionary.fit._enough': ( '03_dictionary/fit.html#_enough',
+                                                                                'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._fit': ('03_dictionary/fit.html#_fit', 'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._inside': ( '03_dictionary/fit.html#_inside',
                                                                                 'interpkit/dictionary/fit.py'),

@@ -169,7 +169,7 @@ def _live() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None and "IPK_PROGRESS" not in os.environ
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #f494b128
-def fit(batches,           # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens set the scale and are trained on too
+def fit(batches,           # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens (of several sources fewer) set the scale and are trained on too
         recipe: Recipe, site="the site", device="cpu",
         folder=None,       # where to keep checkpoints and log.jsonl; None: nowhere
         data: str = "",    # says which batches these are: a digest
