@@ -487,6 +487,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'interpkit.dictionary.fit._begun': ( '03_dictionary/fit.html#_begun',
                                                                                'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._dead': ('03_dictionary/fit.html#_dead', 'interpkit/dictionary/fit.py'),
+                                          'interpkit.dictionary.fit._enough': ( '03_dictionary/fit.html#_enough',
+                                                                                'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._inside': ( '03_dictionary/fit.html#_inside',
                                                                                 'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._keep_good': ( '03_dictionary/fit.html#_keep_good',

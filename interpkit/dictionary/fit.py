@@ -177,7 +177,7 @@ def _live() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None and "IPK_PROGRESS" not in os.environ
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #f494b128
-def fit(batches,           # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens set the scale and are trained on too
+def fit(batches,           # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens (of several sources fewer) set the scale and are trained on too
         recipe: Recipe, site="the site", device="cpu",
         folder=None,       # where to keep checkpoints and log.jsonl; None: nowhere
         data: str = "",    # says which batches these are: a digest
@@ -224,13 +224,18 @@ def _begun(batches, recipe, site, device, folder, data) -> tuple[Trainer, list]:
         for _ in islice(batches, trainer.taken): pass
         return trainer, []
     ahead, n = [], 0
-    while n < 16_384 and len(ahead) < recipe.steps and (x := next(batches, None)) is not None:
+    while n < (_enough(ahead[0]) if ahead else 1) and len(ahead) < recipe.steps and (x := next(batches, None)) is not None:
         ahead.append(x)
         n += len(_listed(x if torch.is_tensor(x) else x[0])[0])
     if not ahead: raise invalid(f"activations at {site}", "none", "pass rows that have tokens")
     if torch.is_tensor(ahead[0]): return Trainer(recipe, torch.cat(ahead).to(device), site=site), ahead
     first = [[torch.cat(parts).to(device) for parts in zip(*side)] for side in zip(*ahead)]
     return Trainer(recipe, *first, site=site), ahead
+
+def _enough(x) -> int:
+    "Tokens that set the scale: 16,384, and of several sources no more than these hold, as long as they are four times the width."
+    xs = _listed(x if torch.is_tensor(x) else x[0])
+    return min(16_384, max(16_384 // len(xs), 4 * max(t.shape[1] for t in xs)))
 
 def _moved(x, device) -> tuple:
     return (x.to(device),) if torch.is_tensor(x) else tuple([t.to(device) for t in side] for side in x)
