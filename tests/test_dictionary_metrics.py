@@ -98,25 +98,26 @@ def test_cross_entropy_is_that_of_the_definition(name):
     if level["ablated"] > level["bare"]: assert found.share == pytest.approx(1 - (level["spliced"] - level["bare"]) / (level["ablated"] - level["bare"]), abs=2e-3)
     else: assert np.isnan(found.share) and not np.isfinite(found.intervals["share"].upper)
 
-@pytest.mark.parametrize("name", ["llama sae", "gpt2 clt"])
+@pytest.mark.parametrize("name", ["net clt", "net sae"])
 def test_intervals_hold_what_the_groups_do_not_refute(name):
-    t = truth(name)
-    found, data, w = spliced_metric(t["release"], t["dictionary"], t["rows"]), t["rows"], t["weight"]
-    grouped = lambda x: pd.Series(x * w).groupby(data.group_id.to_numpy()).sum().to_numpy()
-    sums = {run: np.array([nats(o, x) for o, x in zip(out, data.input_ids)]) for run, out in t["out"].items()}
-    n, W = grouped(data.input_ids.map(len).to_numpy() - 1.0), grouped(np.ones(len(data)))
+    t, rng = truth(name), np.random.default_rng(2)
+    x = pd.DataFrame(2 * rng.normal(size=(160, 5)).astype("float32"), columns=list("abcde"))
+    w = rng.choice([1.0, 3.0], 160)
+    score = made_alone(dict(t, rows=x), np.ones(160, bool), w)
+    y = (score["bare"] > np.median(score["bare"])).astype(float)
+    data = x.assign(sequence_id=range(160), label=y, weight=w, group_id=[f"c{i // 2}" for i in range(160)])
+    found = spliced_metric(t["release"], t["dictionary"], data)
+    grouped = lambda v: pd.Series(v * w).groupby(np.arange(160) // 2).sum().to_numpy()
+    sums = {run: np.log1p(np.exp(z)) - y * z for run, z in score.items()}
+    W = grouped(np.ones(160))
     q = student.ppf(0.975, W.sum() ** 2 / (W**2).sum() - 1)
-    parts = {run: (grouped(x), n) for run, x in sums.items()} | dict(difference=(grouped(sums["spliced"] - sums["bare"]), n))
+    parts = {run: (grouped(v), W) for run, v in sums.items()} | dict(difference=(grouped(sums["spliced"] - sums["bare"]), W), share=(grouped(sums["ablated"] - sums["spliced"]), grouped(sums["ablated"] - sums["bare"])))
     for key, (a, b) in parts.items():
         i, off = found.intervals[key], refutes(a, b, q)
-        assert i.n == len(n) and i.lower < a.sum() / b.sum() < i.upper
-        for R in (i.lower, i.upper): assert abs(off(R)) < 1e-2 * np.std(a, ddof=1) * len(a)
+        assert i.n == 80 and i.ratio == pytest.approx(a.sum() / b.sum(), rel=1e-3, abs=1e-5) and i.lower < i.ratio < i.upper, key
+        assert np.isfinite([i.lower, i.upper]).all(), key
+        for R in (i.lower, i.upper): assert abs(off(R)) < 1e-2 * q * np.std(a - R * b, ddof=1) * np.sqrt(80), key
         assert off(i.lower - 0.1 * (i.upper - i.lower)) > 0 > off((i.lower + i.upper) / 2)
-    a, b, i = grouped(sums["spliced"] - sums["bare"]), grouped(sums["ablated"] - sums["bare"]), found.intervals["share"]
-    assert i.ratio == pytest.approx(found.share)
-    assert np.isfinite(i.upper)
-    off = refutes(a, b, q)
-    for R in (1 - i.lower, 1 - i.upper): assert abs(off(R)) < 2e-2 * np.std(a, ddof=1) * len(a)
 
 @pytest.mark.parametrize("name", ["net clt", "net sae"])
 def test_log_loss_and_auc_leave_out_missing_labels(name):
@@ -133,16 +134,17 @@ def test_log_loss_and_auc_leave_out_missing_labels(name):
         pairs = [(a > b) + 0.5 * (a == b) for a in score[y == 1] for b in score[y == 0]]
         if run != "ablated": assert getattr(auc, run) == pytest.approx(np.mean(pairs)), run
     weighted = spliced_metric(t["release"], t["dictionary"], data.assign(weight=weight), "log_loss")
-    y, p, w = label[keep], 1 / (1 + np.exp(-alone["spliced"])), weight[keep]
+    y, p, w = label[keep], 1 / (1 + np.exp(-alone["spliced"])), weight[keep]  # what is spliced knows no mean
     assert weighted.spliced == pytest.approx(float(-(w * (y * np.log(p) + (1 - y) * np.log(1 - p))).sum() / w.sum()), rel=1e-4)
 
-def made_alone(t, keep) -> dict:
-    "Scores of the rows that are kept; the means are theirs alone."
+def made_alone(t, keep, weight=None) -> dict:
+    "Scores of the rows that are kept [n]; the means are theirs alone."
     part, out = np.flatnonzero(keep), {}
     kind, make = SPECS["net clt" if t["dictionary"].wiring == "clt" else "net sae"]
     s, x = make(), torch.tensor(t["rows"][list("abcde")].to_numpy())[part]
     arrived = [hooked(t["release"].model, i[None], s, {})[1] for i in x]
-    means = {k: torch.cat([a[k] for a in arrived]).mean(0) for k in s.targets}
+    w = torch.ones(len(x)) if weight is None else torch.tensor(weight).float()
+    means = {k: (w[:, None] * torch.cat([a[k] for a in arrived])).sum(0) / w.sum() for k in s.targets}
     for run, edits in dict(bare={}, spliced=None, ablated={k: lambda h, m=m: m.expand_as(h) for k, m in means.items()}).items():
         out[run] = np.array([float(hooked(t["release"].model, i[None], s, edits)[0]) for i in x], float)
     return out
