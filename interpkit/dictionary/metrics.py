@@ -187,7 +187,7 @@ class Metric:
 
 def _said(key: str, x: float) -> str: return (percent(x, 2) if key == "share" else f"{x:+.4f}" if key == "difference" else f"{x:.4f}")
 
-# %% ../../nbs/03_dictionary/01a_metrics.ipynb #15e8309c
+# %% ../../nbs/03_dictionary/01a_metrics.ipynb #b673f9a8
 def spliced_metric(release, dictionary: Dictionary, rows: pd.DataFrame,
                    metric="auto",                   # 'cross_entropy', 'log_loss', 'auc', 'auto': what fits; or a function (output, batch, rows) -> [B]
                    higher_is_better: bool = False,  # of a function; of the named ones it is known
@@ -197,8 +197,8 @@ def spliced_metric(release, dictionary: Dictionary, rows: pd.DataFrame,
     if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
     dictionary, metric = dictionary.to(release.device), _chosen(release, rows, metric)
     if metric in ("log_loss", "auc"): rows = _labelled(rows, metric)
+    if metric == "log_loss": _log_odds(release, rows.head(256))
     sums, stands = _measured(release, dictionary, rows, metric)
-    if metric == "log_loss": _log_odds(release, rows)
     name, higher, weight = _name(metric), metric == "auc" or (callable(metric) and higher_is_better), weights_of(rows)
     if metric == "auc": return Metric(name, *(weighted_auc(rows["label"], sums[r], weight) for r in RUNS), len(rows), higher)
     found = _intervals(sums, stands, -1 if higher else 1, weight, rows["group_id"] if "group_id" in rows else None, alpha)
@@ -234,7 +234,7 @@ def _finite(x: Tensor, batch: Batch, run: str, metric) -> Tensor:  # [B]
 
 def _log_odds(release, rows: pd.DataFrame):
     decision = release.run(rows)
-    if bool(((decision >= 0) & (decision <= 1)).all()) and len(rows) > 1:
+    if len(rows) >= 10 and bool(((decision >= 0) & (decision <= 1)).all()):  # of fewer, log odds may happen to lie there
         raise invalid("a decision that is a log odds", f"decisions of {release.name} that all lie between 0 and 1, as probabilities do", "decision=lambda out: torch.logit(...), or metric='auc', or a function")
 
 def _intervals(sums: dict, stands, sign: int, weight, group, alpha: float) -> dict:
