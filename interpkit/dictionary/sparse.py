@@ -220,6 +220,19 @@ def _to_jax(self: Dictionary):
 Dictionary.to_jax = _to_jax
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #00de09d9
+def _thin(canary: dict) -> dict:
+    "A canary batch with its codes as sparse ones: dense, those of a large dictionary are hundreds of times its weights."
+    dense = {n: torch.as_tensor(t).contiguous() for n, t in canary.items()}
+    codes = {n: SparseCodes.from_dense(t) for n, t in dense.items() if n.startswith("codes ")}
+    return {n: t for n, t in dense.items() if n not in codes} | {f"{n} {part}": t for n, c in codes.items() for part, t in
+            dict(tokens=c.tokens, indices=c.indices, values=c.values, shape=torch.tensor(c.shape)).items()}
+
+def _full(tensors: dict) -> dict:
+    "The same as it was; older folders hold dense codes."
+    codes = [n.removesuffix(" shape") for n in tensors if n.startswith("codes ") and n.endswith(" shape")]
+    made = {n: SparseCodes(*(tensors[f"{n} {part}"] for part in ("tokens", "indices", "values")), tuple(tensors[f"{n} shape"].tolist())).dense() for n in codes}
+    return {n: t for n, t in tensors.items() if not any(n.startswith(f"{c} ") for c in codes)} | made
+
 def save(self: Dictionary, folder, overwrite: bool = False) -> Path:
     "Write the dictionary as a folder with a manifest of digests; raises where `folder` exists, unless `overwrite`."
     from safetensors.torch import save_file
@@ -229,7 +242,7 @@ def save(self: Dictionary, folder, overwrite: bool = False) -> Path:
         tensors |= {f"{n}_{i}": getattr(w, n) for n in TENSORS} | ({} if w.W_skip is None else {f"W_skip_{i}": w.W_skip})
     with new_artefact(folder, "dictionary", overwrite=overwrite) as tmp:
         save_file(tensors, tmp / "weights.safetensors")
-        if self.canary: save_file({n: torch.as_tensor(t).contiguous() for n, t in self.canary.items()}, tmp / "canary.safetensors")
+        if self.canary: save_file(_thin(self.canary), tmp / "canary.safetensors")
         write_json(tmp / "dictionary.json", dict(format=1, wiring=self.wiring, sites=[str(s) for s in self.sites], targets=[str(t) for t in self.targets], labels=list(self.labels),
             shapes=[dict(d=w.d, features=w.n_features) for w in self.weights], training=self.training, fingerprint=self.fingerprint))
         write_json(tmp / "validity.json", self.validity)
@@ -248,7 +261,7 @@ def load(cls, folder, release=None) -> Dictionary:
                       "read it with the version of interpkit that wrote it")
     t = load_file(folder / "weights.safetensors")
     weights = tuple(SiteWeights(*(t[f"{n}_{i}"] for n in TENSORS), t.get(f"W_skip_{i}")) for i in range(len(head["sites"])))
-    canary = load_file(folder / "canary.safetensors") if (folder / "canary.safetensors").exists() else {}
+    canary = _full(load_file(folder / "canary.safetensors")) if (folder / "canary.safetensors").exists() else {}
     self = cls(tuple(Site.parse(s) for s in head["sites"]), weights, tuple(head["labels"]), head["training"], read_json(folder / "validity.json"), canary,
                head["wiring"], tuple(Site.parse(t) for t in head.get("targets", head["sites"])))
     if release is not None: _say_whose(self, release)
