@@ -113,7 +113,7 @@ def table_text(rows: list[dict]) -> str:
 # %% ../../nbs/07_release/09_demo.ipynb #d2c77fee
 COLOUR = {"PASS": "#00598c", "FAIL": "#a04000", "INCONCLUSIVE": "#555555"}
 MARK = {"PASS": "●", "FAIL": "■", "INCONCLUSIVE": "◆"}
-COLUMNS_AT = {"release": 16, "behaviour": 140, "reconstruction": 230, "input drift": 300, "valid": 410, "same": 488, "action": 618, "truth": 708, "story": 788}
+COLUMNS_AT = {"release": 16, "behaviour": 140, "reconstruction": 230, "input drift": 300, "valid": 410, "same": 532, "action": 662, "truth": 752, "story": 832}
 
 def _lines(text: str, most: int = 60) -> list[str]:
     out = [""]
@@ -130,14 +130,14 @@ def table_svg(rows: list[dict]) -> str:
         if k in at: put(at[k], 44, text, weight="bold")
     for i, r in enumerate(rows):
         y = 76 + 46 * i
-        out.append(f'<line x1="8" y1="{y - 22}" x2="1190" y2="{y - 22}" stroke="#c9c9c9"/>')
+        out.append(f'<line x1="8" y1="{y - 22}" x2="1234" y2="{y - 22}" stroke="#c9c9c9"/>')
         put(at["release"], y, r["release"], weight="bold")
         for k in ("behaviour", "reconstruction", "input drift", "valid", "same"): put(at[k], y, f"{MARK[r[k]]} {r[k]}" + (f" {share(r['changed'])}" if k == "same" else ""), COLOUR[r[k]], weight="bold" if k in ("valid", "same") else "normal")
         put(at["action"], y, r["action"]); put(at["truth"], y, share(r["truth"]))
         for j, text in enumerate(_lines(r["story"])): put(at["story"], y - 6 + 16 * j if len(_lines(r["story"])) > 1 else y, text, "#333333", 12)
     title = "; ".join(f"{r['release']}: interpkit {r['verdict']}, {r['action']}; {share(r['truth'])} truly changed" for r in rows)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1198 {height}" width="1198" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
-            f'<rect width="1198" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1242 {height}" width="1242" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
+            f'<rect width="1242" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n')
 
 # %% ../../nbs/07_release/09_demo.ipynb #2327db57
 def run_demo(folder="runs/demo", at_once: int = 2) -> list[dict]:
