@@ -145,11 +145,13 @@ def line(row: dict) -> str:
 def curves(rows):  # of a log: rows, or the path of a log.jsonl
     "FVU, L0 and dead features over tokens, as a matplotlib figure."
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, MaxNLocator
     if isinstance(rows, (str, Path)): rows = [json.loads(x) for x in Path(rows).read_text().splitlines()]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.4), constrained_layout=True)
     for ax, (key, name) in zip(axes, (("fvu", "FVU"), ("l0", "L0"), ("dead_share", "share of dead features"))):
         ax.plot([r["tokens"] for r in rows], [r[key] for r in rows], color="#31688e")
         ax.set(xlabel="tokens", title=name)
+        ax.xaxis.set_major_locator(MaxNLocator(4)); ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     if rows and min(r["fvu"] for r in rows) > 0: axes[0].set_yscale("log")
     axes[2].set_ylim(bottom=0)
     plt.close(figure)
