@@ -232,6 +232,7 @@ def _begun(batches, recipe, site, device, folder, data) -> tuple[Trainer, list]:
     if not ahead: raise invalid(f"activations at {site}", "none", "pass rows that have tokens")
     if torch.is_tensor(ahead[0]): return Trainer(recipe, torch.cat(ahead).to(device), site=site), ahead
     first = [[torch.cat(parts).to(device) for parts in zip(*side)] for side in zip(*ahead)]
+    ahead = list(zip(*(zip(*(t.split([len(x[0][0]) for x in ahead]) for t in side)) for side in first)))  # the same memory
     return Trainer(recipe, *first, site=site), ahead
 
 def _enough(x) -> int:
