@@ -11,7 +11,8 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.core.statistics import clopper_pearson
-from interpkit.dictionary.metrics import Metric, mean_activations, signed_interval, spliced_metric, weighted_auc
+from interpkit.core.statistics import signed_interval, weighted_auc
+from interpkit.dictionary.metrics import Metric, mean_activations, spliced_metric
 from interpkit.dictionary.sparse import Dictionary, SiteWeights
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site

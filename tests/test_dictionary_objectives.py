@@ -12,7 +12,7 @@ from interpkit.dictionary import sparse_training
 from interpkit.dictionary.fit import _outside, fit
 from interpkit.dictionary.sparse_training import BANDWIDTH, OBJECTIVES, Recipe, Trainer, gradients, recipe
 from interpkit.dictionary.kernels import Active
-from interpkit.dictionary.train import calibrate
+from interpkit.dictionary.finish import calibrate
 from test_dictionary_training import K, dense_error, stream, tokens, truth
 
 SEEDS = range(3)

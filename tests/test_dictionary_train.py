@@ -11,7 +11,8 @@ from torch import nn
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.labels import correlations, label_features, name_by
 from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights
-from interpkit.dictionary.train import calibrate, train_dictionary
+from interpkit.dictionary.finish import calibrate
+from interpkit.dictionary.train import train_dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.verdict import Limits, fit_or_raise, score_old
 from interpkit.model.releases import Release

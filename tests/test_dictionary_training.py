@@ -18,7 +18,8 @@ from interpkit.dictionary.kernels import Active
 from interpkit.dictionary.codes import places
 from interpkit.dictionary.sparse import TENSORS
 from interpkit.dictionary.sparse_training import OBJECTIVES, Parameters, Recipe, Scale, Shape, Trainer, gradients, recipe
-from interpkit.dictionary.train import calibrate, train_dictionary
+from interpkit.dictionary.finish import calibrate
+from interpkit.dictionary.train import train_dictionary
 from interpkit.model.releases import Release
 
 D, TRUE, K = 32, 96, 6

@@ -20,6 +20,7 @@ import torch
 
 from ..core.artefacts import aside_name, new_artefact, open_artefact, read_json, recover, remove_leftovers, storage_error, write_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
+from ..core.show import is_live
 from .sparse_training import FAR, Parameters, Recipe, Scale, Shape, Trainer, _listed
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #96c3a0c0
@@ -163,20 +164,14 @@ class Watch:
     def __call__(self, row: dict):
         self.rows = [r for r in self.rows if r["step"] < row["step"]] + [row]
         last = row["step"] == row["steps"]
-        if not last and time.monotonic() - self.said < (2.0 if _live() else self.every): return
+        if not last and time.monotonic() - self.said < (2.0 if is_live() else self.every): return
         self.said = time.monotonic()
-        if _live(): self._draw()
+        if is_live(): self._draw()
         else: print(line(row), flush=True)
     def _draw(self):
         from IPython.display import display
         if self.view is None: self.view = display(curves(self.rows), display_id=True)
         else: self.view.update(curves(self.rows))
-
-def _live() -> bool:
-    "Whether a notebook front end may be looking; a job has a log."
-    try: from IPython import get_ipython
-    except ImportError: return False
-    return getattr(get_ipython(), "kernel", None) is not None and "IPK_PROGRESS" not in os.environ
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #f494b128
 def fit(batches,           # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens (of several sources fewer) set the scale and are trained on too

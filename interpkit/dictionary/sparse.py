@@ -151,7 +151,8 @@ class Dictionary:
     def _encoders(self) -> dict: return {s: Encoder(w.W_enc, w.b_enc, w.threshold) for s, w in zip(self.sites, self.weights)}
     def encode(self, site: Site, acts: Tensor) -> SparseCodes:  # [..., d]
         "The active features at a source, fast and without gradients; `at(site).encode` gives the same as a dense tensor, with gradients."
-        return self._encoders[site](self.at(site)._fits(acts))
+        self.at(site)  # names the sites where it is none of them
+        return self._encoders[site](acts)
     def decode(self, codes: dict, acts: dict = {}) -> dict[Site, Tensor]:  # source -> SparseCodes, or dense [..., F]; and [..., d] where there is a skip
         "What is put at each target: of sparse codes by one gather a source, whatever the number of targets."
         if all(map(torch.is_tensor, codes.values())): return {t: self.written(t, codes, acts) for t in self.targets}

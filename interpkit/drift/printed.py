@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from ..core.artefacts import six
+from ..core.statistics import weighted_auc
 from ..dictionary.evaluate import attributions, in_batches
 from .comparison import Comparison
 from ..model.sites import run_spliced
@@ -18,11 +19,10 @@ from ..model.sites import run_spliced
 # %% ../../nbs/05_drift/04_printed.ipynb #3781e5cd
 def auc(label, score) -> float:
     "Area under the ROC curve, ties counted half (Mann-Whitney); None without both classes."
-    from scipy.stats import rankdata
     label, score = np.asarray(label, float), np.asarray(score, float)
-    known = np.isfinite(label); y, r = label[known] > 0.5, rankdata(score[known])
-    n1, n0 = int(y.sum()), int((~y).sum())
-    return float((r[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)) if n1 and n0 else None
+    known = np.isfinite(label)
+    found = weighted_auc(label[known] > 0.5, score[known])
+    return None if np.isnan(found) else found
 
 def behaviour(comparison: Comparison) -> dict:
     "AUC of both releases where labels are known, rank correlation, share of decisions whose sign flipped, share of the highest 5 % that was replaced."
