@@ -259,3 +259,20 @@ def test_large_but_finite_activations_are_read():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for read in (lambda a: encode(a, *weights), Encoder(*weights), ScreenedEncoder(*weights)): assert torch.equal(read(acts).dense(), dense(acts, *weights))
+
+def test_a_dictionary_takes_the_faster_encoder_and_candidates_without_end_are_decided_at_once(monkeypatch):
+    from interpkit.dictionary import codes
+    W, b, t, x = torch.randn(16, 96), torch.randn(96), torch.rand(96) + 0.5, torch.randn(50, 16)
+    assert type(codes.encoder_for(W, b, t)) is Encoder
+    monkeypatch.setattr(codes, "LARGE", 1)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert type(codes.encoder_for(W, b, t)) is Encoder
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    found = codes.encoder_for(W, b, t)
+    assert type(found) is ScreenedEncoder and type(codes.encoder_for(W.double(), b.double(), t.double())) is Encoder
+    wanted, asked = found(x), []
+    if found.packed is None: return  # without oneDNN nothing is screened
+    monkeypatch.setattr(codes, "MOST", 0)
+    monkeypatch.setattr(codes, "inner", lambda *a: asked.append(1))
+    again = found(x)
+    assert not asked and torch.equal(again.indices, wanted.indices) and torch.equal(again.tokens, wanted.tokens) and torch.allclose(again.values, wanted.values, atol=1e-5)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.artefacts import new_artefact, open_artefact, read_json, write_json
 from ..core.errors import invalid
 from ..core.show import card_html
-from .codes import Encoder, SparseCodes, decode
+from .codes import SparseCodes, decode, encoder_for
 from ..model.sites import Site
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #21b8f56a
@@ -148,7 +148,7 @@ class Dictionary:
             raise invalid(f"a site of this dictionary: {', '.join(map(str, self.sites))}", str(site), "read one of these, or train a dictionary there")
         return self.weights[self.sites.index(site)]
     @cached_property
-    def _encoders(self) -> dict: return {s: Encoder(w.W_enc, w.b_enc, w.threshold) for s, w in zip(self.sites, self.weights)}
+    def _encoders(self) -> dict: return {s: encoder_for(w.W_enc, w.b_enc, w.threshold) for s, w in zip(self.sites, self.weights)}
     def encode(self, site: Site, acts: Tensor) -> SparseCodes:  # [..., d]
         "The active features at a source, fast and without gradients; `at(site).encode` gives the same as a dense tensor, with gradients."
         self.at(site)  # names the sites where it is none of them
