@@ -890,6 +890,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'interpkit/dictionary/validity.py'),
                                                'interpkit.dictionary.validity.certify': ( '03_dictionary/validity.html#certify',
                                                                                           'interpkit/dictionary/validity.py'),
+                                               'interpkit.dictionary.validity.silent_sites': ( '03_dictionary/validity.html#silent_sites',
+                                                                                               'interpkit/dictionary/validity.py'),
                                                'interpkit.dictionary.validity.verify_canary': ( '03_dictionary/validity.html#verify_canary',
                                                                                                 'interpkit/dictionary/validity.py')},
             'interpkit.drift.comparison': { 'interpkit.drift.comparison.Comparison': ( '05_drift/comparison.html#comparison',

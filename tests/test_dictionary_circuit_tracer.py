@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from interpkit.core.artefacts import digest_file, read_json
 from interpkit.core.errors import InterpkitError
+from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.circuit_tracer import from_circuit_tracer, to_circuit_tracer
 from interpkit.dictionary.evaluate import evaluate
 from interpkit.dictionary.sparse import Dictionary, SiteWeights, unit_rows
@@ -227,6 +228,7 @@ def test_a_tied_clt_comes_home_as_the_same_function(tmp_path):
     ours = made(tied=True)
     theirs = Theirs(to_circuit_tracer(ours, tmp_path / "a"))
     home = read(tmp_path / "a")
+    check_dictionary(home)
     assert home.wiring == "clt" and not home.tied and [w.W_dec.shape[1] for w in home.weights] == [4, 3, 2, 1]
     x = dict(zip(ours.sites, acts()))
     for a, b in zip(home.forward(x).values(), ours.forward(x).values()): assert torch.allclose(a, b, atol=1e-4)
@@ -235,6 +237,7 @@ def test_a_tied_clt_comes_home_as_the_same_function(tmp_path):
 def test_an_import_is_labelled_measured_and_certified_for_this_release(tmp_path):
     folder = to_circuit_tracer(made(), tmp_path / "a", scan="s")
     home = read(folder)
+    assert (check_dictionary(home, world().old, world(300).rows).outcome == "holds").all()
     assert home.validity["fingerprint"] == world().old.fingerprint and home.validity["dictionary"] == made().fingerprint and home.validity["measured"] == evaluate(world().old, made(), rows())
     assert len(home.labels) == L * F and any(not x.startswith(("unclear", "feature")) for x in home.labels) and not any(x.startswith("feature ") for x in home.labels)
     verify_canary(home, world().old)

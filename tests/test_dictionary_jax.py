@@ -10,6 +10,7 @@ import torch
 
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.sparse import Dictionary, SiteWeights, unit_rows
+from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.kernels import Active
 from interpkit.dictionary.sparse_training import Parameters, Shape, gradients
 from interpkit.model.sites import Site
@@ -251,6 +252,7 @@ def test_other_parameters_are_another_dictionary_without_validity():
     assert new.validity == {} and new.canary == {} and new.training == dict(seed=3, changed="in JAX") and d.validity == dict(release="v1")
     assert (new.sites, new.targets, new.labels, new.wiring) == (d.sites, d.targets, d.labels, d.wiring) and new.fingerprint != d.fingerprint
     longer = from_jax(replace(params, W_dec=tuple(W * 2 for W in params.W_dec)), d)
+    check_dictionary(longer)  # lengths are folded on the way back
     assert torch.allclose(longer.weights[0].W_enc, d.weights[0].W_enc * 2) and torch.allclose(longer.weights[0].W_dec, d.weights[0].W_dec)
     same = from_jax(replace(params, b_enc=tuple(jnp.array(b) for b in params.b_enc)), d)
     assert same is d

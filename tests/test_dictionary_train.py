@@ -157,6 +157,13 @@ def test_other_weights_under_an_old_certificate_are_refused():
     with pytest.raises(InterpkitError, match="no canary"): verify_canary(replace(d, canary={}), v1())
     verify_canary(replace(d, labels=tuple(f"renamed {i}" for i in range(48))), v1())
 
+def test_a_canary_that_says_nothing_is_announced():
+    "Ids that stand in fewer than twenty rows go into no canary: with few rows only start tokens are left, and any model agrees with those."
+    w = world(60)
+    with pytest.warns(UserWarning, match="says nothing of model.layers"): certify(w.dictionary, w.old, w.rows)
+    import warnings
+    with warnings.catch_warnings(): warnings.simplefilter("error"); certify(w.dictionary, w.old, w.rows, like=many())
+
 def test_padding_does_not_dilute_the_canary():
     w = world()
     loud = Dictionary(SITES, tuple(replace(x, b_enc=x.b_enc + 1) for x in w.dictionary.weights))  # fires at padding, where activations are zero

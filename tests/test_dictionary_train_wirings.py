@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
+from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.sparse import WIRINGS, Dictionary
 from interpkit.dictionary.train import train_dictionary, wired
 from interpkit.dictionary.validity import verify_canary
@@ -52,6 +53,7 @@ def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
     assert abs(m["l0"] / 4 - 1) < 0.15, m  # a site
     assert all(np.isfinite(v) for v in m.values()) and len(set(d.labels)) == d.n_features and 0 < m["splice_error"] < 1
     verify_canary(d, r)
+    assert (check_dictionary(d, r, rows()).outcome == "holds").all()
     d.save(tmp_path / "d")
     assert Dictionary.load(tmp_path / "d", r).fingerprint == d.fingerprint
     acts = capture(r.model, tuple(dict.fromkeys((*d.sites, *d.targets))), r.batch(r.pin(rows().iloc[:64])))
@@ -70,6 +72,7 @@ def test_options_of_a_recipe_reach_a_clt(options):
     assert d.tied == bool(options.get("tied")) and all((w.W_skip is not None) == bool(options.get("skip")) for w in d.weights)
     assert all(len(w.threshold.unique()) > 1 for w in d.weights) == (options.get("objective") == "jumprelu")
     verify_canary(d, release("llama"))
+    check_dictionary(d)
 
 # what is refused, and before anything is stored
 
