@@ -6,15 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not torch.cuda.is_available(): os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
 
 COLUMNS = [f"x{i}" for i in range(6)]
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     "Two releases `v1` and `v2` of a small network, `wide` of another width, v1's dictionary and 600 rows, all as files in one folder."
-    import torch
     from torch import nn
     from interpkit.dictionary.validity import certify
     from interpkit.drift.simulate import small_world
@@ -44,3 +45,12 @@ def parquet(tmp_path):
         rows.to_parquet(tmp_path / name)
         return str(tmp_path / name)
     return write
+
+@pytest.fixture(params=["torch", "triton"])
+def kernels(request, monkeypatch):
+    "Runs a test by torch's operators and by the Triton kernels, interpreted; where there is a GPU, test_dictionary_cuda.py runs them compiled."
+    if request.param == "triton":
+        pytest.importorskip("triton", minversion="3.7")  # older ones interpret nothing with numpy 2.4
+        if torch.cuda.is_available(): pytest.skip("Triton interprets nothing in a process that compiles")
+    monkeypatch.setenv("INTERPKIT_KERNELS", request.param)
+    return request.param

@@ -51,7 +51,7 @@ def test_above_is_strict_and_by_feature(dtype):
 
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("F", [1, 8, 50, 64, 333])
-def test_codes_are_the_dense_formula_bit_for_bit(lead, F):
+def test_codes_are_the_dense_formula_bit_for_bit(lead, F, kernels):
     some = 0
     for seed in SEEDS:
         acts, *weights = whole(seed, lead, F=F)
@@ -63,7 +63,7 @@ def test_codes_are_the_dense_formula_bit_for_bit(lead, F):
     assert some > 0 or not math.prod(lead) or F == 1
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_codes_of_real_numbers_are_those_of_the_same_product(seed):
+def test_codes_of_real_numbers_are_those_of_the_same_product(seed, kernels):
     torch.manual_seed(seed)
     acts, W_enc, b_enc, threshold = torch.randn(37, 24), torch.randn(24, 301), torch.randn(301), 4 + torch.rand(301)
     wanted = dense(acts, W_enc, b_enc, threshold)
@@ -76,7 +76,7 @@ def test_codes_of_real_numbers_are_those_of_the_same_product(seed):
     assert torch.equal((encoder(acts).dense() != 0)[sure], (pre > threshold)[sure]) and bool((~sure).float().mean() < 0.01)
 
 @pytest.mark.parametrize("threshold, share", [(1e6, 0.0), (-1e6, 1.0)])
-def test_none_and_all_active(threshold, share):
+def test_none_and_all_active(threshold, share, kernels):
     for lead in ((5,), (2, 3)):
         acts, W_enc, b_enc, t = whole(3, lead, F=21, threshold=threshold)
         pre = torch.addmm(b_enc, acts.view(-1, 8), W_enc).view(*lead, 21)
@@ -84,13 +84,13 @@ def test_none_and_all_active(threshold, share):
             assert found.l0 == 21 * share and torch.equal(is_csr(found).dense(), pre * share)
             assert torch.equal(decode(found, W_enc.T.contiguous()), (pre * share) @ W_enc.T)
 
-def test_the_threshold_belongs_to_each_feature_and_is_not_active_itself():
+def test_the_threshold_belongs_to_each_feature_and_is_not_active_itself(kernels):
     eye, b = torch.eye(3), torch.zeros(3)
     found = encode(torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]), eye, b, torch.tensor([1.0, 1.0, 2.5]))
     assert found.dense().tolist() == [[0.0, 2.0, 3.0], [2.0, 2.0, 0.0]] and found.tokens.tolist() == [0, 2, 4]
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_parts_of_a_batch_are_put_together_again(seed, monkeypatch):
+def test_parts_of_a_batch_are_put_together_again(seed, monkeypatch, kernels):
     acts, *weights = whole(seed, (3, 67), F=50)
     wanted = dense(acts, *weights)
     monkeypatch.setattr(module, "AT_ONCE", 1)  # 32 tokens a part: 7 parts, the last one short
@@ -99,7 +99,7 @@ def test_parts_of_a_batch_are_put_together_again(seed, monkeypatch):
     assert torch.equal(is_csr(module.collect(read, acts, 50)).dense(), wanted) and parts == [32] * 6 + [9]
     for kind in (Encoder, ScreenedEncoder): assert torch.equal(kind(*weights)(acts).dense(), wanted)
 
-def test_memory_that_is_not_contiguous():
+def test_memory_that_is_not_contiguous(kernels):
     acts, W_enc, b_enc, threshold = whole(1, (6, 8), d=10, F=40)
     wanted = dense(acts, W_enc, b_enc, threshold)
     turned = (acts.transpose(0, 1).contiguous().transpose(0, 1), W_enc.T.contiguous().T, b_enc.repeat_interleave(2)[::2], threshold.repeat_interleave(2)[::2])
@@ -111,7 +111,7 @@ def test_memory_that_is_not_contiguous():
     assert torch.equal(encode(acts.expand(2, 6, 8, 10), W_enc, b_enc, threshold).dense(), wanted.expand(2, 6, 8, 40))
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_other_precisions(dtype):
+def test_other_precisions(dtype, kernels):
     acts, *weights = whole(2, (4, 3), F=45, dtype=dtype)
     wanted = dense(acts, *weights)
     for found in (encode(acts, *weights), Encoder(*weights)(acts)):
@@ -187,7 +187,7 @@ def test_screening_needs_32_bits_on_the_cpu():
 
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("targets", [(), (1,), (3,)])
-def test_decode_is_the_dense_product_for_all_targets_at_once(lead, targets):
+def test_decode_is_the_dense_product_for_all_targets_at_once(lead, targets, kernels):
     for seed in SEEDS:
         acts, *weights = whole(seed, lead, F=41)
         random = torch.Generator().manual_seed(seed)

@@ -1,8 +1,8 @@
-"On a GPU, where there is one: the same codes, gradients and dictionaries as on the CPU."
+"On a GPU, where there is one: the same codes, gradients and dictionaries as on the CPU, by torch's operators and by the Triton kernels."
 import pytest
 import torch
 
-from interpkit.dictionary.codes import Encoder, decode, encode
+from interpkit.dictionary.codes import Encoder, decode, encode, triton_for
 from interpkit.dictionary.fit import fit, go_on
 from interpkit.dictionary.kernels import Active
 from interpkit.dictionary.sparse import TENSORS, Dictionary
@@ -11,6 +11,19 @@ from interpkit.model.sites import Site
 from test_dictionary_training import SHAPES, stream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+@pytest.fixture(autouse=True, params=["torch", "triton"])
+def kernels(request, monkeypatch):
+    if request.param == "triton": pytest.importorskip("triton")
+    monkeypatch.setenv("INTERPKIT_KERNELS", request.param)
+    return request.param
+
+def test_triton_is_chosen_where_it_is_there(kernels, monkeypatch):
+    x = torch.zeros(1, device="cuda")
+    assert (triton_for(x) is None) == (kernels == "torch")
+    monkeypatch.delenv("INTERPKIT_KERNELS")
+    assert kernels == "torch" or triton_for(x) is not None
+    assert triton_for(torch.zeros(1)) is None
 
 def weights(d=24, F=80, T=3):
     g = torch.Generator().manual_seed(0)
@@ -43,6 +56,11 @@ def test_training_finds_as_much_and_goes_on(objective, tmp_path):
     assert abs(there.record()["fvu"] / here["fvu"] - 1) < 0.1 and abs(there.record()["l0"] / here["l0"] - 1) < 0.1
     again = go_on(tmp_path / "checkpoint", how, device="cuda")
     assert again.taken == 600 and torch.equal(again.p.flat, there.p.flat)
+
+def test_triton_trains_the_same_to_the_last_bit(kernels):
+    if kernels == "torch": pytest.skip("torch adds in an order that changes")
+    first, again = (fit(stream(100), recipe(128, 6, 100 * 256, 256), device="cuda").p.flat for _ in range(2))
+    assert torch.equal(first, again)
 
 def test_a_dictionary_moves_there_and_back():
     w = fit(stream(60, 128), recipe(64, 6, 60 * 128, 128)).weights()

@@ -64,7 +64,7 @@ def dense_error(q, white, keep, y, upto=None):
 @pytest.mark.parametrize("prefixes", [(), (4, 11)])
 @pytest.mark.parametrize("threshold", [0.01, 1.0, 3.0, 1e9])
 @pytest.mark.parametrize("name", SHAPES)
-def test_gradients_are_those_of_autograd(name, threshold, prefixes):
+def test_gradients_are_those_of_autograd(name, threshold, prefixes, kernels):
     "The dense loss with autograd is the oracle; nothing active is a case too."
     g, B, s = torch.Generator().manual_seed(1), 33, SHAPES[name]
     prefixes = prefixes and prefixes + (s.n_features,)

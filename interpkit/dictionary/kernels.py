@@ -12,9 +12,8 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
-from .codes import SparseCodes, active, collect, inner, pack, packed_product
+from .codes import SparseCodes, active, collect, inner, pack, packed_product, triton_for, weighted_rows
 
 # %% ../../nbs/03_dictionary/03a_kernels.ipynb #37455eb9
 @dataclass(frozen=True)
@@ -54,15 +53,16 @@ class Active:
 
     def by_token(self, rows: Tensor) -> Tensor:  # [F, d] -> [B, d]
         "For each token the sum of its active features' rows, times their values."
-        return embedding_bag(self.feature, rows, self.tokens[:-1], mode="sum", per_sample_weights=self.value)
+        return weighted_rows(rows, self.feature, self.tokens, self.value)
     def by_feature(self, rows: Tensor, value: Tensor) -> Tensor:  # [B, d], [n] -> [F, d]
         "For each feature the sum of the rows of the tokens where it is active, times `value`."
-        return embedding_bag(self.token.index_select(0, self.order), rows, self.features[:-1], mode="sum", per_sample_weights=value.index_select(0, self.order))
+        return weighted_rows(rows, self.token.index_select(0, self.order), self.features, value.index_select(0, self.order))
     def products(self, rows: Tensor, columns: Tensor) -> Tensor:  # [B, d], [F, d] -> [n]
         "The inner product of token's and feature's row at each active place."
         return inner(SparseCodes(self.tokens, self.feature, self.value, (len(self.tokens) - 1, self.n_features)), rows, columns)
     def sums(self, value: Tensor) -> Tensor:  # [n] -> [F]
         "For each feature the sum of `value` over the places where it is active."
+        if kernels := triton_for(value): return kernels.totals(value.index_select(0, self.order), self.features)
         return torch.bincount(self.feature, weights=value, minlength=self.n_features).to(value.dtype)
 
 # %% ../../nbs/03_dictionary/03a_kernels.ipynb #2da842f6
