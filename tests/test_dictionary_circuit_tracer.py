@@ -236,12 +236,13 @@ def test_a_tied_clt_comes_home_as_the_same_function(tmp_path):
 
 def test_an_import_is_labelled_measured_and_certified_for_this_release(tmp_path):
     folder = to_circuit_tracer(made(), tmp_path / "a", scan="s")
-    home = read(folder)
+    home, few = read(folder, world(300).rows), read(folder)
     assert (check_dictionary(home, world().old, world(300).rows).outcome == "holds").all()
-    assert home.validity["fingerprint"] == world().old.fingerprint and home.validity["dictionary"] == made().fingerprint and home.validity["measured"] == evaluate(world().old, made(), rows())
+    assert home.validity["fingerprint"] == world().old.fingerprint and home.validity["dictionary"] == made().fingerprint and home.validity["measured"] == evaluate(world().old, made(), world(300).rows)
     assert len(home.labels) == L * F and any(not x.startswith(("unclear", "feature")) for x in home.labels) and not any(x.startswith("feature ") for x in home.labels)
     verify_canary(home, world().old)
     refused(65, lambda: verify_canary(home, world().new), "v2")
+    refused(65, lambda: verify_canary(few, world().old), "nothing but zeros at model.layers.0")  # sixty rows share too few values for a canary without customers
     weights = {p.name: digest_file(p) for p in folder.glob("*.safetensors")}
     assert home.training["imported"] == dict(model_kind="cross_layer_transcoder", model_name="v1", scan="s", feature_input_hook="hook_resid_mid", feature_output_hook="hook_mlp_out", weights=weights) and len(weights) == 2 * L
     home.save(tmp_path / "kept")

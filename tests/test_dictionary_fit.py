@@ -1,12 +1,15 @@
 "Training runs under fire: killed, out of disk, fed with NaN, collapsed. What was learnt before is kept, and what goes on ends as if nothing had happened."
+import inspect
 import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from interpkit.core import artefacts
 from interpkit.core.artefacts import read_json
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary import fit as module, sparse_training
-from interpkit.dictionary.fit import Watch, check_fold, complaints, curves, fit, go_on, line
+from interpkit.dictionary.fit import Watch, check_fold, complaints, curves, fit, go_on, line, made_by
 from interpkit.dictionary.sparse_training import OBJECTIVES, Recipe, Trainer
 from interpkit.dictionary.train import train_dictionary
 from interpkit.model.releases import Release
@@ -302,6 +305,28 @@ def test_a_checkpoint_of_another_run_says_what_differs(kept, change, said):
     e = raised(64, lambda: fit(batches("clt"), how("clt", **change), folder=kept, **where), said, str(kept))
     assert "what was learnt" not in e.mend and {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()} == before
 
+def test_a_run_that_goes_on_by_other_means_says_so(kept, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        go_on(kept / "checkpoint", how("clt"), "march")
+    was = made_by()
+    for now, said in ((dict(code="0123456789ab"), f"code {was['code']}, now 0123456789ab"), (dict(torch="9.9.9"), f"torch {was['torch']}, now 9.9.9"), (dict(threads=64), f"threads {was['threads']}, now 64")):
+        monkeypatch.setattr(module, "made_by", lambda device: was | now)
+        with pytest.warns(UserWarning, match=re.escape(f"other means than it began with ({said}): its weights")): again = go_on(kept / "checkpoint", how("clt"), "march")
+        assert again.taken == 60
+    s = read_json(kept / "checkpoint" / "state.json")
+    artefacts.write_json(kept / "checkpoint" / "state.json", {n: x for n, x in s.items() if n != "by"})  # of an older version
+    artefacts.write_manifest(kept / "checkpoint", "training")
+    with pytest.warns(UserWarning, match="code unknown"): go_on(kept / "checkpoint", how("clt"), "march")
+
+def test_the_code_of_a_checkpoint_is_all_of_this_floor(monkeypatch, tmp_path):
+    home = Path(module.__file__).parent
+    shutil.copytree(home, tmp_path / "dictionary")
+    monkeypatch.setattr(inspect, "getfile", lambda _: str(tmp_path / "dictionary" / "sparse_training.py"))
+    same = made_by()["code"]
+    (tmp_path / "dictionary" / "kernels.py").write_text((home / "kernels.py").read_text() + "\n")
+    assert made_by()["code"] != same
+
 def test_a_checkpoint_of_another_format_is_refused(kept):
     s = read_json(kept / "checkpoint" / "state.json")
     artefacts.write_json(kept / "checkpoint" / "state.json", dict(format=2, other=s["taken"]))
@@ -374,14 +399,15 @@ def test_the_log_holds_what_one_wants_to_know(logged):
     rows = rows_of(folder)
     assert rows == watched and len(rows) == STEPS
     for i, r in enumerate(rows, 1):
-        assert set(r) == {"step", "steps", "tokens", "loss", "fvu", "l0", "dead_share", "tokens_per_second", "seconds_left", "peak_memory_mib"}
-        assert r["step"] == i and r["steps"] == STEPS and r["tokens"] == i * SIZE and all(math.isfinite(x) for x in r.values())
+        assert set(r) == {"site", "step", "steps", "tokens", "loss", "fvu", "l0", "dead_share", "tokens_per_second", "seconds_left", "peak_memory_mib"}
+        assert r["step"] == i and r["steps"] == STEPS and r["tokens"] == i * SIZE and r["site"] == rows[0]["site"] and all(math.isfinite(x) for n, x in r.items() if n != "site")
         assert r["tokens_per_second"] > 0 and r["peak_memory_mib"] > 50 and r["seconds_left"] >= 0
     assert rows[-1]["seconds_left"] == 0 and rows[-1]["fvu"] < rows[5]["fvu"] and 2 < rows[-1]["l0"] < 8
 
 def test_a_line_says_it_in_words():
-    row = dict(step=500, steps=1000, tokens=1_024_000, loss=0.01234, fvu=0.0119, l0=15.94, dead_share=0.005, tokens_per_second=81_000, seconds_left=1200, peak_memory_mib=840)
-    assert line(row) == "train 1,024,000 of 2,048,000 tokens, 1,200 s left: loss 0.0123, FVU 0.0119, L0 15.9, dead 0.5%, 81,000 tokens/s, 840 MiB"
+    row = dict(site="layers.1:in", step=500, steps=1000, tokens=1_024_000, loss=0.01234, fvu=0.0119, l0=15.94, dead_share=0.005, tokens_per_second=81_000, seconds_left=1200, peak_memory_mib=840)
+    assert line(row) == "train at layers.1:in: 1,024,000 of 2,048,000 tokens, 1,200 s left: loss 0.0123, FVU 0.0119, L0 15.9, dead 0.5%, 81,000 tokens/s, 840 MiB"
+    assert line(row | dict(site="layers.1:in, layers.2:in")).startswith("train at 2 sources: 1,024,000 of")
 
 def test_curves_show_the_log(logged):
     folder, rows = logged

@@ -1,4 +1,5 @@
 "The spliced metric against its definition: one sequence at a time, no padding, plain hooks; and its intervals against simulated worlds."
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,8 +13,9 @@ from torch import nn
 from interpkit.core.errors import InterpkitError
 from interpkit.core.statistics import clopper_pearson
 from interpkit.core.statistics import signed_interval, weighted_auc
-from interpkit.dictionary.metrics import Metric, mean_activations, spliced_metric
+from interpkit.dictionary.metrics import Metric, mean_activations, skip_alone, spliced_metric
 from interpkit.dictionary.sparse import Dictionary, SiteWeights
+from interpkit.dictionary.validity import certify
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 from test_dictionary_evaluate import BOS, PAD, V, causal, directions, world
@@ -316,3 +318,35 @@ def test_a_metric_can_be_looked_at():
     assert isinstance(m, Metric) and "cross_entropy" in repr(m) and "\n" not in repr(m) and "<script" not in m._repr_html_() and "nats a token" in m._repr_html_()
     assert list(m.table()["of"])[-1] == "share recovered" and f"{m.bare:.4f}" in m._repr_html_()
     with pytest.raises(AttributeError): m.bare = 1.0
+
+# a skip
+
+def with_skip(skip, features):
+    "A transcoder of a linear layer, whose skip or whose features do what the layer does; the rest of both is zero."
+    net = nn.Sequential(nn.Identity(), nn.Linear(6, 6), nn.Linear(6, 1))
+    torch.manual_seed(0)
+    for p in net.parameters(): nn.init.normal_(p)
+    columns = [f"x{i}" for i in range(6)]
+    release = Release.from_module(net, sites=["1:out"], decision=dict(kind="scalar"), inputs=dict(kind="columns", columns=columns), name="line")
+    W = net[1].weight.detach().T
+    rows = torch.cat([W, -W])
+    norm = rows.norm(dim=1)
+    w = SiteWeights(torch.cat([torch.eye(6), -torch.eye(6)], 1) * norm, torch.zeros(12), torch.zeros(12), features * (rows / norm[:, None])[:, None], net[1].bias.detach(), skip * W)
+    table = pd.DataFrame(np.random.default_rng(0).normal(1.5, 1, size=(300, 6)).astype("float32"), columns=columns).assign(sequence_id=range(300), weight=np.arange(300) % 3)
+    return release, Dictionary((Site.parse("0:out"),), (w,), wiring="transcoder", targets=(Site.parse("1:out"),)), table
+
+@pytest.mark.parametrize("skip, features, alone, said", [(0.9, 0.1, 0.01, False), (0.5, 0.5, 0.25, False), (0.0, 1.0, 1.0, False), (0.9, 0.0, 0.01, True), (0.5, 0.05, 0.25, True)])
+def test_what_a_skip_does_alone_is_measured_and_said_where_it_is_most(skip, features, alone, said):
+    "A layer that is linear: of its variance the skip alone misses (1 - skip)^2, whatever the mean."
+    release, d, table = with_skip(skip, features)
+    assert skip_alone(release, d, table) == pytest.approx(alone, abs=1e-4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = certify(d, release, table).validity["measured"]
+    assert found["skip_alone"] == pytest.approx(alone, abs=1e-4)
+    assert any("the skip does most" in str(w.message) for w in caught) == said and (said or found["splice_error"] < 1e-6)
+
+def test_without_a_skip_nothing_is_measured_of_it():
+    release, d, table = with_skip(0.0, 1.0)
+    bare = replace(d, weights=tuple(replace(w, W_skip=None) for w in d.weights))
+    assert skip_alone(release, bare, table) is None and "skip_alone" not in certify(bare, release, table).validity["measured"]

@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 
 from ..core.errors import invalid
+from ..core.show import percent
 from .evaluate import evaluate
+from .metrics import skip_alone
 from .sparse import Dictionary
 from ..model.fingerprints import canary, canary_rows, compare_canary
 
@@ -23,11 +25,18 @@ def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
     codes = {f"codes {s}": dictionary.at(s).encode(found[str(s)].to(dictionary.at(s).W_enc.device)).cpu() for s in dictionary.sites if str(s) in found}
     return found | codes
 
+def _measured(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
+    found, alone = evaluate(release, dictionary, rows), skip_alone(release, dictionary, rows)
+    if alone is None: return found
+    if found["splice_error"] > alone / 2:
+        warnings.warn(f"the skip does most of the work here: splice error {percent(alone, 1)} by the skip alone, {percent(found['splice_error'], 1)} with features, which explain little, then; train without skip, or with more features", stacklevel=3)
+    return found | dict(skip_alone=alone)
+
 def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None) -> Dictionary:
     "The dictionary with its validity: the release's fingerprint, a canary batch in the likeness of `like` (default: `rows`), and what was measured on `rows`, which should be held out from training."
     synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
     validity = dict(release=release.name, fingerprint=release.fingerprint, dictionary=dictionary.fingerprint, device=str(release.device),
-                    measured=evaluate(release, dictionary, rows),
+                    measured=_measured(release, dictionary, rows),
                     canary=[{c: x.tolist() if hasattr(x, "tolist") else x for c, x in r.items()} for r in synthetic.to_dict("records")],
                     canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()})
     made = replace(dictionary, validity=validity, canary=_canary_values(dictionary, release, synthetic))
@@ -49,6 +58,8 @@ def verify_canary(dictionary: Dictionary, release):
     if made_for.get("dictionary", dictionary.fingerprint) != dictionary.fingerprint or not dictionary.canary:
         raise invalid("a dictionary with the weights that were certified", f"other weights, or no canary batch, under the validity of {made_for['release']!r}",
                       "certify the dictionary again: certify(dictionary, release, held_out_rows)")
+    if empty := silent_sites(dictionary):
+        raise invalid("a canary batch that says something of every source", f"nothing but zeros at {', '.join(empty)}, with which any model agrees", "certify on a few hundred rows: certify(dictionary, release, held_out_rows, like=rows)")
     rows = pd.DataFrame(made_for["canary"]).astype(made_for["canary_dtypes"])
     found = _canary_values(dictionary, release, rows)
     sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
