@@ -284,3 +284,23 @@ def test_killed_ten_times_at_random_moments_a_check_ends_with_the_same_bytes(ask
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 10
     assert (Path(asked.run) / "verdict.json").read_bytes() == (tmp_path / "whole" / "verdict.json").read_bytes()
     assert not [p for p in Path(asked.run).rglob("*.aside")]
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wiring", ["sae", "clt"])
+def test_killed_again_and_again_a_training_job_ends_with_the_same_weights(tiny, tmp_path, monkeypatch, wiring):
+    monkeypatch.chdir(tmp_path)
+    how = [] if wiring == "sae" else ["--wiring", "clt", "--site", "0:in", "--target", "0:out"]
+    command = lambda out: [sys.executable, "-m", "interpkit.release.cli", "train", "--release", tiny.v1, "--data", tiny.data, "--out", out, "--features", "32", "--k", "8", "--tokens", "3000000", *how]
+    start = time.monotonic()
+    assert subprocess.run(command("whole"), stdout=subprocess.DEVNULL).returncode == 0
+    took, rng, cut = time.monotonic() - start, random.Random(0), []
+    for _ in range(8):
+        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try: process.wait(rng.uniform(0.4, 0.9) * took)
+        except subprocess.TimeoutExpired: os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        cut += [read_json(p)["taken"] for p in tmp_path.glob("runs/*/*/store-*/training-0/checkpoint/state.json")]
+        if (tmp_path / "cut").exists(): break
+    assert subprocess.run(command("cut"), stdout=subprocess.DEVNULL).returncode == 0 or (tmp_path / "cut").exists()
+    assert cut and sorted(cut) == cut  # killed in the middle, and each time further on
+    for name in ("weights.safetensors", "dictionary.json"): assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
