@@ -501,6 +501,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._Log._cut': ( '03_dictionary/fit.html#_log._cut',
                                                                                   'interpkit/dictionary/fit.py'),
+                                          'interpkit.dictionary.fit._all_by': ( '03_dictionary/fit.html#_all_by',
+                                                                                'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._begun': ( '03_dictionary/fit.html#_begun',
                                                                                'interpkit/dictionary/fit.py'),
                                           'interpkit.dictionary.fit._by_others': ( '03_dictionary/fit.html#_by_others',

@@ -36,11 +36,12 @@ def above(pre: Tensor, threshold: Tensor) -> Tensor:  # [B, F], [F] -> int64 [n]
 # %% ../../nbs/03_dictionary/00_codes.ipynb #0edb33ae
 CHOICES = ("auto", "torch", "triton")
 
-def triton_for(t: Tensor):
-    "The module of Triton kernels where they are to work on `t`: on a GPU, or as the environment's INTERPKIT_KERNELS says. None: torch's operators. Raises (exit code 64) for another word than auto, torch, triton."
-    asked = os.environ.get("INTERPKIT_KERNELS") or "auto"
+def triton_for(*tensors: Tensor):
+    "The module of Triton kernels where they are to work on these tensors: on a GPU, or as the environment's INTERPKIT_KERNELS says. None: torch's operators, which alone can be differentiated. Raises (exit code 64) for another word than auto, torch, triton."
+    asked, t = os.environ.get("INTERPKIT_KERNELS") or "auto", tensors[0]
     if asked not in CHOICES: raise bad_parameter(f"INTERPKIT_KERNELS {', '.join(CHOICES)}", repr(asked), nearest(asked, CHOICES))
-    return None if asked == "torch" or (asked == "auto" and not t.is_cuda) else _kernels(str(t.device), asked)
+    if asked == "torch" or not (t.is_cuda or (asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1")): return None
+    return None if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else _kernels(str(t.device), asked)
 
 @cache
 def _kernels(device: str, asked: str):
@@ -50,7 +51,7 @@ def _kernels(device: str, asked: str):
         if not off < 1e-4: raise RuntimeError(f"they differ from torch's operators by {off:.3g} of the largest value")
         return triton_kernels
     except Exception as e:
-        if asked == "triton": raise bad_parameter(f"Triton kernels that run on {device}", f"{type(e).__name__}: {e}", "unset INTERPKIT_KERNELS; on a CPU they need TRITON_INTERPRET=1 from the start of the process") from e
+        if asked == "triton": raise bad_parameter(f"Triton kernels that run on {device}", f"{type(e).__name__}: {e}", "unset INTERPKIT_KERNELS") from e
         warnings.warn(f"Triton kernels are not used on {device} ({type(e).__name__}: {e}): torch's operators do the same, slower. INTERPKIT_KERNELS=torch chooses them without this warning", stacklevel=3)
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #234ef7c8
@@ -124,7 +125,7 @@ def collect(read,         # activations [part, d] -> places in flattened [part, 
 
 def active(pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
     "Where pre-activations are above their threshold, and which they are."
-    if kernels := triton_for(pre): return kernels.active(pre, threshold)
+    if kernels := triton_for(pre, threshold): return kernels.active(pre, threshold)
     place = above(pre, threshold)
     return place, pre.view(-1).index_select(0, place)
 
@@ -162,7 +163,7 @@ def weighted_rows(rows: Tensor,    # [R, columns]
                   weight: Tensor   # [n]
                   ) -> Tensor:     # [S, columns]
     "For each segment the sum of the rows that it names, times their weights."
-    if kernels := triton_for(rows): return kernels.weighted_rows(rows, index, begin, weight)
+    if kernels := triton_for(rows, weight): return kernels.weighted_rows(rows, index, begin, weight)
     return embedding_bag(index, rows, begin, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 @torch.no_grad()
@@ -271,7 +272,7 @@ class ScreenedEncoder:
 
 def inner(at: SparseCodes, x: Tensor, rows: Tensor) -> Tensor:  # [N, d], [F, d] -> [n]
     "The inner product of token's and feature's row at each place of `at`."
-    if kernels := triton_for(x): return kernels.inner(x, rows, at.token, at.indices)
+    if kernels := triton_for(x, rows): return kernels.inner(x, rows, at.token, at.indices)
     with warnings.catch_warnings():  # zeros, because beta multiplies what is there, NaN as well
         warnings.filterwarnings("ignore", "Sparse CSR tensor support")
         csr = torch.sparse_csr_tensor(at.tokens, at.indices, x.new_zeros(len(at.indices)), (len(x), len(rows)), check_invariants=False)

@@ -23,14 +23,17 @@ import torch
 from ..core.artefacts import aside_name, new_artefact, open_artefact, read_json, recover, remove_leftovers, storage_error, write_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.show import is_live
+from .codes import triton_for
 from .sparse_training import FAR, Parameters, Recipe, Scale, Shape, Trainer, _listed
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #96c3a0c0
 def made_by(device="cpu") -> dict:
-    "What the last bit of a step depends on besides recipe and batches: the trainer's code, torch, the processor's instructions, threads, the kind of device."
+    "What the last bit of a step depends on besides recipe and batches: the trainer's code, torch, the processor's instructions, threads, the device, and whose kernels run there."
     h = hashlib.sha256()
     for p in sorted(Path(inspect.getfile(Trainer)).parent.glob("*.py")): h.update(p.name.encode() + p.read_bytes())
-    return dict(code=h.hexdigest()[:12], torch=torch.__version__, processor=torch.backends.cpu.get_cpu_capability(), threads=torch.get_num_threads(), device=torch.device(device).type)
+    at = torch.zeros(1, device=device)
+    return dict(code=h.hexdigest()[:12], torch=torch.__version__, processor=torch.backends.cpu.get_cpu_capability(), threads=torch.get_num_threads(),
+                device=torch.cuda.get_device_name(device) if at.is_cuda else at.device.type, kernels="torch" if triton_for(at) is None else "triton")
 
 COUNTS = ("taken", "threshold", "penalty", "l0", "fvu", "loss", "revived", "same")
 
@@ -46,7 +49,7 @@ def keep(self: Trainer, folder, data: str = ""):
     tensors |= {f"whitening {i}": w for i, w in enumerate(self.whitening)}  # made anew from directions that lie in memory another way it differs in the last bit
     with new_artefact(folder, "training", overwrite=True) as tmp:
         save_file({n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}, tmp / "state.safetensors")
-        write_json(tmp / "state.json", dict(format=1, recipe=asdict(self.recipe), site=self.site, data=data, by=made_by(self.p.flat.device), sizes={at: s.size for at, s in scales.items()}, **{n: getattr(self, n) for n in COUNTS}))
+        write_json(tmp / "state.json", dict(format=1, recipe=asdict(self.recipe), site=self.site, data=data, by=_all_by(self), sizes={at: s.size for at, s in scales.items()}, **{n: getattr(self, n) for n in COUNTS}))
 Trainer.keep = keep
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #69976120
@@ -58,8 +61,13 @@ def _same_run(found: dict, recipe: Recipe, data: str, site, folder):
     if found.get("format") != 1: other = [f"format {found.get('format')}"]
     if other: raise bad_parameter("the recipe and the data that this training began with", f"{', '.join(other)} in {folder}", "train with those, or remove the folder to begin anew")
 
-def _by_others(was: dict, now: dict, folder):
-    other = [f"{n} {was.get(n, 'unknown')}, now {x}" for n, x in now.items() if was.get(n) != x]
+def _all_by(self: Trainer) -> list:
+    now, before = made_by(self.p.flat.device), getattr(self, "by", [])
+    return before + [now] * (now not in before)
+
+def _by_others(before: list, now: dict, folder):
+    other = [f"{n} {was.get(n, 'unknown')}, now {x}" for was in before[:1] or [{}] for n, x in now.items() if was.get(n) != x]
+    if not other and len(before) > 1: other = ["by others in between"]
     if other: warnings.warn(f"the training in {folder} goes on by other means than it began with ({'; '.join(other)}): its weights will be as good, but not those of one run to the last bit", stacklevel=4)
 
 def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Trainer:
@@ -68,10 +76,10 @@ def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Tr
     folder = open_artefact(folder, "training")
     found = read_json(folder / "state.json")
     _same_run(found, recipe, data, site, folder)
-    _by_others(found.get("by", {}), made_by(device), folder)
+    _by_others(found.get("by", []), made_by(device), folder)
     t = {n: x.to(device, copy=True) for n, x in load_file(folder / "state.safetensors").items()}  # where a tensor begins in memory can decide the last bit of a product: in a file anywhere, in a copy where all begin
     self = Trainer.__new__(Trainer)
-    self.recipe, self.site = recipe, found["site"]
+    self.recipe, self.site, self.by = recipe, found["site"], found.get("by", [{}])
     for n in COUNTS: setattr(self, n, found[n])
     sides = {side: [Scale(t[f"{side} {i} mean"], found["sizes"][f"{side} {i}"], t[f"{side} {i} directions"], t[f"{side} {i} variances"]) for i in range(sum(k.startswith(side) for k in found["sizes"]))] for side in ("in", "out")}
     self.scales, self.outs = sides["in"], sides["in"] if self.same else sides["out"]

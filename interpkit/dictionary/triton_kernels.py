@@ -47,15 +47,15 @@ def _at(t: Tensor): return torch.cuda.device(t.device) if t.is_cuda else nullcon
 def active(pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
     "Where pre-activations are above their threshold, in the order of flattened `pre`, and which they are."
     pre, (rows, columns) = pre.contiguous(), pre.shape
-    bar = threshold.to(pre).expand(rows, columns)
+    bar, wide = threshold.to(pre.device).expand(rows, columns), _wide(torch.promote_types(pre.dtype, threshold.dtype))
     begin, block = torch.zeros(rows + 1, dtype=torch.int64, device=pre.device), _power(columns, 1024)
     if pre.numel():
-        with _at(pre): _count[(rows,)](pre, bar, begin[1:], columns, *bar.stride(), BLOCK=block, AS=_wide(pre.dtype))
+        with _at(pre): _count[(rows,)](pre, bar, begin[1:], columns, *bar.stride(), BLOCK=block, AS=wide)
     torch.cumsum(begin, 0, out=begin)
     place = torch.empty(int(begin[-1]), dtype=torch.int64, device=pre.device)
     value = torch.empty(len(place), dtype=pre.dtype, device=pre.device)
     if len(place):
-        with _at(pre): _write[(rows,)](pre, bar, begin, place, value, columns, *bar.stride(), BLOCK=block, AS=_wide(pre.dtype))
+        with _at(pre): _write[(rows,)](pre, bar, begin, place, value, columns, *bar.stride(), BLOCK=block, AS=wide)
     return place, value
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #29035e3b
@@ -130,14 +130,15 @@ def totals(value: Tensor, begin: Tensor) -> Tensor:  # [n], int64 [S + 1] -> [S]
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #d7435e65
 def disagreement(device) -> float:
-    "The largest difference between these kernels and torch's dense operators on a small problem on `device`; infinite where other features are found."
-    g = torch.Generator().manual_seed(0)
-    x, W, D, bar = (torch.randn(*shape, generator=g).to(device) for shape in ((7, 33), (90, 33), (90, 41), (90,)))
-    pre = x @ W.T
-    on = pre > bar
-    place, value = active(pre, bar)
-    if not torch.equal(place, on.flatten().nonzero().view(-1)): return float("inf")
-    token, feature = place // 90, place % 90
-    begin = torch.searchsorted(token, torch.arange(8, device=device))
-    pairs = [(value, pre[on]), (weighted_rows(D, feature, begin, value), (pre * on) @ D), (inner(x, W, token, feature), pre[on]), (totals(value, begin), (pre * on).sum(1))]
-    return float(torch.stack([(a - b).abs().max() / b.abs().max() for a, b in pairs]).max())  # NaN where one is
+    "The largest difference between these kernels on `device` and dense sums in 64 bits on a CPU, over the largest value; infinite where other features are found."
+    g, (B, F, d) = torch.Generator().manual_seed(0), (20, 1100, 270)
+    x, W, pre = (torch.randn(*shape, generator=g, dtype=torch.float32, device="cpu") for shape in ((B, d), (F, d), (B, F)))
+    x_, W_, pre_, bar = (t.to(device) for t in (x, W, pre, torch.tensor(0.7)))
+    on, (place, value) = pre > 0.7, active(pre_, bar)
+    if not torch.equal(place.cpu(), on.flatten().nonzero().view(-1)): return float("inf")
+    token, feature = place // F, place % F
+    begin = torch.searchsorted(token, torch.arange(B + 1, device=token.device))
+    found = [value, weighted_rows(W_, feature, begin, value), inner(x_, W_, token, feature), totals(value, begin)]
+    x, W, codes = x.double(), W.double(), (pre * on).double()
+    wanted = [codes[on], (codes[..., None] * W).sum(1), (x[:, None] * W).sum(2)[on], codes.sum(1)]
+    return float(torch.stack([(a.cpu().double() - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]).max())  # NaN where one is

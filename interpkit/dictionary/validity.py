@@ -28,7 +28,7 @@ def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
 def _measured(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
     found, alone = evaluate(release, dictionary, rows), skip_alone(release, dictionary, rows)
     if alone is None: return found
-    if found["splice_error"] > alone / 2:
+    if alone < 0.5 and found["splice_error"] > alone / 2:
         warnings.warn(f"the skip does most of the work here: splice error {percent(alone, 1)} by the skip alone, {percent(found['splice_error'], 1)} with features, which explain little, then; train without skip, or with more features", stacklevel=3)
     return found | dict(skip_alone=alone)
 
@@ -40,7 +40,7 @@ def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, 
                     canary=[{c: x.tolist() if hasattr(x, "tolist") else x for c, x in r.items()} for r in synthetic.to_dict("records")],
                     canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()})
     made = replace(dictionary, validity=validity, canary=_canary_values(dictionary, release, synthetic))
-    if empty := silent_sites(made): warnings.warn(f"the canary batch says nothing of {', '.join(empty)}: no position of it counts, since few values stand in twenty rows; certify on a few hundred rows, or a change of the machine may go unseen", stacklevel=2)
+    if empty := silent_sites(made): warnings.warn(f"the canary batch says nothing of {', '.join(empty)}: no position of it counts, since few values stand in twenty rows; a check will refuse it; certify on a few hundred rows", stacklevel=2)
     return made
 
 def silent_sites(dictionary: Dictionary) -> list[str]:
