@@ -13,6 +13,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'interpkit/core/artefacts.py'),
                                           'interpkit.core.artefacts._files': ( '00_core/artefacts.html#_files',
                                                                                'interpkit/core/artefacts.py'),
+                                          'interpkit.core.artefacts._kind_of': ( '00_core/artefacts.html#_kind_of',
+                                                                                 'interpkit/core/artefacts.py'),
                                           'interpkit.core.artefacts._old': ('00_core/artefacts.html#_old', 'interpkit/core/artefacts.py'),
                                           'interpkit.core.artefacts._place': ( '00_core/artefacts.html#_place',
                                                                                'interpkit/core/artefacts.py'),

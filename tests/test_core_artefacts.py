@@ -230,3 +230,20 @@ def test_nothing_of_a_label_runs_in_a_browser():
         assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
     assert "0.3<" in table_html([dict(x=0.1 + 0.2)]) and "<td style='text-align:left;padding:2px 10px'>3<" in table_html([dict(x=3, y=0.5)])
     assert percent(float("nan")) == "-" and percent(2.0) == "2.0x" and percent(0.0512, 1) == "5.1 %"
+
+@pytest.mark.parametrize("there, said", [("file", "is a file"), ("folder", "is a folder of something else"), ("other", "is letter"), ("odd", "is a folder of something else")])
+def test_nothing_but_an_artefact_of_its_kind_is_replaced(tmp_path, there, said):
+    place = tmp_path / "x"
+    if there == "file": place.write_text("thesis")
+    if there in ("folder", "odd"): fill(place, OLD) if place.mkdir() is None else None
+    if there == "odd": (place / "manifest.json").write_text("[]")
+    if there == "other":
+        with new_artefact(place, "letter") as tmp: fill(tmp, OLD)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InterpkitError, match=said) as e: write(place, NEW, overwrite=True)
+    assert e.value.code == 65 and {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+def test_an_empty_folder_may_be_filled(tmp_path):
+    (tmp_path / "x").mkdir()
+    write(tmp_path / "x", NEW, overwrite=True)
+    assert contents(tmp_path / "x") == NEW

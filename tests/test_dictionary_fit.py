@@ -214,6 +214,16 @@ def test_nan_at_one_layer_is_named_with_step_and_site(tmp_path, side, value):
     assert ("NaN or infinity at " + ("layers.1:in" if side == "source" else "the target of layers.1:in") + " in training batch 70") in e.given
     last_good(tmp_path, e, "clt", 60)
 
+def test_a_short_training_that_ends_worse_than_it_began_is_refused_or_said():
+    "Under a hundred steps nothing else is looked at."
+    far, near = (Recipe(40, 4, 60 * SIZE, SIZE, lr) for lr in (50.0, 0.003))
+    raised(65, lambda: fit(batches(steps=60), far), "times the variance is unexplained", "in the last of 60 steps", "smaller learning rate than lr=50")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = fit(batches(steps=60), near)
+    trainer.loss = 1.5
+    assert any("more unexplained than there is" in c for c in complaints(trainer))
+
 def test_nan_in_the_first_tokens_leaves_no_checkpoint(tmp_path):
     def spoil(x, y): y[2][0, 0] = math.nan
     e = raised(65, lambda: fit(batches("clt", at=3, change=spoil), how("clt"), SITES, folder=tmp_path), "the target of layers.2:in in training batch 3")
@@ -314,10 +324,21 @@ def test_a_run_that_goes_on_by_other_means_says_so(kept, monkeypatch):
         monkeypatch.setattr(module, "made_by", lambda device: was | now)
         with pytest.warns(UserWarning, match=re.escape(f"other means than it began with ({said}): its weights")): again = go_on(kept / "checkpoint", how("clt"), "march")
         assert again.taken == 60
+    again.keep(kept / "checkpoint", "march")  # written by the other means ...
+    monkeypatch.setattr(module, "made_by", lambda device: was)  # ... and gone on with by the first ones
+    with pytest.warns(UserWarning, match="by others in between"): go_on(kept / "checkpoint", how("clt"), "march")
     s = read_json(kept / "checkpoint" / "state.json")
+    assert s["by"] == [was, was | now]
     artefacts.write_json(kept / "checkpoint" / "state.json", {n: x for n, x in s.items() if n != "by"})  # of an older version
     artefacts.write_manifest(kept / "checkpoint", "training")
     with pytest.warns(UserWarning, match="code unknown"): go_on(kept / "checkpoint", how("clt"), "march")
+
+def test_whose_kernels_ran_is_part_of_it(monkeypatch):
+    pytest.importorskip("triton", minversion="3.7")
+    if torch.cuda.is_available(): pytest.skip("Triton interprets nothing in a process that compiles")
+    assert made_by()["kernels"] == "torch"
+    monkeypatch.setenv("INTERPKIT_KERNELS", "triton")
+    assert made_by()["kernels"] == "triton"
 
 def test_the_code_of_a_checkpoint_is_all_of_this_floor(monkeypatch, tmp_path):
     home = Path(module.__file__).parent

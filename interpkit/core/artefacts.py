@@ -154,12 +154,19 @@ def write_manifest(folder, kind: str):
     write_json(folder / "manifest.json", dict(kind=kind, files={n: digest_file(p) for n, p in files.items()}))
     for p in [*(d for d in folder.rglob("*") if d.is_dir()), folder]: _sync(p)
 
+def _kind_of(folder: Path) -> str:
+    "What stands in a place, in words."
+    if not folder.is_dir(): return "a file"
+    try: return read_json(folder / "manifest.json")["kind"]
+    except (InterpkitError, KeyError, TypeError): return "a folder of something else" if any(folder.iterdir()) else ""
+
 @contextmanager
 def new_artefact(folder, kind: str, overwrite: bool = False):
-    "A folder to fill, which appears under its name with a manifest when the block ends, and never half."
+    "A folder to fill, which appears under its name with a manifest when the block ends, and never half; with `overwrite` in place of an artefact of its kind, and of nothing else."
     folder = Path(folder)
     recover(folder)
     if folder.exists() and not overwrite: raise invalid(f"a new folder for the {kind}", f"{folder} exists", "choose another folder, or remove this one")
+    if folder.exists() and (found := _kind_of(folder)) not in ("", kind): raise invalid(f"an older {kind} to replace", f"{folder} is {found}", "choose another folder, or remove this one")
     tmp = aside_name(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
