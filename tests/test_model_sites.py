@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.model.prefix import Prefix
-from interpkit.model.sites import Batch, Site, capture, grad_at_sites, hook_name_from_site, hooked, run_spliced, site_from_hook_name
+from interpkit.model.sites import Batch, Site, capture, grad_at_sites, hook_name_from_site, hooked, mlp_sites, run_spliced, site_from_hook_name
 
 V, B, T = 20, 7, 6
 
@@ -253,6 +253,99 @@ def raised(code, fn, *parts):
     with pytest.raises(InterpkitError) as e: fn()
     assert e.value.code == code, e.value
     for p in parts: assert p in str(e.value), (p, str(e.value))
+
+LLAMA_LIKE, NORMS = ("post_attention_layernorm:in", "self_attn:out", "mlp:out"), ("post_attention_layernorm:out", "post_feedforward_layernorm:out")
+KNOWN = dict(Llama=LLAMA_LIKE, Mistral=LLAMA_LIKE, Qwen2=LLAMA_LIKE, Qwen3=LLAMA_LIKE, Phi3=LLAMA_LIKE, Gemma=LLAMA_LIKE, StarcoderTwo=LLAMA_LIKE,
+             GPT2=("ln_2:in", "attn:out", "mlp:out"), GPTNeo=("ln_2:in", "attn:out", "mlp:out"), GPTBigCode=("ln_2:in", "attn:out", "mlp:out"),
+             Gemma2=("pre_feedforward_layernorm:in", *NORMS), Gemma3=("pre_feedforward_layernorm:in", *NORMS), Olmo2=("mlp:in", *NORMS), Olmo3=("mlp:in", *NORMS))
+OTHERS = dict(GPTNeoX={}, Cohere={}, Phi={}, GPTJ=dict(rotary_dim=4), OpenAIGPT={}, Granite=dict(residual_multiplier=0.5), Glm4={}, StableLm=dict(use_parallel_residual=True),
+              StableLmSerial=dict(use_parallel_residual=False), Falcon={}, Chameleon=dict(swin_norm=True), MiniMax=dict(num_local_experts=2), Mamba={})
+
+def tiny(family, **more):
+    "A model of a family with two blocks; norms have random weights, so that leaving one out is seen."
+    import transformers
+    family = dict(StarcoderTwo="Starcoder2", StableLmSerial="StableLm").get(family, family)
+    config = dict(Gemma3="Gemma3TextConfig").get(family, f"{family}Config")
+    head = next(h for h in (f"{family}ForCausalLM", f"{family}LMHeadModel", f"{family}ForConditionalGeneration") if hasattr(transformers, h))
+    old = family in ("GPT2", "GPTBigCode", "OpenAIGPT", "GPTJ")
+    sizes = dict(n_embd=16, n_layer=2, n_head=2, n_positions=16) if old else dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    if not old and family not in ("GPTNeo", "Falcon", "Mamba"): sizes |= dict(intermediate_size=32, num_key_value_heads=2, head_dim=8)
+    if family == "GPTNeo": sizes = dict(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], max_position_embeddings=16)
+    if family == "Chameleon": sizes |= dict(vq_config=dict(embed_dim=8, num_embeddings=4, base_channels=32, channel_multiplier=[1], num_res_blocks=1, latent_channels=8, resolution=8, in_channels=3), vocabulary_map={"<image>": 3})
+    torch.manual_seed(0)
+    model = getattr(transformers, head)(getattr(transformers, config)(vocab_size=V, initializer_range=0.5, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes, **more)).eval()
+    for n, p in model.named_parameters():
+        if "norm" in n or "ln_" in n: torch.nn.init.normal_(p, 1.0, 0.3)
+    return model
+
+def blocks_of(model): return next(m for m in (getattr(getattr(model, "model", None), "layers", None), getattr(getattr(model, "transformer", None), "h", None)) if m is not None)
+
+def seen(model, sites, batch) -> dict:
+    "What passes sites in one forward, by PyTorch's own hooks."
+    first, found, handles = lambda x: x[0] if isinstance(x, tuple) else x, {}, []
+    for s in sites:
+        module = model.get_submodule(s.module)
+        if s.side == "in": handles.append(module.register_forward_pre_hook(lambda m, a, k, s=s: found.__setitem__(s, k["hidden_states"] if "hidden_states" in k else a[0]), with_kwargs=True))
+        else: handles.append(module.register_forward_hook(lambda m, a, out, s=s: found.__setitem__(s, first(out))))
+    with torch.no_grad(): model(**batch.kwargs, use_cache=False)
+    for h in handles: h.remove()
+    return found
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_what_the_mlp_reads_and_what_it_adds_make_up_the_stream(family):
+    "Values decide: mid = pre + attn_out and post = mid + mlp_out, at the sites that names give."
+    model, batch = tiny(family), tokens()
+    sources, targets = mlp_sites(model)
+    for i in range(2):
+        s = {n: site_from_hook_name(f"blocks.{i}.hook_{n}", model) for n in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out")}
+        x = seen(model, set(s.values()), batch)
+        pre, mid, post, attn, mlp = (x[s[n]] for n in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"))
+        assert (sources[i], targets[i]) == (s["mlp_in"], s["mlp_out"]) and s["mlp_in"] == s["resid_mid"] and len(sources) == len(targets) == 2
+        assert torch.allclose(pre + attn, mid, atol=1e-4) and torch.allclose(mid + mlp, post, atol=1e-4), family
+        assert min(float(t.abs().mean()) for t in (pre, attn, mlp)) > 1e-2  # no sum holds by zeros
+        assert tuple(str(s[n]).split(f".{i}.")[1] for n in ("resid_mid", "attn_out", "mlp_out")) == KNOWN[family]
+        back = {n: hook_name_from_site(t, model) for n, t in s.items()}
+        assert back == {n: f"blocks.{i}.hook_{n}" for n in s} | dict(resid_mid=f"blocks.{i}.hook_mlp_in")
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_blocks_that_only_look_alike_are_refused(family):
+    model = tiny(family, **OTHERS[family])
+    raised(64, lambda: mlp_sites(model), "targets=['...:out']")
+    for n in ("resid_mid", "attn_out", "mlp_in", "mlp_out"): raised(64, lambda: site_from_hook_name(f"blocks.0.hook_{n}", model))
+
+def test_what_goes_between_blocks_needs_no_kind():
+    model = tiny("Cohere")
+    assert site_from_hook_name("blocks.1.hook_resid_post", model) == Site("model.layers.1") and site_from_hook_name("blocks.1.hook_resid_pre", model) == Site("model.layers.1", "in")
+    assert hook_name_from_site(Site("model.layers.1"), model) == "blocks.1.hook_resid_post" and hook_name_from_site(Site("model.layers.1.mlp"), model) is None
+
+@pytest.mark.parametrize("change", ["module", "parameter", "buffer", "number", "one block"])
+def test_a_block_that_holds_more_is_refused(change):
+    model = tiny("Llama")
+    block = model.model.layers[1]
+    if change == "module": block.adapter = nn.Linear(16, 16)
+    elif change == "parameter": block.gate = nn.Parameter(torch.ones(1))
+    elif change == "buffer": block.register_buffer("layer_scalar", torch.ones(1))
+    elif change == "number": block.residual_scale = 2.0
+    else: model.model.layers[1] = tiny("Gemma2").model.layers[1]
+    if change == "one block": assert mlp_sites(model)[0][1] == Site("model.layers.1.pre_feedforward_layernorm", "in")  # each block by what it holds
+    else: raised(64, lambda: mlp_sites(model), "LlamaDecoderLayer")
+
+def test_names_that_have_two_meanings_need_the_model_to_be_told_apart():
+    "Without a model they mean what they mean in Llama."
+    gemma, at = tiny("Gemma2"), "model.layers.0"
+    both = lambda s: (hook_name_from_site(Site.parse(f"{at}.{s}")), hook_name_from_site(Site.parse(f"{at}.{s}"), gemma))
+    assert both("post_attention_layernorm:in") == ("blocks.0.hook_mlp_in", None) and both("mlp:out") == ("blocks.0.hook_mlp_out", None)
+    assert both("post_attention_layernorm:out") == (None, "blocks.0.hook_attn_out")
+    assert both("pre_feedforward_layernorm:in") == ("blocks.0.hook_mlp_in",) * 2 and both("post_feedforward_layernorm:out") == ("blocks.0.hook_mlp_out",) * 2
+
+@pytest.mark.parametrize("family, module", [("Llama", "mlp"), ("Gemma2", "post_feedforward_layernorm"), ("Olmo2", "post_feedforward_layernorm")])
+def test_hooks_of_the_mlp_itself_are_not_those_of_the_stream(family, module):
+    from interpkit.dictionary.circuit_tracer import _hook, _sites
+    model, at = tiny(family), "model.layers.{}".format
+    assert _sites("mlp.hook_in", "mlp.hook_out", 2, model) == (tuple(Site(f"{at(i)}.mlp", "in") for i in range(2)), tuple(Site(f"{at(i)}.mlp") for i in range(2)))
+    sources, targets = _sites("hook_resid_mid", "hook_mlp_out", 2, model)
+    assert (sources, targets) == mlp_sites(model) and targets[1] == Site(f"{at(1)}.{module}")
+    assert _hook(targets[1], model) == (1, "hook_mlp_out") and _hook(sources[1], model) == (1, "mlp.hook_in" if family == "Olmo2" else "hook_resid_mid")
 
 def test_what_is_no_site_is_named():
     model, batch = llama().eval(), tokens()

@@ -46,19 +46,19 @@ def _check(file: str, found: dict, wanted: dict, may_lack: tuple = ()):
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #6f7a8c76
 READS, WRITES = ("hook_resid_mid", "mlp.hook_in", "hook_resid_pre"), ("hook_mlp_out", "mlp.hook_out")
 
-def _hook(site: Site) -> tuple:
+def _hook(site: Site, model=None) -> tuple:
     "Layer and hook of a site; (None, None) where it has no name there."
-    for blocks, *_, mlp in BLOCKS:
-        m = re.fullmatch(rf"{re.escape(blocks)}\.(\d+)\.{mlp}", site.module)
+    for k in BLOCKS:
+        m = re.fullmatch(rf"{re.escape(k.blocks)}\.(\d+)\.mlp", site.module)
         if m and site.side == "in": return int(m[1]), "mlp.hook_in"
-    m = re.fullmatch(r"blocks\.(\d+)\.(\w+)", hook_name_from_site(site) or "")
+    m = re.fullmatch(r"blocks\.(\d+)\.(\w+)", hook_name_from_site(site, model) or "")
     return (int(m[1]), "hook_resid_mid" if m[2] == "hook_mlp_in" else m[2]) if m else (None, None)
 
-def _hooks(dictionary: Dictionary) -> list[str]:
+def _hooks(dictionary: Dictionary, model=None) -> list[str]:
     "The hook that is read and the one that is written, the same in every layer from 0 on."
     out = []
     for sites, names in ((dictionary.sites, READS), (dictionary.targets, WRITES)):
-        found, hook = [_hook(s) for s in sites], _hook(sites[0])[1]
+        found, hook = [_hook(s, model) for s in sites], _hook(sites[0], model)[1]
         if hook not in names or found != [(i, hook) for i in range(len(sites))]:
             raise invalid(f"layers from 0 on without a gap, read at one of {', '.join(READS)} and written at {WRITES[0]}", f"{dictionary.wiring} from {', '.join(map(str, dictionary.sites))} to {', '.join(map(str, dictionary.targets))}",
                           "train on every layer of a model with Llama's or GPT-2's module names, as from model.layers.0.post_attention_layernorm:in to model.layers.0.mlp:out")
@@ -76,7 +76,7 @@ def _refuse(dictionary: Dictionary):
 
 def _refuse_depth(release, n: int):
     found = [m for m, _ in release.model.named_modules()]
-    depth = max(sum(bool(re.fullmatch(rf"{re.escape(blocks)}\.\d+", m)) for m in found) for blocks, *_ in BLOCKS)
+    depth = max(sum(bool(re.fullmatch(rf"{re.escape(k.blocks)}\.\d+", m)) for m in found) for k in BLOCKS)
     if depth != n: raise invalid("a transcoder for each layer of a model with Llama's or GPT-2's module names", f"{n} for the {depth} layers of {release.name}", "pass the release whose layers these are, all of them")
 
 def _given(dictionary: Dictionary, i: int) -> dict:
@@ -92,15 +92,15 @@ def _given(dictionary: Dictionary, i: int) -> dict:
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #911e7991
 def to_circuit_tracer(dictionary: Dictionary, folder,
-                      release=None,            # to make sure that each of its layers has a transcoder
+                      release=None,            # to make sure that each of its layers has a transcoder, and that its modules mean what the hooks say
                       model_name: str = None,  # by which circuit-tracer loads the model; default: name of the release
                       scan: str = None,        # under which it looks up examples of features; default: name of the folder
                       overwrite: bool = False) -> Path:
     "Write transcoders of all layers as a folder that circuit-tracer loads: same codes, same reconstruction. Raises (exit code 65) where no such folder does the same."
     from safetensors.torch import save_file
     _refuse(dictionary)
-    reads, writes = _hooks(dictionary)
     if release is not None: _refuse_depth(release, len(dictionary.sites))
+    reads, writes = _hooks(dictionary, release and release.model)
     name = model_name or (release.name if release is not None else dictionary.validity.get("release"))
     config = dict(model_kind=KINDS[dictionary.wiring], feature_input_hook=reads, feature_output_hook=writes, model_name=name and str(name), scan=str(scan or Path(folder).name))
     with new_artefact(folder, "circuit-tracer", overwrite=overwrite) as tmp:
@@ -182,11 +182,14 @@ def _layer(files: dict, layout: dict, relu: bool) -> SiteWeights:
     return _folded(parts, next(iter(layout)))
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #8e289f49
-def _sites(hook: str, n: int, model) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+def _site(hook: str, i: int, model) -> Site:
+    "The site of a hook in layer `i`. What the MLP itself takes and gives is not what the stream has and gets: norms may lie between."
+    at = site_from_hook_name(f"blocks.{i}.hook_resid_post", model).module
+    return Site.parse(f"{at}.mlp:{hook.removeprefix('mlp.hook_')}") if hook.startswith("mlp.") else site_from_hook_name(f"blocks.{i}.{hook}", model)
+
+def _sites(reads: str, writes: str, n: int, model) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     "Sources and targets of `n` layers."
-    targets = tuple(site_from_hook_name(f"blocks.{i}.hook_mlp_out", model) for i in range(n))
-    if hook == "mlp.hook_in": return tuple(Site(t.module, "in") for t in targets), targets
-    return tuple(site_from_hook_name(f"blocks.{i}.{hook}", model) for i in range(n)), targets
+    return tuple(_site(reads, i, model) for i in range(n)), tuple(_site(writes, i, model) for i in range(n))
 
 def _refuse_width(release, sites, rows: pd.DataFrame, d: int):
     found = {s: x.shape[-1] for s, x in capture(release.model, sites, release.batch(rows.iloc[:2])).items()}
@@ -200,7 +203,7 @@ def from_circuit_tracer(folder,             # of transcoders, as circuit-tracer 
     "Transcoders of all layers as a dictionary, labelled, measured and certified on `release`. Raises (exit code 65) where no dictionary does the same."
     config, weights, digests = _read(Path(folder))
     _refuse_depth(release, len(weights))
-    sites, targets = _sites(config["feature_input_hook"], len(weights), release.model)
+    sites, targets = _sites(config["feature_input_hook"], config["feature_output_hook"], len(weights), release.model)
     _refuse_width(release, sites + targets, rows, weights[0].d)
     said = {k: str(config[k]) for k in ("model_kind", "model_name", "scan", "feature_input_hook", "feature_output_hook") if config.get(k) is not None}
     wiring = "clt" if config["model_kind"] == CLT else "per_layer" if len(weights) > 1 else "transcoder"

@@ -34,15 +34,17 @@ def _one_site(dictionary: Dictionary, site) -> Site:
     dictionary.at(site)
     return site
 
-def _config(dictionary: Dictionary, site: Site) -> dict:
+def _config(dictionary: Dictionary, site: Site, model=None) -> dict:
     w, first = dictionary.at(site), dictionary.offsets[site]
     own = dict(site=str(site), sites=[str(s) for s in dictionary.sites], labels=list(dictionary.labels[first:first + w.n_features]), training=dictionary.training,
                validity={n: dictionary.validity[n] for n in ("release", "fingerprint", "dictionary", "measured") if n in dictionary.validity})
-    metadata = dict(sae_lens_version=VERSION, sae_lens_training_version=None, model_name=dictionary.validity.get("release"), hook_name=hook_name_from_site(site), interpkit=own)
+    metadata = dict(sae_lens_version=VERSION, sae_lens_training_version=None, model_name=dictionary.validity.get("release"), hook_name=hook_name_from_site(site, model), interpkit=own)
     return dict(architecture="jumprelu", d_in=w.d, d_sae=w.n_features, dtype=str(w.W_enc.dtype).removeprefix("torch."), device="cpu",
                 apply_b_dec_to_input=False, normalize_activations="none", reshape_activations="none", metadata=metadata)
 
-def to_saelens(dictionary: Dictionary, folder, site=None, overwrite: bool = False) -> Path:
+def to_saelens(dictionary: Dictionary, folder, site=None, overwrite: bool = False,
+               release=None  # whose modules say which hook a site is; without it, names mean what they mean in Llama and GPT-2
+               ) -> Path:
     "Write what a dictionary does at one site as a folder that `sae_lens.SAE.load_from_disk` loads: same codes, same reconstruction. `site` may be left out where there is only one."
     from safetensors.torch import save_file
     site = _one_site(dictionary, site)
@@ -50,7 +52,7 @@ def to_saelens(dictionary: Dictionary, folder, site=None, overwrite: bool = Fals
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in {**{n: getattr(w, n) for n in TENSORS}, "W_dec": w.W_dec[:, 0]}.items()}
     with new_artefact(folder, "saelens", overwrite=overwrite) as tmp:
         save_file(tensors, tmp / WEIGHTS)
-        write_json(tmp / CONFIG, _config(dictionary, site))
+        write_json(tmp / CONFIG, _config(dictionary, site, release and release.model))
     return Path(folder)
 
 # %% ../../nbs/03_dictionary/05_interop.ipynb #87b0b125
