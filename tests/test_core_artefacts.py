@@ -155,7 +155,8 @@ def test_leftovers_of_another_host_go_after_a_day(tmp_path):
 def test_every_kind_of_tampering_is_named(tmp_path):
     def tampered(change):
         folder = tmp_path / "lesson"
-        write(folder, OLD, overwrite=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        write(folder, OLD)
         change(folder)
         with pytest.raises(InterpkitError) as e: open_artefact(folder, "note")
         assert e.value.code == 65 and "restore" in e.value.mend

@@ -139,12 +139,13 @@ def test_linear_parts_fold_exactly(tmp_path, kind, centred):
     assert e.training["imported"]["weights"] == digest_file(tmp_path / "a" / "sae_weights.safetensors")
 
 def test_an_import_is_labelled_and_certified_for_this_release():
-    d = from_saelens(made(), world().old, rows())
-    assert d.validity["fingerprint"] == world().old.fingerprint and d.validity["measured"]["sequences"] == 60 and not any(x.startswith("feature ") for x in d.labels)
+    many = world(300).rows
+    d = from_saelens(made(), world().old, many)
+    assert d.validity["fingerprint"] == world().old.fingerprint and d.validity["measured"]["sequences"] == 300 and not any(x.startswith("feature ") for x in d.labels)
     verify_canary(d, world().old)
-    s = splice(world().old, d, rows())
-    mean = (s.bare * rows().weight).sum() / rows().weight.sum()
-    assert d.validity["measured"]["splice_error"] == pytest.approx((rows().weight * (s.spliced - s.bare) ** 2).sum() / (rows().weight * (s.bare - mean) ** 2).sum(), rel=1e-4)
+    s = splice(world().old, d, many)
+    mean = (s.bare * many.weight).sum() / many.weight.sum()
+    assert d.validity["measured"]["splice_error"] == pytest.approx((many.weight * (s.spliced - s.bare) ** 2).sum() / (many.weight * (s.bare - mean) ** 2).sum(), rel=1e-4)
     refused(65, lambda: verify_canary(d, world().new), "v2")
 
 def test_a_decision_between_the_two_likeliest_tokens_is_pinned():

@@ -84,7 +84,7 @@ def weighted_rows(rows: Tensor,    # [R, columns]
     rows, columns = rows.contiguous(), rows.shape[1]
     out, block = rows.new_zeros(len(begin) - 1, columns), _power(columns, 256)
     if out.numel() and len(index):
-        with _at(rows): _rows[(len(out), triton.cdiv(columns, block))](rows, index.contiguous(), begin, weight.contiguous(), out, columns, ROWS=16, BLOCK=block, AS=_wide(rows.dtype))
+        with _at(rows): _rows[(len(out), triton.cdiv(columns, block))](rows, index.contiguous(), begin.contiguous(), weight.contiguous(), out, columns, ROWS=16, BLOCK=block, AS=_wide(rows.dtype))
     return out
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #d35466bd
@@ -125,7 +125,7 @@ def totals(value: Tensor, begin: Tensor) -> Tensor:  # [n], int64 [S + 1] -> [S]
     "The sum of each segment of a list."
     out = value.new_zeros(len(begin) - 1)
     if len(out) and len(value):
-        with _at(value): _totals[(len(out),)](value.contiguous(), begin, out, BLOCK=128, AS=_wide(value.dtype))
+        with _at(value): _totals[(len(out),)](value.contiguous(), begin.contiguous(), out, BLOCK=128, AS=_wide(value.dtype))
     return out
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #d7435e65
@@ -133,8 +133,9 @@ def disagreement(device) -> float:
     "The largest difference between these kernels on `device` and dense sums in 64 bits on a CPU, over the largest value; infinite where other features are found."
     g, (B, F, d) = torch.Generator().manual_seed(0), (20, 1100, 270)
     x, W, pre = (torch.randn(*shape, generator=g, dtype=torch.float32, device="cpu") for shape in ((B, d), (F, d), (B, F)))
-    x_, W_, pre_, bar = (t.to(device) for t in (x, W, pre, torch.tensor(0.7)))
-    on, (place, value) = pre > 0.7, active(pre_, bar)
+    bar = torch.full((F,), 0.7, dtype=torch.float32, device="cpu")
+    on, (x_, W_, pre_, bar_) = pre > bar, (t.to(device) for t in (x, W, pre, bar))
+    place, value = active(pre_, bar_)
     if not torch.equal(place.cpu(), on.flatten().nonzero().view(-1)): return float("inf")
     token, feature = place // F, place % F
     begin = torch.searchsorted(token, torch.arange(B + 1, device=token.device))
