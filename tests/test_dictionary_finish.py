@@ -140,6 +140,17 @@ def test_a_step_of_each_weight_is_measured_in_what_it_reads_and_writes(table, tr
     unit, target = _units(transcoder, sizes)[0], sizes[transcoder.targets[0]]
     assert {n: float(u.flatten()[0]) for n, u in unit.items()} == pytest.approx(dict(W_enc=target / source, b_enc=target, W_dec=1.0, b_dec=target, W_skip=target / source), rel=1e-4)
 
+def test_each_target_of_a_clt_has_its_own_unit_and_tied_ones_share_theirs(release, rows, clt):
+    from interpkit.dictionary.finish import _moved, _moves, _units
+    sizes = {t: 10.0 ** i for i, t in enumerate(clt.targets)} | {s: 0.5 for s in clt.sites}
+    for i, unit in enumerate(_units(clt, sizes)):
+        to = torch.tensor([10.0 ** j for j in range(i, len(clt.targets))])
+        code = float(to.square().mean().sqrt())
+        assert torch.allclose(unit["W_dec"], to[:, None] / code) and float(unit["W_enc"]) == pytest.approx(code / 0.5) and float(unit["b_enc"]) == pytest.approx(code) and float(unit["b_dec"]) == 10.0 ** i
+    tied = replace(clt, weights=tuple(replace(w, W_dec=w.W_dec[:, :1] / w.W_dec[:, :1].norm(dim=2, keepdim=True)) for w in clt.weights))
+    units = _units(tied, sizes)
+    assert tied.tied and all(torch.equal(u["W_dec"], torch.ones(1, 1)) for u in units) and _moved(tied, units, _moves(tied, units)).fingerprint == tied.fingerprint
+
 def test_a_site_that_never_varies_can_be_written(table):
     r = Release.from_module(nn.Sequential(nn.Linear(6, 16), Times(0.0), nn.Linear(16, 1)), inputs=lambda t: torch.tensor(t[COLUMNS].to_numpy("float32")), sites=["1"], device="cpu")
     torch.manual_seed(0)
