@@ -2,6 +2,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -219,10 +220,28 @@ def test_a_subset_is_exact_and_in_the_order_given(features):
         if features: assert torch.equal(part.dense(), encode(acts, W_enc[:, features], b_enc[features], threshold[features]).dense())
     assert torch.equal(codes.subset(torch.tensor(features, dtype=torch.int32)).dense(), part.dense())
 
-@pytest.mark.parametrize("features", [[50], [-1], [3, 3]])
+@pytest.mark.parametrize("features", [[50], [-1], [3, 3], [2**70]])
 def test_a_subset_of_unknown_or_doubled_features_is_refused(features):
     acts, *weights = whole(0)
     with pytest.raises(InterpkitError, match="each once"): encode(acts, *weights).subset(features)
+
+MASK = [True, False, True] + [False] * 47
+
+@pytest.mark.parametrize("mask", [MASK, np.array(MASK), torch.tensor(MASK), [torch.tensor(True), 3], [np.True_, 3]], ids=["list", "array", "tensor", "list of tensors", "mixed"])
+def test_a_mask_is_not_read_as_features_0_and_1(mask):
+    acts, *weights = whole(0)
+    assert "mask of" in (said := refused("whole numbers", encode(acts, *weights).subset, mask)) and "mask.nonzero()" in said
+
+def test_what_mends_a_mask_mends_it():
+    acts, *weights = whole(0)
+    codes = encode(acts, *weights)
+    for numbers in (torch.tensor(MASK).nonzero(), np.array(MASK).nonzero(), (n for n in (0, 2)), np.array([0, 2], dtype="uint8")):
+        assert torch.equal(codes.subset(numbers).dense(), codes.dense()[..., [0, 2]])
+
+@pytest.mark.parametrize("features", [[1.7], [2.0], "12", ["1"], torch.tensor([1.0]), np.array([1.5]), None, [None]], ids=str)
+def test_a_subset_is_of_whole_numbers(features):
+    acts, *weights = whole(0)
+    refused("whole numbers of features", encode(acts, *weights).subset, features)
 
 # input that is no good
 

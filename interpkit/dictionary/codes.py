@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'AT_ONCE', 'ON_GPU', 'ROOM', 'MOST', 'UP', 'LARGE', 'places', 'above', 'triton_for', 'SparseCodes',
-           'subset', 'collect', 'active', 'check_weights', 'check_acts', 'encode', 'weighted_rows', 'decode', 'pack',
-           'packed_product', 'Encoder', 'margins', 'bits', 'ScreenedEncoder', 'inner', 'encoder_for']
+           'whole_numbers', 'subset', 'collect', 'active', 'check_weights', 'check_acts', 'encode', 'weighted_rows',
+           'decode', 'pack', 'packed_product', 'Encoder', 'margins', 'bits', 'ScreenedEncoder', 'inner', 'encoder_for']
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #e82edae6
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -92,12 +93,28 @@ class SparseCodes:
     def __repr__(self): return f"SparseCodes({' x '.join(f'{n:,}' for n in self.shape)}, {self.l0:.1f} active a token, {str(self.values.dtype).removeprefix('torch.')} on {self.values.device})"
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #4332f649
+def _flat(x) -> list:
+    "What a list, an array, a tensor or several of them hold, one after the other."
+    if hasattr(x, "tolist"): x = x.tolist()
+    if isinstance(x, (str, bytes)) or not isinstance(x, Iterable): return [x]
+    return [n for part in x for n in ([part] if type(part) is int else _flat(part))]
+
+def whole_numbers(features) -> list[int]:
+    "The numbers of features. Raises (exit code 65) for a mask, which would pass for features 0 and 1, and for whatever else is no whole number."
+    found = _flat(features)
+    if any(type(f) is bool for f in found):
+        raise invalid("whole numbers of features", f"a mask of {len(found)} true and false", "pass the numbers where it is true: mask.nonzero(), of a list torch.tensor(mask).nonzero()")
+    if wrong := [f for f in found if type(f) is not int]:
+        raise invalid("whole numbers of features", f"{wrong[0]!r} ({type(wrong[0]).__name__})", "pass their numbers, as in [0, 3]; dictionary.names.index(name) is the number of a name")
+    return found
+
 def subset(self: SparseCodes,
            features) -> SparseCodes:  # their numbers, each once; the first becomes feature 0
     "The codes of some features alone, renumbered in the order given."
-    wanted, F = torch.as_tensor(features, dtype=torch.int64, device=self.indices.device).reshape(-1), self.n_features
-    if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= F) or len(wanted.unique()) < len(wanted):
-        raise invalid(f"features from 0 to {F - 1}, each once", str(wanted.tolist()[:8]), "pass each number once")
+    wanted, F = whole_numbers(features), self.n_features
+    if wanted and (min(wanted) < 0 or max(wanted) >= F) or len(set(wanted)) < len(wanted):
+        raise invalid(f"features from 0 to {F - 1}, each once", str(wanted[:8]), "pass each number once")
+    wanted = torch.tensor(wanted, dtype=torch.int64, device=self.indices.device)
     number = torch.full((F,), -1, dtype=torch.int64, device=wanted.device)
     number[wanted] = torch.arange(len(wanted), device=wanted.device)
     found = number[self.indices]
