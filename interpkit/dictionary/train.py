@@ -163,16 +163,19 @@ def _look(release, rows: pd.DataFrame, numbers, wiring: str, sites, targets, fin
     "The width of each site, by a look at the first rows; raises (exit code 65) where what is found there would stop the training, its end or its certificate."
     both, batch = tuple(dict.fromkeys((*sites, *targets))), release.batch(rows.iloc[:8])
     _in_training(release)
-    (output, acts), (output2, acts2) = (_seen(release, both, batch) for _ in range(2))
+    output, acts = _seen(release, both, batch)
     _go_together(acts, _groups(wiring, sites, targets), sites, targets)
     real = lambda found: {s: _cast(torch.where(_counted(t, batch.mask)[..., None], t, 0), s, torch.float32, numbers) for s, t in found.items()}
-    _same_again(real(acts), real(acts2))
-    _same_again({"the decision": release.decide(output, batch).detach()}, {"the decision": release.decide(output2, batch).detach()}, 1e-3)
+    first, decision = real(acts), release.decide(output, batch).detach()
+    if finish: task_loss(release, output, output, batch, "output" if release.pins else "decision", 1.0)
+    del output  # the logits of a language model are large, and come once more
+    output, again = _seen(release, both, batch)
+    _same_again(first, real(again))
+    _same_again({"the decision": decision}, {"the decision": release.decide(output, batch).detach()}, 1e-3)
     widths = {s: acts[s].shape[2] for s in both}
     blank = _blank(wiring, sites, targets, widths)
     for t in blank.targets: refuse_late(blank, t, acts)
     _has_gradients(release, blank, release.batch(rows.iloc[:2]))
-    if finish: task_loss(release, output, output, batch, "output" if release.pins else "decision", 1.0)
     return widths
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #1626b1cd
