@@ -109,3 +109,17 @@ def test_a_split_depends_on_the_sequence_alone():
     grouped = rows.assign(group_id=np.arange(3000) // 3)
     assert all(len(set(x)) == 1 for x in hash_split(grouped, 0.3, "a").reshape(-1, 3))
     with pytest.raises(InterpkitError): hash_split(rows, 30, "a")
+
+@pytest.mark.parametrize("kind", ["object", "float64", "Int64", "string", "category"])
+def test_a_sequence_without_group_is_split_on_its_own(kind):
+    alone = np.arange(3000) >= 1500
+    groups = pd.Series(np.arange(3000) // 3).astype("float64" if kind == "float64" else "Int64" if kind == "Int64" else str)
+    rows = pd.DataFrame(dict(sequence_id=[f"s{i}" for i in range(3000)], group_id=groups.astype(kind)))
+    whole, single = hash_split(rows, 0.1, "a"), hash_split(rows[["sequence_id"]], 0.1, "a")
+    part = hash_split(rows.assign(group_id=rows.group_id.where(~alone)), 0.1, "a")
+    assert (part[~alone] == whole[~alone]).all() and (part[alone] == single[alone]).all() and abs(part[alone].mean() - 0.1) < 0.03
+
+def test_a_split_of_groups_is_the_one_that_it_was():
+    "Dictionaries were certified on rows that a split held out: the same ids have to fall on the same side for ever."
+    rows = pd.DataFrame(dict(sequence_id=range(40), group_id=np.arange(40) // 2))
+    assert np.flatnonzero(hash_split(rows, 0.2, "held out")).tolist() == [12, 13, 16, 17, 30, 31, 32, 33] and np.flatnonzero(hash_split(rows[["sequence_id"]], 0.2, "held out")).tolist() == [6, 8, 15, 16, 20, 21, 22, 34, 38, 39]

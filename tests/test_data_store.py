@@ -78,6 +78,15 @@ def test_what_does_not_fit_into_the_dtype_is_refused_with_its_row(tmp_path):
     with pytest.raises(InterpkitError, match="row 13") as e: write(tmp_path / "t", rows, big, sites=[HIDDEN])
     assert e.value.code == 65 and [p.name for p in (tmp_path / "t").iterdir()] == ["store.json"]
 
+def test_a_row_is_called_what_the_caller_calls_it(tmp_path):
+    rows, release = make_rows(40).set_axis(range(100, 140)), Release()
+    rows.at[131, "input_ids"] = [1, 49]
+    for i in range(100, 140):
+        if i != 131: rows.at[i, "input_ids"] = [1, 2, 3]
+    with torch.no_grad(): release.model.hidden.weight[49] = torch.nan
+    for numbers, said in ((None, "row 131"), (np.arange(40) * 2, "row 62")):
+        with pytest.raises(InterpkitError, match=f"{said}$|{said}\n"): write(tmp_path / said, rows, release, sites=[HIDDEN], numbers=numbers)
+
 def test_nan_in_padding_is_nobodys_concern(tmp_path):
     release = Release()
     with torch.no_grad(): release.model.hidden.weight[0] = torch.nan

@@ -30,6 +30,20 @@ def test_batches_are_whole_and_follow_the_seed():
     order = [x[:, 0].tolist() for x in a]
     assert sorted(order[0]) != order[0]  # mixed
 
+def test_nan_is_blamed_on_its_row_in_any_order():
+    class Breaks(nn.Module):
+        def __init__(self): super().__init__(); self.act, self.head = nn.ReLU(), nn.Linear(6, 1)
+        def forward(self, x): return self.head(self.act(x / (x[:, :1] < 50)) * 0)
+    rows = pd.DataFrame(np.ones((90, 6), "float32"), columns=[f"x{i}" for i in range(6)], index=range(500, 590)).assign(sequence_id=range(90))
+    rows.loc[[540, 577], "x0"] = 99.0
+    release = Release.from_module(Breaks(), sites=["act:out"], device="cpu")
+    for numbers, said in ((None, {540, 577}), (np.arange(90), {40, 77})):
+        stream, seen = ActivationStream(release, rows, sequences=4, numbers=numbers), set()
+        for seed in range(12):
+            with pytest.raises(InterpkitError, match="NaN or infinity") as e: list(stream.batches("act:out", 8, seed, epochs=1))
+            seen.add(int(e.value.given.rpartition("row ")[2]))
+        assert seen == said
+
 def test_widths_lengths_and_what_is_refused():
     w = world()
     stream = ActivationStream(w.old, w.rows, SITES)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
+from interpkit.data.checksets import hash_split
 from interpkit.dictionary.labels import correlations, label_features, name_by
 from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights
 from interpkit.dictionary.finish import calibrate
@@ -118,6 +119,142 @@ def test_training_refuses_what_cant_work():
     with torch.no_grad(): model.hidden.weight.fill_(float("nan"))
     with pytest.raises(InterpkitError, match="NaN") as e: train_dictionary(Release.from_module(model, sites=["hidden:out"], device="cpu"), table(400))
     assert e.value.code == 65
+
+# what is refused at once: nothing is stored, and nothing trained
+
+def refused(tmp_path, code, *said, release=None, rows=None, **kwargs) -> InterpkitError:
+    "The one clear error of a call that trains far too long for a test, before a batch was used."
+    used = []
+    how = dict(n_features=16, k=4, tokens=40_000, batch_size=256, store=tmp_path / "store", progress=used.append) | kwargs
+    with pytest.raises(InterpkitError) as e: train_dictionary(v1() if release is None else release, table() if rows is None else rows, **how)
+    assert e.value.code == code and not used and not (tmp_path / "store").exists(), e.value
+    for text in said: assert text in str(e.value), (text, str(e.value))
+    return e.value
+
+@pytest.mark.parametrize("kwargs,said", [
+    (dict(finish=-1), "finish"), (dict(finish=2.5), "finish"), (dict(finish=True), "finish"), (dict(k=4.0), "k=4"), (dict(k=0), "k=0"), (dict(n_features=0), "n_features=0"), (dict(n_features=-1), "n_features=-1"), (dict(batch_size=0), "batch_size=0"),
+    (dict(tokens=None), "tokens=None"), (dict(tokens=5000.5), "tokens=5000.5"), (dict(tokens=2e4), "tokens=20000"), (dict(lr="a"), "lr='a'"), (dict(lr=float("nan")), "lr=nan"), (dict(seed=None), "seed=None"), (dict(seed=-1), "seed=-1"),
+    (dict(prefixes=16), "prefixes=16"), (dict(prefixes=("a",)), "prefixes=('a',)"), (dict(warm_up="a"), "warm_up='a'"), (dict(sites=3), "sites=3"), (dict(sites=0), "sites=0"), (dict(sites=["1", "1:out"]), "1:out more than once"),
+    (dict(wiring="transcoder", sites="0:in", targets=2), "targets=2"), (dict(watch=True), "watch=True"), (dict(progress=1), "progress=1"), (dict(store=3), "store=3")])
+def test_what_is_passed_is_refused_at_once(tmp_path, kwargs, said): refused(tmp_path, 64, said, **kwargs)
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
+    d = train_dictionary(v1(), table(), n_features=np.int64(16), k=np.int64(4), tokens=np.int64(5_000), batch_size=256, seed=np.int64(0))
+    d.save(tmp_path / "d")
+    assert Dictionary.load(tmp_path / "d").fingerprint == d.fingerprint
+
+@pytest.mark.parametrize("rows", [None, "rows.parquet", dict(x=[1]), [1, 2]])
+def test_rows_that_are_no_table(rows):
+    with pytest.raises(InterpkitError, match="DataFrame") as e: train_dictionary(v1(), rows)
+    assert e.value.code == 64
+
+def test_rows_without_ids_or_with_a_weight_below_zero(tmp_path):
+    refused(tmp_path, 65, "sequence_id", rows=table().drop(columns="sequence_id"))
+    ids = table()["sequence_id"].where(np.arange(600) != 41)
+    refused(tmp_path, 65, "sequence_id", "row 41", rows=table().assign(sequence_id=ids))
+    for w in (-1.0, np.nan): refused(tmp_path, 65, "weight", "row 590", rows=table().assign(weight=np.where(np.arange(600) == 590, w, 1.0)))
+
+@pytest.mark.parametrize("release", [net(), "folder/v1", None])
+def test_what_is_no_release(release):
+    with pytest.raises(InterpkitError, match="Release.from_module") as e: train_dictionary(release, table())
+    assert e.value.code == 64
+
+def made(forward, decision=None, sites="act:out") -> Release:
+    "A release of a small network with a forward of its own."
+    class Net(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.act, self.side, self.head = nn.Linear(6, 12), nn.ReLU(), nn.Linear(6, 12), nn.Linear(12, 1)
+    Net.forward = forward
+    torch.manual_seed(0)
+    return Release.from_module(Net(), sites=sites, decision=decision, device="cpu")
+
+def plain(self, x): return self.head(self.act(self.a(x)))
+
+@pytest.mark.parametrize("wiring", ["transcoder", "per_layer", "clt"])
+def test_a_target_that_is_passed_before_its_source(tmp_path, wiring):
+    e = refused(tmp_path, 65, "before 0:out", "2:out after it", wiring=wiring, sites=["2:out"], targets=["0:out"])
+    assert "order" in e.mend
+
+def test_a_decision_that_fails_or_is_not_finite(tmp_path):
+    refused(tmp_path, 65, "decision stops with ZeroDivisionError", release=made(plain, lambda out: out[:, 0] / (1 // 0)))
+    refused(tmp_path, 65, "finite decisions", release=made(plain, lambda out: out[:, 0] * float("nan")))
+    refused(tmp_path, 65, "finite gradients", "act:out", release=made(plain, lambda out: (out[:, 0] * 0).abs().sqrt()))
+
+def test_a_decision_without_gradient_at_a_target(tmp_path):
+    refused(tmp_path, 65, "gradient at the sites", release=made(plain, lambda out: out[:, 0].detach()))
+    def beside(self, x): self.side(x); return plain(self, x)
+    for sites in ("side:out", ["act:out", "side:out"]): refused(tmp_path, 65, "gradient at the sites", release=made(beside, sites=sites))
+    def quiet(self, x): return self.head(self.act(self.a(x)) * 0 if len(x) < 9 else self.act(self.a(x)))  # a gradient of 0 on a few rows is none of this
+    with torch.no_grad(): train_dictionary(made(quiet, lambda out: out[:, 0] + 0), table(), n_features=16, k=4, tokens=5_000)
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_site_of_another_type(tmp_path, dtype):
+    refused(tmp_path, 65, f"{dtype} at act:out".removeprefix("torch."), release=made(lambda self, x: self.head(self.act(self.a(x).to(dtype)).float())))
+
+def test_a_finish_on_logits_that_no_output_has(tmp_path):
+    class Language(nn.Module):
+        def __init__(self): super().__init__(); self.embed, self.mix, self.head = nn.Embedding(V, 8), nn.Linear(8, 8), nn.Linear(8, V)
+        def forward(self, input_ids): return self.head(self.mix(self.embed(input_ids)))
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(dict(sequence_id=range(300), input_ids=rng.integers(3, V, (300, 5)).tolist()))
+    release = Release.from_module(Language(), inputs=dict(kind="tokens", bos=1, pad=0), decision=dict(kind="top_two"), sites=["mix:out"], device="cpu")
+    refused(tmp_path, 64, "on='decision'", release=release, rows=rows, finish=5)
+
+# a model that answers otherwise each time
+
+@pytest.mark.parametrize("forward,at", [
+    (lambda self, x: self.head(self.act(nn.functional.dropout(self.a(x), 0.1))), "act:out"),
+    (lambda self, x: self.head(self.act(self.a(x) + 0.01 * torch.randn(12))), "act:out"),
+    (lambda self, x: self.head(nn.functional.dropout(self.act(self.a(x)), 0.1)), "the decision")])
+def test_dropout_and_sampling_are_refused(tmp_path, forward, at):
+    e = refused(tmp_path, 65, at, "again", "eval()", release=made(forward))
+    assert "dropout" in e.mend and "sampling" in e.mend
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.2), nn.BatchNorm1d(24)])
+def test_a_model_in_training_mode_is_refused(tmp_path, layer):
+    model = net()
+    model.insert(1, layer)
+    release = Release.from_module(model, sites=["2:out"], device="cpu")
+    state = {n: t.clone() for n, t in release.model.state_dict().items()}
+    release.model.train()
+    refused(tmp_path, 65, "training mode", "eval()", release=release)
+    assert all(torch.equal(t, state[n]) for n, t in release.model.state_dict().items())
+    release.model.eval()
+    train_dictionary(release, table(), n_features=16, k=4, tokens=5_000)
+
+# which row, which groups
+
+class Breaks(nn.Module):
+    "NaN where the first column is above 50."
+    def __init__(self): super().__init__(); self.a, self.act, self.head = nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 1)
+    def forward(self, x): return self.head(self.act(self.a(x) * torch.where(x[:, :1] > 50, torch.nan, 1.0)))
+
+@pytest.mark.parametrize("index", ["numbers", "text", "twice"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_nan_is_blamed_on_the_row_that_the_caller_passed(stream, index):
+    torch.manual_seed(0)
+    rows, release = table(), Release.from_module(Breaks(), sites=["act:out"], device="cpu")
+    if index != "numbers": rows.index = [f"r{i}" for i in range(600)] if index == "text" else np.arange(600) % 300
+    held = hash_split(rows, 0.1, salt="held out")
+    for part in (~held, held):
+        bad = rows.copy()
+        at = np.flatnonzero(part)[[len(rows[part]) // 2, len(rows[part]) - 2]]  # two rows far from the first
+        bad.iloc[at, 0] = 99.0
+        with pytest.raises(InterpkitError, match="NaN") as e: train_dictionary(release, bad, n_features=16, k=4, tokens=40_000, batch_size=64, stream=stream)
+        said = int(e.value.given.rpartition("row ")[2])
+        assert e.value.code == 65 and said in at and (stream or said == at[0]), (e.value, at)
+
+def test_rows_without_a_group_are_held_out_as_others(tmp_path):
+    groups = [f"g{i // 2}" if i < 300 else None for i in range(600)]
+    d = train_dictionary(v1(), table().assign(group_id=groups), n_features=16, k=4, tokens=5_000, batch_size=256)
+    held = 600 - d.training["sequences"]
+    assert 40 < held < 80 and held == hash_split(table().assign(group_id=groups), 0.1, "held out").sum()
+
+def test_too_few_groups_are_called_that(tmp_path):
+    e = refused(tmp_path, 65, "600 sequences in 3 groups", rows=table().assign(group_id=np.arange(600) % 3))
+    assert "groups" in e.asked and "group_id" in e.mend and "more rows" not in e.mend
+    for rows in (table(60), table(60).assign(group_id=np.arange(60))):
+        e = refused(tmp_path, 65, "200 sequences", rows=rows)
+        assert "60" in e.given and "group" not in str(e) and "ipk train --data" in e.mend
 
 # validity
 

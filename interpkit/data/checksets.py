@@ -104,9 +104,14 @@ def check_digest(rows: pd.DataFrame) -> str:
     kept = rows[[c for c in rows if not str(c).startswith("_")]]
     return digest_frame(kept.iloc[np.argsort(kept["sequence_id"].astype(str).to_numpy(), kind="stable")])
 
+def _places(ids: pd.Series, salt: str) -> np.ndarray:  # [n]
+    "A number from 0 to 1 for each id, by a hash of `salt` and the id; NaN where an id is missing."
+    place = {v: int.from_bytes(hashlib.sha256(f"{salt}|{v}".encode()).digest()[:8], "big") / 2**64 for v in ids.dropna().unique()}
+    return ids.map(place).to_numpy(float, na_value=np.nan)
+
 def hash_split(rows: pd.DataFrame, fraction: float, salt: str) -> np.ndarray:  # bool [n]
-    "True for about `fraction` of the sequences, by a hash of `salt` and the id (of the group, where there is one)."
+    "True for about `fraction` of the sequences, by a hash of `salt` and the id (of the group, where there is one; a sequence without a group is one of its own)."
     if not 0 <= fraction <= 1: raise bad_parameter("a fraction between 0 and 1", f"{fraction}", "fraction=0.5")
-    ids = rows["group_id"] if "group_id" in rows else rows["sequence_id"]
-    place = {v: int.from_bytes(hashlib.sha256(f"{salt}|{v}".encode()).digest()[:8], "big") / 2**64 for v in ids.unique()}
-    return ids.map(place).to_numpy(float) < fraction
+    place = _places(rows["group_id" if "group_id" in rows else "sequence_id"], salt)
+    if (alone := np.isnan(place)).any(): place = np.where(alone, _places(rows["sequence_id"], salt), place)
+    return place < fraction

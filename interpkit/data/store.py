@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.artefacts import aside_name, check_artefact, digest_file, digest_json, is_storage_error, read_json, read_manifest, remove_leftovers, storage_error, write_json
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from .checksets import check_digest
+from ..model.inputs import row_numbers
 from ..model.sites import Site, capture
 
 # %% ../../nbs/02_data/03_store.ipynb #62f9a3dd
@@ -70,15 +71,15 @@ def _counted(acts: Tensor, mask) -> Tensor:  # bool [B, T]
     fits = mask is not None and mask.shape[1] == acts.shape[1]
     return mask.to(acts.device) if fits else torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
 
-def _cast(acts: Tensor, site, dtype, first_row: int) -> Tensor:  # [B, T, d]
+def _cast(acts: Tensor, site, dtype, numbers) -> Tensor:  # [B, T, d]; the number of each row, for messages
     out = acts.to(dtype)
     bad = ~torch.isfinite(out).flatten(1).all(1)
     if not bad.any(): return out
-    row = first_row + int(bad.int().argmax())
+    row = int(numbers[int(bad.int().argmax())])
     if torch.isfinite(acts).all(): raise bad_parameter(f"activations at {site} that fit into {dtype}", f"larger ones in row {row}", "dtype='bf16' or 'fp32'")
     raise invalid(f"finite activations at {site}", f"NaN or infinity in row {row}", "find out why the release overflows on this row")
 
-def _shard(release, rows: pd.DataFrame, sites, dtype, batch: int, first_row: int) -> dict:
+def _shard(release, rows: pd.DataFrame, sites, dtype, batch: int, numbers) -> dict:
     "Tensors of a shard: per site activations [tokens, d] and lengths [sequences]."
     parts, lengths = {s: [] for s in sites}, {s: [] for s in sites}
     for i in range(0, len(rows), batch):
@@ -87,7 +88,7 @@ def _shard(release, rows: pd.DataFrame, sites, dtype, batch: int, first_row: int
         for s in sites:
             mask = _counted(found[s], b.mask)
             clean = torch.where(mask[..., None], found[s], 0)  # what padding holds is nobody's concern
-            parts[s].append(_cast(clean, s, dtype, first_row + i)[mask].cpu())
+            parts[s].append(_cast(clean, s, dtype, numbers[i:i + batch])[mask].cpu())
             lengths[s].append(mask.sum(1).cpu())
     return {str(s): torch.cat(parts[s]).contiguous() for s in sites} | {_lengths(s): torch.cat(lengths[s]) for s in sites}
 
@@ -111,19 +112,20 @@ class ActivationStore:
               dtype: str = "fp32",          # fp16, bf16 or fp32
               shard_sequences: int = 1024,  # sequences a shard
               batch: int = 64,              # sequences a forward
-              progress=None) -> "ActivationStore":  # called with the sequences that are done, and all
+              progress=None,                # called with the sequences that are done, and all
+              numbers=None) -> "ActivationStore":  # what messages call each row; default: see `row_numbers`
         "Store the activations of all rows at `sites`. What an interrupted call completed is kept. A full disk ends it with exit code 75."
         folder, sites = Path(folder), tuple(Site.parse(str(s)) for s in (sites or release.default_sites))
         _check_parameters(rows, sites, dtype, shard_sequences, batch)
         rows, plan = release.pin(rows), _plan(release, rows, sites, dtype, shard_sequences)
-        done = _begin(folder, plan)
+        numbers, done = row_numbers(rows) if numbers is None else numbers, _begin(folder, plan)
         for k in range(_n_shards(plan)):
-            name, first = _shard_name(k), k * shard_sequences
+            name, part = _shard_name(k), slice(k * shard_sequences, (k + 1) * shard_sequences)
             if name not in done:
                 remove_leftovers(folder / name)
-                done[name] = _write_shard(folder / name, _shard(release, rows.iloc[first:first + shard_sequences], sites, DTYPES[dtype], batch, first))
+                done[name] = _write_shard(folder / name, _shard(release, rows.iloc[part], sites, DTYPES[dtype], batch, numbers[part]))
                 write_json(folder / "manifest.json", dict(kind=KIND, files=done))
-            if progress: progress(min(first + shard_sequences, len(rows)), len(rows))
+            if progress: progress(min(part.stop, len(rows)), len(rows))
         return cls(folder)
 
     def __repr__(self): return f"ActivationStore({self.n_sequences} sequences, {self.n_tokens} tokens, {self.plan['dtype']}, at {', '.join(map(str, self.sites))})"

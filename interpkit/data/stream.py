@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid, nearest
 from .store import _cast, _counted
+from ..model.inputs import row_numbers
 from ..model.sites import Site, capture
 
 # %% ../../nbs/02_data/03a_stream.ipynb #cbad2aa0
@@ -20,8 +21,9 @@ class ActivationStream:
     "Activations of a release at some sites, made when they are asked for; it answers what an `ActivationStore` answers."
     def __init__(self, release, rows: pd.DataFrame, sites=None,
                  sequences: int = 64,       # sequences a forward
-                 buffer: int = 1 << 16):    # tokens that are mixed with each other
-        self.release, self.rows = release, release.pin(rows)
+                 buffer: int = 1 << 16,     # tokens that are mixed with each other
+                 numbers=None):             # what messages call each row; default: see `row_numbers`
+        self.release, self.rows, self.numbers = release, release.pin(rows), row_numbers(rows) if numbers is None else numbers
         self.sites = tuple(Site.parse(str(s)) for s in (sites or release.default_sites))
         if sequences < 1 or buffer < 1: raise bad_parameter("sequences >= 1 and buffer >= 1", f"{sequences} and {buffer}", "leave them out")
         if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
@@ -30,7 +32,7 @@ class ActivationStream:
     def _forward(self, part: np.ndarray) -> list[Tensor]:  # row numbers -> a site [tokens, d]
         batch = self.release.batch(self.rows.iloc[part])
         acts = capture(self.release.model, self.sites, batch)
-        out = [_cast(torch.where((m := _counted(acts[s], batch.mask))[..., None], acts[s], 0), s, torch.float32, int(part[0]))[m].cpu() for s in self.sites]
+        out = [_cast(torch.where((m := _counted(acts[s], batch.mask))[..., None], acts[s], 0), s, torch.float32, self.numbers[part])[m].cpu() for s in self.sites]
         if len({len(x) for x in out}) > 1: raise invalid("sites with the same positions", ", ".join(f"{len(x):,} tokens at {s}" for s, x in zip(self.sites, out)), "take sites that have one row a token")
         return out
     @property
