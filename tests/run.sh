@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::DeprecationWarning}"
+nvidia-smi > /dev/null 2>&1 || export TRITON_INTERPRET="${TRITON_INTERPRET:-1}"  # Triton reads it once, when a process imports it, and notebooks share processes
 mode="${1:-all}" workers="${WORKERS:-2}"
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 state() { git ls-files -z --cached --others --exclude-standard nbs interpkit | xargs -0 sha256sum 2>/dev/null | sha256sum; }
