@@ -59,12 +59,12 @@ class Recipe:
         every = max(int(self.revive_every * self.steps), 1)
         return step % every == every - 1 and step < self.revive_until * self.steps
 
-def recipe(n_features: int, k: int, tokens: int, batch_size: int = None, lr: float = None, seed: int = 0, stored: int = None, **options) -> Recipe:
-    "A recipe with batch size and learning rate chosen: 256 to 4,096 tokens a step, at least half as many as features, for about 8,000 steps; 0.003 up to 1,024 tokens, then in proportion up to 0.01."
+def recipe(n_features: int, k: int, tokens: int, batch_size: int = None, lr: float = None, seed: int = 0, stored: int = None, width: int = 128, **options) -> Recipe:
+    "A recipe with batch size and learning rate chosen: 256 to 4,096 tokens a step, at least half as many as features, for about 8,000 steps; 0.003 up to 1,024 tokens, then in proportion up to 0.01, less for more features and for sites wider than 128."
     if batch_size is None:  # 2,048 features in batches of 256 left less unexplained, but 41 % of them dead
         batch_size = 2 ** min(max(round(math.log2(max(tokens / 8000, n_features / 2))), 8), 12)
     batch_size = min(batch_size, stored or batch_size, max(tokens, 1))
-    if lr is None: lr = min(0.003 * max(1, batch_size / 1024), 0.01) * min(1.0, math.sqrt(2048 / n_features))
+    if lr is None: lr = min(0.003 * max(1, batch_size / 1024), 0.01) * min(1.0, math.sqrt(2048 / n_features)) * min(1.0, 128 / width)  # Adam moves each of d weights as far, and what they read adds up
     return Recipe(n_features, k, tokens, batch_size, lr, seed, **options)
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #d4d7f499

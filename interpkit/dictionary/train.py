@@ -213,7 +213,7 @@ def train_dictionary(release, rows: pd.DataFrame,
     numbers = row_numbers(rows) if rows.index.is_unique else np.arange(len(rows))
     both, groups = tuple(dict.fromkeys((*sites, *targets))), _groups(wiring, sites, targets)
     widths, data = _look(release, rows, numbers, wiring, sites, targets, finish), check_digest(rows) + (" streamed" if stream else "")
-    plan = lambda i, stored=None: recipe(n_features or max(8 * widths[sites[i]], 64), k or int(np.clip(widths[sites[i]] // 5, 8, 32)), tokens, batch_size, lr, seed + i, stored, **options)
+    plan = lambda i, stored=None: recipe(n_features or max(8 * widths[sites[i]], 64), k or int(np.clip(widths[sites[i]] // 5, 8, 32)), tokens, batch_size, lr, seed + i, stored, widths[sites[i]], **options)
     for g in groups: plan(g[0])  # refused before anything is stored
     with (nullcontext(store) if store else tempfile.TemporaryDirectory()) as folder:
         learn = ActivationStream(release, rows[~held], both, numbers=numbers[~held]) if stream else ActivationStore.write(Path(folder) / "learn", release, rows[~held], both, numbers=numbers[~held])
