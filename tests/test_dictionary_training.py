@@ -173,7 +173,8 @@ def test_what_is_chosen():
     small, large = recipe(512, 8, 2_000_000), recipe(16384, 32, 100_000_000)
     assert small.batch_size == 256 and large.batch_size == 4096 and large.lr < recipe(2048, 32, 100_000_000).lr <= 0.01
     assert recipe(64, 8, 50_000, stored=100).batch_size == 100 and recipe(64, 8, 10).steps == 1
-    assert recipe(64, 8, 50_000, 32, 0.5).lr == 0.5
+    assert recipe(64, 8, 50_000, 32, 0.5).lr == 0.5 == recipe(64, 8, 50_000, 32, 0.5, width=4096).lr
+    assert recipe(512, 8, 10**6, width=16) == recipe(512, 8, 10**6, width=128) and recipe(512, 8, 10**6, width=768).lr == pytest.approx(recipe(512, 8, 10**6).lr / 6**0.5)
 
 # the same again
 
