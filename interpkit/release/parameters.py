@@ -134,7 +134,7 @@ class Training(Parameters):
     features: int = Field(0, ge=0, description="features a site")
     k: int = Field(0, ge=0, description="active features a token")
     tokens: int = Field(2_000_000, ge=1, description="tokens to train on")
-    lr: float = Field(0.0, ge=0, description="largest learning rate; 0 takes 0.003, more for large batches")
+    lr: float = Field(0.0, ge=0, description="largest learning rate; 0 takes 0.003, more for large batches, less for wide sites")
     finish: int = Field(0, ge=0, description="steps on the model's own decision at the end")
 
 class Policy(Parameters):
