@@ -193,7 +193,7 @@ def train_dictionary(release, rows: pd.DataFrame,
                      k: int = None,            # active features a token and site; default width / 5, from 8 to 32
                      tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
                      batch_size: int = None,   # default: from 256 to 4,096 tokens, see `recipe`
-                     lr: float = None,         # default: 0.003, more for large batches
+                     lr: float = None,         # default: 0.003, more for large batches, less for wide sites
                      seed: int = 0,
                      store: Path = None,       # where to keep activations and checkpoints; default: a temporary folder
                      progress=None,            # called with the number of tokens that were used

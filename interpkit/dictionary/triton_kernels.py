@@ -75,11 +75,7 @@ def _rows(rows, index, begin, weight, out, columns, ROWS: tl.constexpr, BLOCK: t
     tl.store(out + segment * columns + column, total.to(out.dtype.element_ty), mask=inside)
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #880718ea
-def weighted_rows(rows: Tensor,    # [R, columns]
-                  index: Tensor,   # int64 [n] rows, segment after segment
-                  begin: Tensor,   # int64 [S + 1] where each segment begins
-                  weight: Tensor   # [n]
-                  ) -> Tensor:     # [S, columns]
+def weighted_rows(rows: Tensor, index: Tensor, begin: Tensor, weight: Tensor) -> Tensor:  # [R, columns], int64 [n], int64 [S + 1], [n] -> [S, columns]
     "For each segment the sum of the rows that it names, times their weights."
     rows, columns = rows.contiguous(), rows.shape[1]
     out, block = rows.new_zeros(len(begin) - 1, columns), _power(columns, 256)
