@@ -97,7 +97,7 @@ SETTLED = dict(relu=0.5)  # share of the steps after which L0 and dead features 
 
 def complaints(trainer: Trainer) -> list[str]:
     "What is not as it was asked for at the end of a training, in words."
-    r, out = trainer.recipe, [f"training at {trainer.site} ended with more unexplained than there is to explain ({trainer.loss:.3g} of the variance): more tokens, or another learning rate than lr={trainer.recipe.lr:g}"] * (trainer.loss > 1)
+    r, out = trainer.recipe, [f"training at {trainer.site} ended with more unexplained than there is to explain ({trainer.loss:.3g} of the variance): more tokens, or another learning rate than lr={trainer.recipe.lr:g}"] * (trainer.loss > 1 and trainer.recipe.steps >= 20)
     for i, (l0, dead) in enumerate(zip(trainer.l0, _dead(trainer))):
         if abs(l0 / r.k - 1) >= 0.05 and r.steps >= 100: out.append(f"training at {trainer.named(i)} ended with {l0:.2f} active features a token, {r.k} were asked for: train on more tokens, or ask for fewer")
         if dead > 0.5: out.append(f"{dead:.0%} of the features at {trainer.named(i)} are dead: ask for fewer features (n_features={r.n_features})")
@@ -108,7 +108,7 @@ def _dead(self: Trainer) -> list: return (self.silent >= self.recipe.window_toke
 def _watch(self: Trainer):
     "Raise (exit code 65) where training has collapsed at a source, or ends worse than it began."
     r = self.recipe
-    if self.taken == r.steps and self.loss > 10: raise invalid("a reconstruction that explains something", f"{self.loss:.3g} times the variance is unexplained at {self.site} in the last of {r.steps} steps", f"a smaller learning rate than lr={r.lr:g}")
+    if self.taken == r.steps >= 20 and self.loss > 10: raise invalid("a reconstruction that explains something", f"{self.loss:.3g} times the variance is unexplained at {self.site} in the last of {r.steps} steps", f"a smaller learning rate than lr={r.lr:g}")
     if r.steps < 100 or self.taken < SETTLED.get(r.objective, 0.2) * r.steps: return
     for i, (l0, dead) in enumerate(zip(self.l0, _dead(self))):
         where = f"at {self.named(i)} in step {self.taken} of {r.steps}"
