@@ -3,6 +3,8 @@
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'interpkit'},
   'syms': { 'interpkit.core.artefacts': { 'interpkit.core.artefacts._abandoned': ( '00_core/artefacts.html#_abandoned',
                                                                                    'interpkit/core/artefacts.py'),
+                                          'interpkit.core.artefacts._begin': ( '00_core/artefacts.html#_begin',
+                                                                               'interpkit/core/artefacts.py'),
                                           'interpkit.core.artefacts._column_bytes': ( '00_core/artefacts.html#_column_bytes',
                                                                                       'interpkit/core/artefacts.py'),
                                           'interpkit.core.artefacts._errno': ( '00_core/artefacts.html#_errno',

@@ -248,3 +248,8 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     (tmp_path / "x").mkdir()
     write(tmp_path / "x", NEW, overwrite=True)
     assert contents(tmp_path / "x") == NEW
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_place_in_which_no_folder_can_be_is_one_clear_error():
+    with pytest.raises(InterpkitError, match="a place that can be written to: /proc/x") as e: write(Path("/proc/x"), NEW)
+    assert e.value.code == 64

@@ -160,18 +160,23 @@ def _kind_of(folder: Path) -> str:
     try: return read_json(folder / "manifest.json")["kind"]
     except (InterpkitError, KeyError, TypeError): return "a folder of something else" if any(folder.iterdir()) else ""
 
+def _begin(folder: Path, tmp: Path, kind: str, overwrite: bool):
+    "An empty folder beside a place that is free, or holds what may be replaced."
+    recover(folder)
+    if folder.exists() and not overwrite: raise invalid(f"a new folder for the {kind}", f"{folder} exists", "choose another folder, or remove this one")
+    if folder.exists() and (found := _kind_of(folder)) not in ("", kind): raise invalid(f"an older {kind} to replace", f"{folder} is {found}", "choose another folder, or remove this one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    tmp.mkdir()
+
 @contextmanager
 def new_artefact(folder, kind: str, overwrite: bool = False):
     "A folder to fill, which appears under its name with a manifest when the block ends, and never half; with `overwrite` in place of an artefact of its kind, and of nothing else."
     folder = Path(folder)
-    recover(folder)
-    if folder.exists() and not overwrite: raise invalid(f"a new folder for the {kind}", f"{folder} exists", "choose another folder, or remove this one")
-    if folder.exists() and (found := _kind_of(folder)) not in ("", kind): raise invalid(f"an older {kind} to replace", f"{folder} is {found}", "choose another folder, or remove this one")
     tmp = aside_name(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        tmp.mkdir()
+        try: _begin(folder, tmp, kind, overwrite)
+        except OSError as e: raise storage_error(folder, e) from e
         yield tmp
         write_manifest(tmp, kind)
         _place(tmp, folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.artefacts import new_artefact, open_artefact, read_json, storage_error, write_json
+from ..core.artefacts import new_artefact, open_artefact, read_json, write_json
 from ..core.errors import bad_parameter, invalid
 from ..core.show import card_html
 from .codes import SparseCodes, decode, encoder_for, whole_numbers
@@ -302,13 +302,11 @@ def save(self: Dictionary, folder, overwrite: bool = False) -> Path:
         tensors |= {f"{n}_{i}": getattr(w, n) for n in TENSORS} | ({} if w.W_skip is None else {f"W_skip_{i}": w.W_skip})
     head = dict(format=1, wiring=self.wiring, sites=[str(s) for s in self.sites], targets=[str(t) for t in self.targets], labels=list(self.labels),
         shapes=[dict(d=w.d, features=w.n_features) for w in self.weights], training=self.training, fingerprint=self.fingerprint)
-    try:
-        with new_artefact(folder, "dictionary", overwrite=overwrite) as tmp:
-            save_file(tensors, tmp / "weights.safetensors")
-            if self.canary: save_file(_thin(self.canary), tmp / "canary.safetensors")
-            write_json(tmp / "dictionary.json", head)
-            write_json(tmp / "validity.json", self.validity)
-    except OSError as e: raise storage_error(folder, e) from e
+    with new_artefact(folder, "dictionary", overwrite=overwrite) as tmp:
+        save_file(tensors, tmp / "weights.safetensors")
+        if self.canary: save_file(_thin(self.canary), tmp / "canary.safetensors")
+        write_json(tmp / "dictionary.json", head)
+        write_json(tmp / "validity.json", self.validity)
     return Path(folder)
 Dictionary.save = save
 
