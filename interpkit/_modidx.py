@@ -477,6 +477,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.splice': ( '03_dictionary/evaluate.html#splice',
                                                                                          'interpkit/dictionary/evaluate.py'),
+                                               'interpkit.dictionary.evaluate.splice_error': ( '03_dictionary/evaluate.html#splice_error',
+                                                                                               'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.spliced_decisions': ( '03_dictionary/evaluate.html#spliced_decisions',
                                                                                                     'interpkit/dictionary/evaluate.py')},
             'interpkit.dictionary.finish': { 'interpkit.dictionary.finish._aside': ( '03_dictionary/finish.html#_aside',

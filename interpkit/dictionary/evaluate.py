@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['counted', 'codes_at', 'batch_size', 'in_batches', 'spliced_decisions', 'refuse_late', 'run_replaced',
-           'replaced_output', 'splice', 'Attributions', 'attributions', 'reconstructions', 'Reconstruction', 'evaluate']
+           'replaced_output', 'splice_error', 'splice', 'Attributions', 'attributions', 'reconstructions',
+           'Reconstruction', 'evaluate']
 
 # %% ../../nbs/03_dictionary/01_evaluate.ipynb #df89272c
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import invalid
-from ..core.statistics import ratio_interval
+from ..core.statistics import Interval, ratio_interval
 from .sparse import Dictionary
 from ..model.sites import Batch, Site, _tensors, grad_at_sites, run_spliced
 
@@ -88,6 +89,10 @@ def replaced_output(release, dictionary: Dictionary, batch: Batch):
             return write(site, h) if site in dictionary.targets else None
         return fn
     return run_spliced(release.model, {s: at(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])}, batch)
+
+def splice_error(bare: np.ndarray, spliced: np.ndarray, weight: np.ndarray, group=None) -> Interval:  # [n] each
+    "The share of the decision's variance that is lost, with its interval."
+    return ratio_interval((spliced - bare) ** 2, (bare - np.average(bare, weights=weight)) ** 2, weight, group)
 
 def splice(release, dictionary: Dictionary, rows: pd.DataFrame) -> pd.DataFrame:
     "One row a sequence: the `bare` and the `spliced` decision."
@@ -177,10 +182,9 @@ def evaluate(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
         spliced.append(spliced_decisions(release, dictionary, batch).cpu())
         for s, found in reconstructions(at, dictionary, batch).items(): recon[s].add(*found)
     bare, spliced, error, mass = (torch.cat(x).double().numpy() for x in (bare, spliced, error, mass))
-    splice_error = ratio_interval((spliced - bare) ** 2, (bare - np.average(bare, weights=weight)) ** 2, weight)
     shares = [ratio_interval(error[:, i], error[:, i] + mass[:, i], weight) for i in range(error.shape[1])]
     rates = torch.cat([recon[s].rates for s in dictionary.sites])
-    return dict(splice_error=splice_error.ratio, error_share=max(i.ratio for i in shares),
+    return dict(splice_error=splice_error(bare, spliced, weight).ratio, error_share=max(i.ratio for i in shares),
                 fvu=float(np.mean([recon[s].fvu for s in dictionary.sites])), l0=float(np.mean([recon[s].l0 for s in dictionary.sites])),
                 dead_share=float((rates == 0).double().mean()), dense_share=float((rates > 0.1).double().mean()),
                 sequences=len(rows), tokens=sum(r.tokens for r in recon.values()) // len(recon))

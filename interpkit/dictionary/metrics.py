@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
-from ..core.statistics import _column, ratio_interval, signed_interval, weighted_auc
-from .evaluate import counted, in_batches, run_replaced, splice
+from ..core.statistics import _column, signed_interval, weighted_auc
+from .evaluate import counted, in_batches, run_replaced, splice, splice_error
 from .sparse import Dictionary
 from ..model.decisions import _logits
 from ..model.sites import Batch, Site, capture, run_spliced
@@ -226,4 +226,4 @@ def skip_alone(release, dictionary: Dictionary, rows: pd.DataFrame) -> float | N
     means = mean_activations(release, dictionary, rows, (*dictionary.sites, *dictionary.targets))
     def off(s, t, w): return replace(w, threshold=torch.full_like(w.threshold, torch.inf), b_dec=(means[t] - (0 if w.W_skip is None else means[s].to(w.W_skip) @ w.W_skip)).to(w.b_dec))
     found, weight = splice(release, replace(dictionary, weights=tuple(map(off, dictionary.sites, dictionary.targets, dictionary.weights))), rows), weights_of(rows)
-    return ratio_interval((found.spliced - found.bare) ** 2, (found.bare - np.average(found.bare, weights=weight)) ** 2, weight).ratio
+    return splice_error(found.bare.to_numpy(), found.spliced.to_numpy(), weight).ratio

@@ -46,7 +46,7 @@ class OldScores:
 
 def score_old(old, dictionary, rows: pd.DataFrame) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
-    from interpkit.dictionary.evaluate import attributions, in_batches, spliced_decisions  # torch: `ipk verify` reads this module without it
+    from interpkit.dictionary.evaluate import attributions, in_batches, splice_error, spliced_decisions  # torch: `ipk verify` reads this module without it
     from scipy import sparse
     dictionary, (weight, group) = dictionary.to(old.device), _units(rows)
     bare, spliced, error, mass, size, fires = [], [], [], [], 0, []
@@ -56,7 +56,7 @@ def score_old(old, dictionary, rows: pd.DataFrame) -> OldScores:
         fires.append(sparse.csr_array(np.concatenate([(at.codes[s] > 0).any(1).cpu().numpy() for s in dictionary.sites], 1)))
         for keep, x in ((bare, at.decision), (spliced, spliced_decisions(old, dictionary, batch)), (error, at.error), (mass, at.mass)): keep.append(x.double().cpu().numpy())
     bare, spliced, error, mass = (np.concatenate(x) for x in (bare, spliced, error, mass))
-    splice = ratio_interval((spliced - bare) ** 2, (bare - np.average(bare, weights=weight)) ** 2, weight, group)
+    splice = splice_error(bare, spliced, weight, group)
     shares = tuple(ratio_interval(error[:, i], error[:, i] + mass[:, i], weight, group) for i in range(error.shape[1]))
     return OldScores(splice, shares, size / max(size.sum(), 1e-30), _effective(sparse.vstack(fires), weight, group))
 
