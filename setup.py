@@ -1,4 +1,5 @@
 "Package metadata from settings.ini, the one place where people edit it."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -12,11 +13,20 @@ extras = {name: cfg[f"{name}_requirements"].split() for name in ("interop", "jax
 readme = here / "README.md"
 
 setup(
-    name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], author=cfg["author"], keywords=cfg["keywords"],
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else cfg["description"], long_description_content_type="text/markdown",
-    license="Apache-2.0", python_requires=f">={cfg['min_python']}", install_requires=cfg["requirements"].split(),
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    author=cfg["author"],
+    keywords=cfg["keywords"],
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else cfg["description"],
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=f">={cfg['min_python']}",
+    install_requires=cfg["requirements"].split(),
     extras_require={**extras, "all": sorted({r for e in extras.values() for r in e})},
     packages=[*find_packages(include=["interpkit", "interpkit.*"]), "interpkit.jobs"],
-    package_dir={"interpkit.jobs": "nbs/jobs"}, package_data={"interpkit.jobs": ["*.ipynb"]},  # the job notebooks travel in the wheel
-    entry_points={"console_scripts": cfg["console_scripts"].split("\n")}, zip_safe=False,
+    package_dir={"interpkit.jobs": "nbs/jobs"},
+    package_data={"interpkit.jobs": ["*.ipynb"]},  # the job notebooks travel in the wheel
+    entry_points={"console_scripts": cfg["console_scripts"].split("\n")},
+    zip_safe=False,
 )

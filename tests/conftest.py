@@ -1,4 +1,5 @@
 "What several test files share: a tiny fraud model in folders, with its dictionary, and the command line that checks it."
+
 import os
 import sys
 from dataclasses import replace
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if not torch.cuda.is_available(): os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
 
 COLUMNS = [f"x{i}" for i in range(6)]
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
@@ -20,37 +23,68 @@ def tiny(tmp_path_factory):
     from interpkit.dictionary.validity import certify
     from interpkit.drift.simulate import small_world
     from interpkit.model.releases import Release
+
     at = tmp_path_factory.mktemp("tiny")
-    (at / "tiny_fraud.py").write_text("from torch import nn\ndef build(width=16): return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 1))\n")
+    (at / "tiny_fraud.py").write_text(
+        "from torch import nn\ndef build(width=16): return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 1))\n"
+    )
     sys.path.insert(0, str(at))
     import tiny_fraud
+
     world = small_world(n=600)
     torch.manual_seed(0)
     models = {"v1": world.old.model, "v2": world.new.model, "wide": tiny_fraud.build(24)}
     for name, model in models.items():
-        release = Release.from_module(model, inputs=dict(kind="columns", columns=COLUMNS), decision=dict(kind="scalar"), sites=["1:out"], name=name)
-        release.save(at / name, factory=tiny_fraud.build, factory_args=dict(width=24) if name == "wide" else {})
+        release = Release.from_module(
+            model,
+            inputs=dict(kind="columns", columns=COLUMNS),
+            decision=dict(kind="scalar"),
+            sites=["1:out"],
+            name=name,
+        )
+        release.save(
+            at / name,
+            factory=tiny_fraud.build,
+            factory_args=dict(width=24) if name == "wide" else {},
+        )
     world.rows.to_parquet(at / "rows.parquet")
     old = Release.load(at / "v1")
     dictionary = certify(replace(world.dictionary, validity={}, canary={}), old, world.rows)
     dictionary.save(at / "dictionary")
-    yield SimpleNamespace(at=at, old=old, rows=world.rows, dictionary=dictionary, releases={n: str(at / n) for n in models}, v1=str(at / "v1"), v2=str(at / "v2"),
-                          wide=str(at / "wide"), data=str(at / "rows.parquet"), dictionary_folder=str(at / "dictionary"))
+    yield SimpleNamespace(
+        at=at,
+        old=old,
+        rows=world.rows,
+        dictionary=dictionary,
+        releases={n: str(at / n) for n in models},
+        v1=str(at / "v1"),
+        v2=str(at / "v2"),
+        wide=str(at / "wide"),
+        data=str(at / "rows.parquet"),
+        dictionary_folder=str(at / "dictionary"),
+    )
     sys.path.remove(str(at))
+
 
 @pytest.fixture
 def parquet(tmp_path):
     "Write rows as a parquet file of this test; its path."
+
     def write(rows, name="rows.parquet"):
         rows.to_parquet(tmp_path / name)
         return str(tmp_path / name)
+
     return write
+
 
 @pytest.fixture(params=["torch", "triton"])
 def kernels(request, monkeypatch):
     "Runs a test by torch's operators and by the Triton kernels, interpreted; where there is a GPU, test_dictionary_cuda.py runs them compiled."
     if request.param == "triton":
-        pytest.importorskip("triton", minversion="3.7")  # older ones interpret nothing with numpy 2.4
-        if torch.cuda.is_available(): pytest.skip("Triton interprets nothing in a process that compiles")
+        pytest.importorskip(
+            "triton", minversion="3.7"
+        )  # older ones interpret nothing with numpy 2.4
+        if torch.cuda.is_available():
+            pytest.skip("Triton interprets nothing in a process that compiles")
     monkeypatch.setenv("INTERPKIT_KERNELS", request.param)
     return request.param

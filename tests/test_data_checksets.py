@@ -1,4 +1,5 @@
 "Broken check sets: each one clear message with column and row, exit code 65, no customer's value, and no row dropped."
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,50 +9,133 @@ from interpkit.data.checksets import KINDS, check_digest, hash_split, read_check
 
 SECRET = "Ada-Lovelace-4711"
 
+
 def tokens() -> pd.DataFrame:
-    return pd.DataFrame(dict(sequence_id=[f"{SECRET}-{i}" for i in range(5)], input_ids=[[1, 5, 6], [1, 7], [1], [1, 2, 3, 4], [1, 9]], label=[0, 1, 0, np.nan, 1],
-                             segment=[SECRET, "b", "b", "a", "a"], weight=[20.0, 1, 20, 1, 0], group_id=[1, 1, 2, 2, 3], timestamp=pd.date_range("2024-01-01", periods=5),
-                             **{"factor:travel": [[0, 1, 1], [0, 0], [0], [0, 0, 0, 1], [0, 1]]}))
+    return pd.DataFrame(
+        dict(
+            sequence_id=[f"{SECRET}-{i}" for i in range(5)],
+            input_ids=[[1, 5, 6], [1, 7], [1], [1, 2, 3, 4], [1, 9]],
+            label=[0, 1, 0, np.nan, 1],
+            segment=[SECRET, "b", "b", "a", "a"],
+            weight=[20.0, 1, 20, 1, 0],
+            group_id=[1, 1, 2, 2, 3],
+            timestamp=pd.date_range("2024-01-01", periods=5),
+            **{"factor:travel": [[0, 1, 1], [0, 0], [0], [0, 0, 0, 1], [0, 1]]},
+        )
+    )
+
 
 def columns() -> pd.DataFrame:
-    return pd.DataFrame(dict(sequence_id=range(5), amount=[1.0, 2.5, 3.0, 0.0, -1.0], merchant=["a", SECRET, "c", "a", "a"], count=[1, 2, 3, 4, 5], label=[0, 1, 0, 1, 1]))
+    return pd.DataFrame(
+        dict(
+            sequence_id=range(5),
+            amount=[1.0, 2.5, 3.0, 0.0, -1.0],
+            merchant=["a", SECRET, "c", "a", "a"],
+            count=[1, 2, 3, 4, 5],
+            label=[0, 1, 0, 1, 1],
+        )
+    )
+
 
 def put(frame, column, row, value):
     x = frame[column].astype(object).copy()
     x[row] = value
     return frame.assign(**{column: x if frame[column].dtype == object else x.infer_objects()})
 
+
 def refused(frame, inputs=None) -> InterpkitError:
-    with pytest.raises(InterpkitError) as e: read_check_set(frame, inputs)
-    assert e.value.code == 65 and e.value.mend and SECRET not in str(e.value) and "4711" not in str(e.value)
-    assert e.value.__cause__ is None and (e.value.__suppress_context__ or e.value.__context__ is None)
+    with pytest.raises(InterpkitError) as e:
+        read_check_set(frame, inputs)
+    assert (
+        e.value.code == 65
+        and e.value.mend
+        and SECRET not in str(e.value)
+        and "4711" not in str(e.value)
+    )
+    assert e.value.__cause__ is None and (
+        e.value.__suppress_context__ or e.value.__context__ is None
+    )
     return e.value
 
-@pytest.mark.parametrize("column,value,said", [
-    ("input_ids", [], "empty list"), ("input_ids", None, "something else"), ("input_ids", SECRET, "something else"), ("input_ids", [1.5, 2.0], "fractions"), ("input_ids", [1, None], "text, nested lists or missing"),
-    ("input_ids", [1, np.nan], "fractions or missing"), ("input_ids", [[1, 2], [3]], "nested"), ("input_ids", [[1, 2]], "nested"), ("input_ids", [SECRET], "text"), ("input_ids", [1, -2], "negative id"), ("input_ids", [True, False], "text, nested"),
-    ("factor:travel", [0, 1], "another length"), ("factor:travel", [0, np.nan, 1, 0], "NaN"), ("factor:travel", [], "empty"),
-    ("weight", -0.5, "negative, infinite or missing"), ("weight", np.nan, "negative, infinite or missing"), ("weight", np.inf, "negative, infinite or missing"), ("label", 2, "another value"), ("label", 0.5, "another value"),
-    ("segment", None, "none"), ("segment", np.nan, "none"), ("segment", ["a"], "a list"), ("group_id", np.nan, "none"), ("sequence_id", None, "none"), ("sequence_id", 1.5, "another type"),
-    ("sequence_id", f"{SECRET}-0", "one that stood before")])
+
+@pytest.mark.parametrize(
+    "column,value,said",
+    [
+        ("input_ids", [], "empty list"),
+        ("input_ids", None, "something else"),
+        ("input_ids", SECRET, "something else"),
+        ("input_ids", [1.5, 2.0], "fractions"),
+        ("input_ids", [1, None], "text, nested lists or missing"),
+        ("input_ids", [1, np.nan], "fractions or missing"),
+        ("input_ids", [[1, 2], [3]], "nested"),
+        ("input_ids", [[1, 2]], "nested"),
+        ("input_ids", [SECRET], "text"),
+        ("input_ids", [1, -2], "negative id"),
+        ("input_ids", [True, False], "text, nested"),
+        ("factor:travel", [0, 1], "another length"),
+        ("factor:travel", [0, np.nan, 1, 0], "NaN"),
+        ("factor:travel", [], "empty"),
+        ("weight", -0.5, "negative, infinite or missing"),
+        ("weight", np.nan, "negative, infinite or missing"),
+        ("weight", np.inf, "negative, infinite or missing"),
+        ("label", 2, "another value"),
+        ("label", 0.5, "another value"),
+        ("segment", None, "none"),
+        ("segment", np.nan, "none"),
+        ("segment", ["a"], "a list"),
+        ("group_id", np.nan, "none"),
+        ("sequence_id", None, "none"),
+        ("sequence_id", 1.5, "another type"),
+        ("sequence_id", f"{SECRET}-0", "one that stood before"),
+    ],
+)
 def test_a_broken_value_of_a_token_set_is_named_by_column_and_row(column, value, said):
     e = refused(put(tokens(), column, 3, value))
     assert f"column {column!r}" in e.asked and "row 3 (1 of 5 rows)" in e.given and said in e.given
 
-@pytest.mark.parametrize("column,value,said", [("amount", np.nan, "NaN or infinity"), ("amount", np.inf, "NaN or infinity"), ("amount", -np.inf, "NaN or infinity"), ("merchant", None, "none")])
+
+@pytest.mark.parametrize(
+    "column,value,said",
+    [
+        ("amount", np.nan, "NaN or infinity"),
+        ("amount", np.inf, "NaN or infinity"),
+        ("amount", -np.inf, "NaN or infinity"),
+        ("merchant", None, "none"),
+    ],
+)
 def test_a_broken_value_of_a_table_is_named_by_column_and_row(column, value, said):
     e = refused(put(columns(), column, 2, value))
     assert f"column {column!r}" in e.asked and "row 2" in e.given and said in e.given
 
-@pytest.mark.parametrize("frame,said", [
-    (lambda: columns().head(0), "0 rows"), (lambda: tokens().drop(columns="sequence_id"), "columns input_ids"), (lambda: put(columns(), "amount", 1, SECRET), "number and str"),
-    (lambda: columns().assign(weight=SECRET), "type"), (lambda: columns().assign(label=["0", "1", "0", "1", "1"]), "type"), (lambda: columns().assign(weight=0.0), "0 in all rows"),
-    (lambda: pd.concat([columns(), columns()[["amount"]]], axis=1), "'amount' twice"), (lambda: columns().assign(sequence_id=[1, 2, 3, 4, "1"]), "one that stood before")])
-def test_a_broken_table_is_refused(frame, said): assert said in refused(frame()).given
+
+@pytest.mark.parametrize(
+    "frame,said",
+    [
+        (lambda: columns().head(0), "0 rows"),
+        (lambda: tokens().drop(columns="sequence_id"), "columns input_ids"),
+        (lambda: put(columns(), "amount", 1, SECRET), "number and str"),
+        (lambda: columns().assign(weight=SECRET), "type"),
+        (lambda: columns().assign(label=["0", "1", "0", "1", "1"]), "type"),
+        (lambda: columns().assign(weight=0.0), "0 in all rows"),
+        (lambda: pd.concat([columns(), columns()[["amount"]]], axis=1), "'amount' twice"),
+        (lambda: columns().assign(sequence_id=[1, 2, 3, 4, "1"]), "one that stood before"),
+    ],
+)
+def test_a_broken_table_is_refused(frame, said):
+    assert said in refused(frame()).given
+
 
 def test_missing_columns_come_with_the_nearest_name():
-    e = refused(columns().rename(columns=dict(amount="amonut", count="cuont")), inputs=["amount", "count", "merchant"])
-    assert "'amount', 'count'" in e.asked and "'amount': did you mean 'amonut'?" in e.mend and "'count': did you mean 'cuont'?" in e.mend
+    e = refused(
+        columns().rename(columns=dict(amount="amonut", count="cuont")),
+        inputs=["amount", "count", "merchant"],
+    )
+    assert (
+        "'amount', 'count'" in e.asked
+        and "'amount': did you mean 'amonut'?" in e.mend
+        and "'count': did you mean 'cuont'?" in e.mend
+    )
+
 
 def test_a_sound_set_comes_back_whole_and_in_order(tmp_path):
     for frame in (tokens(), columns()):
@@ -59,8 +143,13 @@ def test_a_sound_set_comes_back_whole_and_in_order(tmp_path):
         frame.to_parquet(tmp_path / "rows.parquet")
         for source in (frame, tmp_path / "rows.parquet", str(tmp_path / "rows.parquet")):
             rows = read_check_set(source)
-            assert rows.sequence_id.tolist() == frame.sequence_id.tolist() and rows.index.tolist() == list(range(5)) and check_digest(rows) == check_digest(frame)
+            assert (
+                rows.sequence_id.tolist() == frame.sequence_id.tolist()
+                and rows.index.tolist() == list(range(5))
+                and check_digest(rows) == check_digest(frame)
+            )
     assert "label" in columns() and read_check_set(columns().assign(label=None)).label.isna().all()
+
 
 def test_columns_that_the_release_does_not_read_may_hold_anything():
     rows = columns().assign(comment=[SECRET, None, 3, [1], np.nan])
@@ -69,10 +158,14 @@ def test_columns_that_the_release_does_not_read_may_hold_anything():
     refused(rows.assign(amount=np.nan), inputs=["amount"])
     assert "label" in refused(rows.assign(label=7), inputs=["amount"]).asked
 
+
 def test_an_index_of_sequence_ids_is_taken_as_the_column(tmp_path):
     columns().set_index("sequence_id").to_parquet(tmp_path / "rows.parquet")
     assert read_check_set(tmp_path / "rows.parquet").sequence_id.tolist() == list(range(5))
-    assert read_check_set(columns().set_index("sequence_id", drop=False)).sequence_id.tolist() == list(range(5))
+    assert read_check_set(
+        columns().set_index("sequence_id", drop=False)
+    ).sequence_id.tolist() == list(range(5))
+
 
 def test_files_that_are_no_parquet_are_refused(tmp_path):
     columns().to_csv(tmp_path / "rows.csv")
@@ -80,8 +173,10 @@ def test_files_that_are_no_parquet_are_refused(tmp_path):
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "rows.parquet").read_bytes()[:-20])
     (tmp_path / "empty").mkdir()
     for name in ("rows.csv", "cut.parquet", "nowhere.parquet", "empty"):
-        with pytest.raises(InterpkitError) as e: read_check_set(tmp_path / name)
+        with pytest.raises(InterpkitError) as e:
+            read_check_set(tmp_path / name)
         assert e.value.code == 65
+
 
 @pytest.mark.parametrize("dtype", ["Int64", "Float64", "boolean", "category", "string"])
 def test_pandas_own_types_are_understood(dtype):
@@ -90,36 +185,87 @@ def test_pandas_own_types_are_understood(dtype):
     assert len(read_check_set(rows)) == 5
     assert "'extra'" in refused(rows.assign(extra=pd.array([*values[:4], None], dtype=dtype))).asked
 
+
 def test_reserved_names_are_the_ones_that_models_do_not_read():
     from interpkit.model.inputs import RESERVED
+
     assert set(RESERVED) == (set(KINDS) | {"timestamp"}) - {"input_ids"}
+
 
 def test_a_digest_is_of_the_rows_whatever_their_order_and_of_every_value():
     rows = tokens()
-    assert check_digest(rows) == check_digest(rows.sample(frac=1, random_state=3)) == check_digest(rows.assign(_top1=3)) == check_digest(rows[sorted(rows)])
-    for other in (put(rows, "input_ids", 0, [1, 5, 7]), put(rows, "label", 3, 0.0), rows.assign(weight=rows.weight + 1), rows.head(4), put(rows, "segment", 0, "x")):
+    assert (
+        check_digest(rows)
+        == check_digest(rows.sample(frac=1, random_state=3))
+        == check_digest(rows.assign(_top1=3))
+        == check_digest(rows[sorted(rows)])
+    )
+    for other in (
+        put(rows, "input_ids", 0, [1, 5, 7]),
+        put(rows, "label", 3, 0.0),
+        rows.assign(weight=rows.weight + 1),
+        rows.head(4),
+        put(rows, "segment", 0, "x"),
+    ):
         assert check_digest(other) != check_digest(rows)
+
 
 def test_a_split_depends_on_the_sequence_alone():
     rows = pd.DataFrame(dict(sequence_id=[f"s{i}" for i in range(3000)]))
     part = hash_split(rows, 0.3, "a")
-    assert abs(part.mean() - 0.3) < 0.03 and (hash_split(rows.iloc[100:200], 0.3, "a") == part[100:200]).all()
-    assert (hash_split(rows, 0.5, "a") >= part).all() and abs(hash_split(rows[part], 0.5, "b").mean() - 0.5) < 0.06
+    assert (
+        abs(part.mean() - 0.3) < 0.03
+        and (hash_split(rows.iloc[100:200], 0.3, "a") == part[100:200]).all()
+    )
+    assert (hash_split(rows, 0.5, "a") >= part).all() and abs(
+        hash_split(rows[part], 0.5, "b").mean() - 0.5
+    ) < 0.06
     assert not hash_split(rows, 0.0, "a").any() and hash_split(rows, 1.0, "a").all()
     grouped = rows.assign(group_id=np.arange(3000) // 3)
     assert all(len(set(x)) == 1 for x in hash_split(grouped, 0.3, "a").reshape(-1, 3))
-    with pytest.raises(InterpkitError): hash_split(rows, 30, "a")
+    with pytest.raises(InterpkitError):
+        hash_split(rows, 30, "a")
+
 
 @pytest.mark.parametrize("kind", ["object", "float64", "Int64", "string", "category"])
 def test_a_sequence_without_group_is_split_on_its_own(kind):
     alone = np.arange(3000) >= 1500
-    groups = pd.Series(np.arange(3000) // 3).astype("float64" if kind == "float64" else "Int64" if kind == "Int64" else str)
-    rows = pd.DataFrame(dict(sequence_id=[f"s{i}" for i in range(3000)], group_id=groups.astype(kind)))
+    groups = pd.Series(np.arange(3000) // 3).astype(
+        "float64" if kind == "float64" else "Int64" if kind == "Int64" else str
+    )
+    rows = pd.DataFrame(
+        dict(sequence_id=[f"s{i}" for i in range(3000)], group_id=groups.astype(kind))
+    )
     whole, single = hash_split(rows, 0.1, "a"), hash_split(rows[["sequence_id"]], 0.1, "a")
     part = hash_split(rows.assign(group_id=rows.group_id.where(~alone)), 0.1, "a")
-    assert (part[~alone] == whole[~alone]).all() and (part[alone] == single[alone]).all() and abs(part[alone].mean() - 0.1) < 0.03
+    assert (
+        (part[~alone] == whole[~alone]).all()
+        and (part[alone] == single[alone]).all()
+        and abs(part[alone].mean() - 0.1) < 0.03
+    )
+
 
 def test_a_split_of_groups_is_the_one_that_it_was():
     "Dictionaries were certified on rows that a split held out: the same ids have to fall on the same side for ever."
     rows = pd.DataFrame(dict(sequence_id=range(40), group_id=np.arange(40) // 2))
-    assert np.flatnonzero(hash_split(rows, 0.2, "held out")).tolist() == [12, 13, 16, 17, 30, 31, 32, 33] and np.flatnonzero(hash_split(rows[["sequence_id"]], 0.2, "held out")).tolist() == [6, 8, 15, 16, 20, 21, 22, 34, 38, 39]
+    assert np.flatnonzero(hash_split(rows, 0.2, "held out")).tolist() == [
+        12,
+        13,
+        16,
+        17,
+        30,
+        31,
+        32,
+        33,
+    ] and np.flatnonzero(hash_split(rows[["sequence_id"]], 0.2, "held out")).tolist() == [
+        6,
+        8,
+        15,
+        16,
+        20,
+        21,
+        22,
+        34,
+        38,
+        39,
+    ]

@@ -1,4 +1,5 @@
 "The activation store: the same bytes after any kill, nothing half-written on a full disk, nothing mixed, nothing silently short."
+
 import json
 import os
 import signal
@@ -20,77 +21,130 @@ from interpkit.model.sites import Batch, Site
 
 HIDDEN, POOLED = Site("hidden"), Site("pooled")
 
+
 class Network(nn.Module):
     "Tokens [B, T] -> activations [B, T, 4] at one site and [B, 3] at another."
+
     def __init__(self, scale=1.0):
         super().__init__()
         self.hidden, self.pooled = nn.Embedding(50, 4), nn.Linear(4, 3)
         with torch.no_grad():
             self.hidden.weight.copy_(scale * torch.arange(200.0).reshape(50, 4) / 100)
-            self.pooled.weight.copy_(torch.arange(12.0).reshape(3, 4)); self.pooled.bias.zero_()
-    def forward(self, ids): return self.pooled(self.hidden(ids).mean(1))
+            self.pooled.weight.copy_(torch.arange(12.0).reshape(3, 4))
+            self.pooled.bias.zero_()
+
+    def forward(self, ids):
+        return self.pooled(self.hidden(ids).mean(1))
+
 
 class Release:
     "What a store needs of a release."
+
     default_sites = (HIDDEN,)
-    def __init__(self, name="v1", scale=1.0): self.fingerprint, self.model = name, Network(scale).eval()
-    def pin(self, rows): return rows
+
+    def __init__(self, name="v1", scale=1.0):
+        self.fingerprint, self.model = name, Network(scale).eval()
+
+    def pin(self, rows):
+        return rows
+
     def batch(self, rows):
         lengths = torch.tensor([len(x) for x in rows["input_ids"]])
         ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for i, x in enumerate(rows["input_ids"]): ids[i, :len(x)] = torch.as_tensor(x)
+        for i, x in enumerate(rows["input_ids"]):
+            ids[i, : len(x)] = torch.as_tensor(x)
         real = torch.arange(ids.shape[1])[None] < lengths[:, None]
         return Batch(args=(ids,), mask=real & (ids != 1), n=len(rows))
 
+
 def make_rows(n=70, seed=0):
     rng = np.random.default_rng(seed)
-    return pd.DataFrame(dict(sequence_id=[f"s{i}" for i in range(n)], input_ids=[[1, *rng.integers(2, 50, rng.integers(1, 9)).tolist()] for _ in range(n)]))
+    return pd.DataFrame(
+        dict(
+            sequence_id=[f"s{i}" for i in range(n)],
+            input_ids=[[1, *rng.integers(2, 50, rng.integers(1, 9)).tolist()] for _ in range(n)],
+        )
+    )
+
 
 def write(folder, rows=None, release=None, **kwargs):
     kwargs = dict(sites=[HIDDEN, POOLED], shard_sequences=16, batch=8) | kwargs
-    return ActivationStore.write(folder, release or Release(), make_rows() if rows is None else rows, **kwargs)
+    return ActivationStore.write(
+        folder, release or Release(), make_rows() if rows is None else rows, **kwargs
+    )
 
-def tree(folder): return {p.name: digest_file(p) for p in Path(folder).iterdir()}
+
+def tree(folder):
+    return {p.name: digest_file(p) for p in Path(folder).iterdir()}
+
 
 def test_what_is_read_is_what_the_model_had_at_the_positions_that_count(tmp_path):
     rows, release = make_rows(), Release()
     store = write(tmp_path / "s", rows, release)
-    expected = torch.cat([release.model.hidden.weight[torch.tensor(x[1:])] for x in rows.input_ids]).detach()
-    assert torch.equal(store.read(HIDDEN), expected) and store.n_tokens == len(expected) == sum(len(x) - 1 for x in rows.input_ids)
-    assert store.read(POOLED).shape == (70, 3) and store.tokens(POOLED) == store.n_sequences == 70 and (store.d(HIDDEN), store.d(POOLED)) == (4, 3)
-    assert torch.equal(store.read(POOLED)[:8], release.batch(rows.head(8)).run(release.model).detach())
+    expected = torch.cat(
+        [release.model.hidden.weight[torch.tensor(x[1:])] for x in rows.input_ids]
+    ).detach()
+    assert torch.equal(store.read(HIDDEN), expected) and store.n_tokens == len(expected) == sum(
+        len(x) - 1 for x in rows.input_ids
+    )
+    assert (
+        store.read(POOLED).shape == (70, 3)
+        and store.tokens(POOLED) == store.n_sequences == 70
+        and (store.d(HIDDEN), store.d(POOLED)) == (4, 3)
+    )
+    assert torch.equal(
+        store.read(POOLED)[:8], release.batch(rows.head(8)).run(release.model).detach()
+    )
 
-@pytest.mark.parametrize("dtype,torch_dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)])
+
+@pytest.mark.parametrize(
+    "dtype,torch_dtype",
+    [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)],
+)
 def test_dtypes(tmp_path, dtype, torch_dtype):
     store, whole = write(tmp_path / dtype, dtype=dtype), write(tmp_path / "whole")
-    assert store.read(HIDDEN).dtype == torch_dtype and torch.equal(store.read(HIDDEN), whole.read(HIDDEN).to(torch_dtype))
+    assert store.read(HIDDEN).dtype == torch_dtype and torch.equal(
+        store.read(HIDDEN), whole.read(HIDDEN).to(torch_dtype)
+    )
     assert next(store.batches(HIDDEN, 10)).dtype == torch.float32
+
 
 def test_what_does_not_fit_into_the_dtype_is_refused_with_its_row(tmp_path):
     rows = make_rows(20)
     rows.at[13, "input_ids"] = [1, 49]
     for i in range(20):
-        if i != 13: rows.at[i, "input_ids"] = [1, 2, 0]
+        if i != 13:
+            rows.at[i, "input_ids"] = [1, 2, 0]
     big = Release(scale=1e5)
-    with pytest.raises(InterpkitError, match="row 13") as e: write(tmp_path / "s", rows, big, sites=[HIDDEN], dtype="fp16")
+    with pytest.raises(InterpkitError, match="row 13") as e:
+        write(tmp_path / "s", rows, big, sites=[HIDDEN], dtype="fp16")
     assert e.value.code == 64 and "bf16" in e.value.mend
-    with torch.no_grad(): big.model.hidden.weight[49] = torch.nan
-    with pytest.raises(InterpkitError, match="row 13") as e: write(tmp_path / "t", rows, big, sites=[HIDDEN])
+    with torch.no_grad():
+        big.model.hidden.weight[49] = torch.nan
+    with pytest.raises(InterpkitError, match="row 13") as e:
+        write(tmp_path / "t", rows, big, sites=[HIDDEN])
     assert e.value.code == 65 and [p.name for p in (tmp_path / "t").iterdir()] == ["store.json"]
+
 
 def test_a_row_is_called_what_the_caller_calls_it(tmp_path):
     rows, release = make_rows(40).set_axis(range(100, 140)), Release()
     rows.at[131, "input_ids"] = [1, 49]
     for i in range(100, 140):
-        if i != 131: rows.at[i, "input_ids"] = [1, 2, 3]
-    with torch.no_grad(): release.model.hidden.weight[49] = torch.nan
+        if i != 131:
+            rows.at[i, "input_ids"] = [1, 2, 3]
+    with torch.no_grad():
+        release.model.hidden.weight[49] = torch.nan
     for numbers, said in ((None, "row 131"), (np.arange(40) * 2, "row 62")):
-        with pytest.raises(InterpkitError, match=f"{said}$|{said}\n"): write(tmp_path / said, rows, release, sites=[HIDDEN], numbers=numbers)
+        with pytest.raises(InterpkitError, match=f"{said}$|{said}\n"):
+            write(tmp_path / said, rows, release, sites=[HIDDEN], numbers=numbers)
+
 
 def test_nan_in_padding_is_nobodys_concern(tmp_path):
     release = Release()
-    with torch.no_grad(): release.model.hidden.weight[0] = torch.nan
+    with torch.no_grad():
+        release.model.hidden.weight[0] = torch.nan
     assert torch.isfinite(write(tmp_path / "s", release=release, sites=[HIDDEN]).read(HIDDEN)).all()
+
 
 SCRIPT = """
 import os, sys
@@ -126,111 +180,218 @@ for k in range(100):
 print(k)
 """
 
-def run(code, *args):
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=os.environ | dict(OMP_NUM_THREADS="1"), capture_output=True, text=True, cwd=Path(__file__).parent.parent)
 
-@pytest.mark.parametrize("strike,code", [("os._exit(9)", 9), ("raise OSError(28, 'No space left on device')", 75)], ids=["kill", "full disk"])
+def run(code, *args):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+@pytest.mark.parametrize(
+    "strike,code",
+    [("os._exit(9)", 9), ("raise OSError(28, 'No space left on device')", 75)],
+    ids=["kill", "full disk"],
+)
 def test_struck_at_any_operation_the_next_call_completes_the_same_bytes(tmp_path, strike, code):
     done = run(SCRIPT.format(tests=str(Path(__file__).parent), strike=strike, code=code), tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 15
 
+
 def test_kill_minus_nine_then_the_same_call_again(tmp_path):
-    code = ("import sys, time; sys.path.insert(0, 'tests'); from test_data_store import *;"
-            "write(sys.argv[1], progress=lambda done, n: (print(done, flush=True), time.sleep(0.5)))")
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    code = (
+        "import sys, time; sys.path.insert(0, 'tests'); from test_data_store import *;"
+        "write(sys.argv[1], progress=lambda done, n: (print(done, flush=True), time.sleep(0.5)))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "s")],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert [process.stdout.readline(), process.stdout.readline()] == ["16\n", "32\n"]
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    with pytest.raises(InterpkitError, match="shard-00004.safetensors is missing"): ActivationStore(tmp_path / "s")
+    with pytest.raises(InterpkitError, match="shard-00004.safetensors is missing"):
+        ActivationStore(tmp_path / "s")
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("shard*")}
     (tmp_path / "s/shard-00001.safetensors").write_bytes(b"half")
     write(tmp_path / "s")
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("shard*")}
     assert tree(tmp_path / "s") == tree(write(tmp_path / "whole").folder)
-    assert before["shard-00000.safetensors"] == after["shard-00000.safetensors"]  # verified, not made again
+    assert (
+        before["shard-00000.safetensors"] == after["shard-00000.safetensors"]
+    )  # verified, not made again
+
 
 def test_a_disk_that_is_full_for_the_system_too(tmp_path):
-    code = ("import sys, resource, signal; sys.path.insert(0, 'tests'); from test_data_store import *; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-            "try: write(sys.argv[1], rows=make_rows(400), shard_sequences=300)\n"
-            "except InterpkitError as e: print(e); sys.exit(int(e.code))")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    code = (
+        "import sys, resource, signal; sys.path.insert(0, 'tests'); from test_data_store import *; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try: write(sys.argv[1], rows=make_rows(400), shard_sequences=300)\n"
+        "except InterpkitError as e: print(e); sys.exit(int(e.code))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert done.returncode == 75 and "free some space" in done.stdout, (done.stdout, done.stderr)
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["store.json"]
 
-@pytest.mark.parametrize("change,said", [
-    (dict(release=Release("v2")), "another release"), (dict(rows=make_rows(seed=1)), "another rows"), (dict(rows=make_rows().iloc[::-1]), "another order of the rows"), (dict(rows=make_rows(60)), "number of rows"),
-    (dict(sites=[HIDDEN]), "another sites"), (dict(sites=[POOLED, HIDDEN]), "another sites"), (dict(dtype="bf16"), "another dtype"), (dict(shard_sequences=17), "another shard_sequences")])
+
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        (dict(release=Release("v2")), "another release"),
+        (dict(rows=make_rows(seed=1)), "another rows"),
+        (dict(rows=make_rows().iloc[::-1]), "another order of the rows"),
+        (dict(rows=make_rows(60)), "number of rows"),
+        (dict(sites=[HIDDEN]), "another sites"),
+        (dict(sites=[POOLED, HIDDEN]), "another sites"),
+        (dict(dtype="bf16"), "another dtype"),
+        (dict(shard_sequences=17), "another shard_sequences"),
+    ],
+)
 def test_a_store_of_something_else_is_refused_and_left_alone(tmp_path, change, said):
     write(tmp_path / "s")
     before = tree(tmp_path / "s")
-    with pytest.raises(InterpkitError) as e: write(tmp_path / "s", **change)
+    with pytest.raises(InterpkitError) as e:
+        write(tmp_path / "s", **change)
     assert e.value.code == 65 and said in e.value.given and tree(tmp_path / "s") == before
 
-@pytest.mark.parametrize("damage,said", [
-    (lambda f: (f / "shard-00002.safetensors").unlink(), "shard-00002.safetensors is missing"), (lambda f: (f / "shard-00002.safetensors").write_bytes(b"x"), "shard-00002.safetensors was changed"),
-    (lambda f: (f / "manifest.json").unlink(), "shard-00000.safetensors is missing"), (lambda f: (f / "shard-00009.safetensors").write_bytes(b"x"), "was added"),
-    (lambda f: write_json(f / "store.json", json.loads((f / "store.json").read_text()) | dict(sequences=40)), "store.json was changed"), (lambda f: (f / "store.json").unlink(), "no store.json")])
+
+@pytest.mark.parametrize(
+    "damage,said",
+    [
+        (lambda f: (f / "shard-00002.safetensors").unlink(), "shard-00002.safetensors is missing"),
+        (
+            lambda f: (f / "shard-00002.safetensors").write_bytes(b"x"),
+            "shard-00002.safetensors was changed",
+        ),
+        (lambda f: (f / "manifest.json").unlink(), "shard-00000.safetensors is missing"),
+        (lambda f: (f / "shard-00009.safetensors").write_bytes(b"x"), "was added"),
+        (
+            lambda f: write_json(
+                f / "store.json", json.loads((f / "store.json").read_text()) | dict(sequences=40)
+            ),
+            "store.json was changed",
+        ),
+        (lambda f: (f / "store.json").unlink(), "no store.json"),
+    ],
+)
 def test_a_damaged_store_is_not_read(tmp_path, damage, said):
     write(tmp_path / "s")
     damage(tmp_path / "s")
-    with pytest.raises(InterpkitError) as e: ActivationStore(tmp_path / "s")
+    with pytest.raises(InterpkitError) as e:
+        ActivationStore(tmp_path / "s")
     assert e.value.code == 65 and said in e.value.given
 
-@pytest.mark.parametrize("wrong,code", [
-    (dict(dtype="fp8"), 64), (dict(shard_sequences=0), 64), (dict(batch=0), 64), (dict(sites=[HIDDEN, HIDDEN]), 64), (dict(sites=["hiden"]), 65), (dict(rows=make_rows().head(0)), 65), (dict(rows=make_rows().drop(columns="sequence_id")), 65)])
+
+@pytest.mark.parametrize(
+    "wrong,code",
+    [
+        (dict(dtype="fp8"), 64),
+        (dict(shard_sequences=0), 64),
+        (dict(batch=0), 64),
+        (dict(sites=[HIDDEN, HIDDEN]), 64),
+        (dict(sites=["hiden"]), 65),
+        (dict(rows=make_rows().head(0)), 65),
+        (dict(rows=make_rows().drop(columns="sequence_id")), 65),
+    ],
+)
 def test_wrong_parameters_are_refused(tmp_path, wrong, code):
-    with pytest.raises(InterpkitError) as e: write(tmp_path / "s", **wrong)
+    with pytest.raises(InterpkitError) as e:
+        write(tmp_path / "s", **wrong)
     assert e.value.code == code
+
 
 def test_a_folder_with_other_files_is_not_filled(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InterpkitError): write(tmp_path)
+    with pytest.raises(InterpkitError):
+        write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
-def sorted_rows(x): return x[np.lexsort(x.T.numpy())]
+
+def sorted_rows(x):
+    return x[np.lexsort(x.T.numpy())]
+
 
 def test_an_epoch_holds_every_token_once_in_an_order_of_the_seed(tmp_path):
     store = write(tmp_path / "s")
     acts = store.read(HIDDEN)
-    first, again, other = (torch.cat(list(store.batches(HIDDEN, 32, seed=s, epochs=1))) for s in (1, 1, 2))
-    assert torch.equal(sorted_rows(first), sorted_rows(acts)) and torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, acts)
+    first, again, other = (
+        torch.cat(list(store.batches(HIDDEN, 32, seed=s, epochs=1))) for s in (1, 1, 2)
+    )
+    assert (
+        torch.equal(sorted_rows(first), sorted_rows(acts))
+        and torch.equal(first, again)
+        and not torch.equal(first, other)
+        and not torch.equal(first, acts)
+    )
     two = torch.cat(list(store.batches(HIDDEN, 32, seed=1, epochs=2)))
-    assert torch.equal(two[:len(acts)], first) and torch.equal(sorted_rows(two[len(acts):]), sorted_rows(acts)) and not torch.equal(two[len(acts):], first)
+    assert (
+        torch.equal(two[: len(acts)], first)
+        and torch.equal(sorted_rows(two[len(acts) :]), sorted_rows(acts))
+        and not torch.equal(two[len(acts) :], first)
+    )
+
 
 def test_shuffling_crosses_shards(tmp_path):
     rows = make_rows(64).assign(input_ids=[[1, 2 + i // 2] for i in range(64)])
     values = next(write(tmp_path / "s", rows).batches(HIDDEN, 16, seed=0))[:, 0]
-    assert (values < 0.4).any() and (values > 1.0).any()  # sequences of the first and of the last shard
+    assert (values < 0.4).any() and (
+        values > 1.0
+    ).any()  # sequences of the first and of the last shard
+
 
 def test_blocks_smaller_than_the_store_lose_and_repeat_nothing(tmp_path, monkeypatch):
     from interpkit.data import store as module
+
     store = write(tmp_path / "s")
     for block, batch in ((7, 3), (20, 64), (1, 1000)):
         monkeypatch.setattr(module, "BLOCK", block)
         got = list(store.batches(HIDDEN, batch, seed=1, epochs=2))
         assert {len(b) for b in got[:-1]} <= {batch} and 0 < len(got[-1]) <= batch
-        assert torch.equal(sorted_rows(torch.cat(got)), sorted_rows(torch.cat([store.read(HIDDEN)] * 2)))
+        assert torch.equal(
+            sorted_rows(torch.cat(got)), sorted_rows(torch.cat([store.read(HIDDEN)] * 2))
+        )
+
 
 def test_more_tokens_than_the_epochs_hold_are_refused_before_the_first_batch(tmp_path):
     store = write(tmp_path / "s")
     n = store.n_tokens
-    with pytest.raises(InterpkitError, match=f"hold {3 * n}") as e: store.batches(HIDDEN, 10, epochs=3, tokens=3 * n + 1)
+    with pytest.raises(InterpkitError, match=f"hold {3 * n}") as e:
+        store.batches(HIDDEN, 10, epochs=3, tokens=3 * n + 1)
     assert e.value.code == 65
     assert sum(map(len, store.batches(HIDDEN, 10, epochs=3, tokens=3 * n))) == 3 * n
     assert sum(map(len, store.batches(HIDDEN, 10, tokens=5 * n + 3))) == 5 * n + 3
     assert [len(b) for b in store.batches(HIDDEN, 10, tokens=25)] == [10, 10, 5]
+
 
 def test_without_epochs_it_never_ends(tmp_path):
     store = write(tmp_path / "s", make_rows(3), sites=[HIDDEN])
     endless = store.batches(HIDDEN, 4)
     assert all(len(next(endless)) == 4 for _ in range(200))
 
+
 def test_reading_refuses_what_it_does_not_have(tmp_path):
     store = write(tmp_path / "s", sites=[HIDDEN])
-    for call in (lambda: store.read(POOLED), lambda: store.d("pooled"), lambda: store.batches(POOLED, 4), lambda: store.batches(HIDDEN, 0), lambda: store.batches(HIDDEN, 4, epochs=0)):
-        with pytest.raises(InterpkitError) as e: call()
+    for call in (
+        lambda: store.read(POOLED),
+        lambda: store.d("pooled"),
+        lambda: store.batches(POOLED, 4),
+        lambda: store.batches(HIDDEN, 0),
+        lambda: store.batches(HIDDEN, 4, epochs=0),
+    ):
+        with pytest.raises(InterpkitError) as e:
+            call()
         assert e.value.code == 64
     nothing = write(tmp_path / "t", make_rows(4).assign(input_ids=[[1]] * 4), sites=[HIDDEN])
-    with pytest.raises(InterpkitError, match="no position"): nothing.batches(HIDDEN, 4)
+    with pytest.raises(InterpkitError, match="no position"):
+        nothing.batches(HIDDEN, 4)

@@ -1,4 +1,5 @@
 """The committed releases of the demo are what `demo/truth.json` says, and the recipes of their traffic keep customers apart."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -22,64 +23,106 @@ from interpkit.model.releases import Release
 
 
 @pytest.fixture(scope="module")
-def folder(): return demo_folder()
+def folder():
+    return demo_folder()
+
 
 @pytest.fixture(scope="module")
-def truth(folder): return read_json(folder / "truth.json")
+def truth(folder):
+    return read_json(folder / "truth.json")
+
 
 @pytest.fixture(scope="module")
-def releases(folder): return {n: Release.load(folder / "releases" / n, device="cpu") for n in DEMO}
+def releases(folder):
+    return {n: Release.load(folder / "releases" / n, device="cpu") for n in DEMO}
+
 
 @pytest.fixture(scope="module")
-def dictionary(folder, releases): return Dictionary.load(folder / "dictionary", releases["v1"])
+def dictionary(folder, releases):
+    return Dictionary.load(folder / "dictionary", releases["v1"])
 
 
 # The folder ----------------------------------------------------------------------------------------------------------------
 def test_every_file_is_the_one_that_truth_names(folder, truth):
-    found = {p.relative_to(folder).as_posix(): digest_file(p) for p in folder.rglob("*") if p.is_file() and p.name != "truth.json"}
+    found = {
+        p.relative_to(folder).as_posix(): digest_file(p)
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != "truth.json"
+    }
     assert found == truth["files"]
+
 
 def test_releases_are_small_and_of_their_own_shape(folder, releases):
     for n, r in releases.items():
         assert (folder / "releases" / n / "model.safetensors").stat().st_size <= 2e6
-        assert r.name == n and [str(s) for s in r.default_sites] == ["model.layers.1:out"] and r.for_sign_off
+        assert (
+            r.name == n
+            and [str(s) for s in r.default_sites] == ["model.layers.1:out"]
+            and r.for_sign_off
+        )
         assert not torch.equal(r.model.lm_head.weight, r.model.model.embed_tokens.weight)
         assert r.decision.spec() == dict(kind="logit_difference", positive=FRAUD, negative=LEGIT)
     assert len({r.fingerprint for r in releases.values()}) == len(DEMO)
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 10e6
 
+
 def test_truth_says_nothing_of_the_machine_it_was_made_on(folder):
     text = (folder / "truth.json").read_text()
     assert not any(word in text for word in ("/home", "/work", "/tmp", "host", "date"))
 
+
 def test_rounded_release_is_v1_rounded(releases):
     v1, rounded = (releases[n].model.state_dict() for n in ("v1", "v1-bf16"))
-    assert all(torch.equal(rounded[n], v1[n].to(torch.bfloat16).float()) for n in v1) and any(not torch.equal(rounded[n], v1[n]) for n in v1)
+    assert all(torch.equal(rounded[n], v1[n].to(torch.bfloat16).float()) for n in v1) and any(
+        not torch.equal(rounded[n], v1[n]) for n in v1
+    )
+
 
 def test_concept_release_changed_only_above_the_site(releases):
     v1, concept = (releases[n].model.state_dict() for n in ("v1", "v2-concept"))
     changed = {n for n in v1 if not torch.equal(v1[n], concept[n])}
-    assert changed and not any(n.startswith(("model.embed_tokens", "model.layers.0.", "model.layers.1.")) for n in changed)
+    assert changed and not any(
+        n.startswith(("model.embed_tokens", "model.layers.0.", "model.layers.1.")) for n in changed
+    )
     assert {n.split(".")[2] for n in changed if n.startswith("model.layers")} == {"2", "3"}
 
+
 def test_no_folder_says_how_to_get_it(tmp_path):
-    with pytest.raises(InterpkitError, match="make bench NAME=demo_releases") as e: demo_folder(tmp_path)
+    with pytest.raises(InterpkitError, match="make bench NAME=demo_releases") as e:
+        demo_folder(tmp_path)
     assert e.value.code == ExitCode.INVALID
 
 
 # What was learned ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["v1", "v2", "v2-concept"])
 def test_releases_know_more_than_a_table_of_counts(name, releases, truth):
-    held, learn = demo_quarter(name, 3000, "truth", seed=7), demo_quarter(name, 6000, "train", seed=7)
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(learn.features, learn.label)
-    own, counts, most = (auc(held.label, s) for s in (releases[name].run(held.rows).numpy(), logistic.decision_function(held.features), held.score))
+    held, learn = (
+        demo_quarter(name, 3000, "truth", seed=7),
+        demo_quarter(name, 6000, "train", seed=7),
+    )
+    logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
+        learn.features, learn.label
+    )
+    own, counts, most = (
+        auc(held.label, s)
+        for s in (
+            releases[name].run(held.rows).numpy(),
+            logistic.decision_function(held.features),
+            held.score,
+        )
+    )
     assert counts + 0.02 < own < most
     assert abs(own - truth["releases"][name]["auc"]["new"]) < 0.03
-    if name != "v1": assert own > auc(held.label, releases["v1"].run(held.rows).numpy()) + 0.01
+    if name != "v1":
+        assert own > auc(held.label, releases["v1"].run(held.rows).numpy()) + 0.01
+
 
 def test_truth_tells_the_four_apart(truth):
     changed = {n: truth["releases"][n]["shares"]["effect"] for n in DEMO if n != "v1"}
-    assert changed["v1-bf16"]["upper"] < changed["v1-tail"]["lower"] and changed["v1-tail"]["upper"] < 0.25
+    assert (
+        changed["v1-bf16"]["upper"] < changed["v1-tail"]["lower"]
+        and changed["v1-tail"]["upper"] < 0.25
+    )
     assert changed["v2"]["lower"] > 0.25 and changed["v2-concept"]["lower"] > 0.25
     assert truth["releases"]["v2-concept"]["shares"]["activation"]["share"] == 0
     for n in changed:
@@ -91,24 +134,39 @@ def test_truth_tells_the_four_apart(truth):
 def test_dictionary_belongs_to_v1_and_is_fit(dictionary, releases):
     verify_canary(dictionary, releases["v1"])
     measured = dictionary.validity["measured"]
-    assert measured["splice_error"] < 0.01 and measured["error_share"] < 0.05 and measured["dead_share"] < 0.5
-    with pytest.raises(InterpkitError, match="made for 'v1'"): verify_canary(dictionary, releases["v2"])
+    assert (
+        measured["splice_error"] < 0.01
+        and measured["error_share"] < 0.05
+        and measured["dead_share"] < 0.5
+    )
+    with pytest.raises(InterpkitError, match="made for 'v1'"):
+        verify_canary(dictionary, releases["v2"])
     assert {"travel", "online", "mule", "takeover", "stress"} & set(dictionary.labels)
+
 
 def _spoilt(dictionary, how):
     w, g = dictionary.weights[0], torch.Generator().manual_seed(0)
     if how == "permuted encoder":
         order = torch.randperm(w.n_features, generator=g)
-        return replace(dictionary, weights=(replace(w, W_enc=w.W_enc[:, order], b_enc=w.b_enc[order], threshold=w.threshold[order]),))
+        return replace(
+            dictionary,
+            weights=(
+                replace(
+                    w, W_enc=w.W_enc[:, order], b_enc=w.b_enc[order], threshold=w.threshold[order]
+                ),
+            ),
+        )
     rows = torch.nn.functional.normalize(torch.randn(w.W_dec[:, 0].shape, generator=g), dim=1)
     return replace(dictionary, weights=(replace(w, W_dec=rows, W_enc=rows.T.contiguous()),))
+
 
 @pytest.mark.parametrize("how", ["permuted encoder", "random directions"])
 def test_spoilt_dictionaries_are_refused(how, dictionary, releases):
     rows = demo_rows("v1", 300)
     fit_or_raise(dictionary, score_old(releases["v1"], dictionary, rows), Limits())
     spoilt = certify(_spoilt(dictionary, how), releases["v1"], rows)
-    with pytest.raises(InterpkitError, match="unfit") as e: plan_check(releases["v1"], spoilt, rows)
+    with pytest.raises(InterpkitError, match="unfit") as e:
+        plan_check(releases["v1"], spoilt, rows)
     assert e.value.code == ExitCode.INVALID
 
 
@@ -118,6 +176,7 @@ def test_traffic_is_the_same_in_every_call_and_a_valid_check_set():
         a, b = (demo_rows(n, 200, annotated=True) for _ in range(2))
         assert check_digest(a) == check_digest(b) and len(read_check_set(a, ["input_ids"])) == 200
 
+
 def test_no_customer_serves_two_purposes():
     rows = [demo_rows(n, 200, p, seed=s) for n in DEMO for p in PURPOSES for s in (0, 1, 2)]
     people = pd.concat([r.group_id.drop_duplicates() for r in rows])
@@ -125,14 +184,24 @@ def test_no_customer_serves_two_purposes():
     events = pd.concat([r.input_ids.map(tuple).drop_duplicates() for r in rows])
     assert events.duplicated().mean() < 1e-3
 
+
 def test_concept_quarter_has_old_inputs_and_another_rule():
     before, concept, later = (demo_quarter(n, 8000) for n in ("v1", "v2-concept", "v2"))
-    far = lambda a, b: np.abs(a.features.mean() - b.features.mean()).div(a.features.std() + 1e-9).max()
+    far = lambda a, b: (
+        np.abs(a.features.mean() - b.features.mean()).div(a.features.std() + 1e-9).max()
+    )
     assert far(before, concept) < 0.06 and far(before, later) > 0.3
     old_rule = sum(RULE[c] * concept.causes[c] for c in RULE)
-    assert auc(concept.label, old_rule) < 0.75 < 0.8 < auc(before.label, sum(RULE[c] * before.causes[c] for c in RULE))
+    assert (
+        auc(concept.label, old_rule)
+        < 0.75
+        < 0.8
+        < auc(before.label, sum(RULE[c] * before.causes[c] for c in RULE))
+    )
+
 
 @pytest.mark.parametrize("bad", [dict(name="v3"), dict(purpose="fun"), dict(seed=-1)])
 def test_what_is_not_in_the_table_is_refused(bad):
-    with pytest.raises(InterpkitError) as e: demo_rows(**dict(name="v1", n=10) | bad)
+    with pytest.raises(InterpkitError) as e:
+        demo_rows(**dict(name="v1", n=10) | bad)
     assert e.value.code == ExitCode.BAD_PARAMETERS

@@ -1,4 +1,5 @@
 "What is measured of a dictionary, against formulas written out one sequence at a time: no padding, no batches, plain hooks."
+
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -9,7 +10,14 @@ import torch
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
-from interpkit.dictionary.evaluate import attributions, batch_size, codes_at, evaluate, in_batches, splice
+from interpkit.dictionary.evaluate import (
+    attributions,
+    batch_size,
+    codes_at,
+    evaluate,
+    in_batches,
+    splice,
+)
 from interpkit.dictionary.sparse import Dictionary, SiteWeights
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
@@ -19,29 +27,74 @@ SITES = (Site("model.layers.0"), Site("model.layers.1"))
 
 # a small world, and the truth about it (other tests import both)
 
+
 def directions(seed: int, features: int, d: int = D, threshold: float = 0.3) -> SiteWeights:
     g = torch.Generator().manual_seed(seed)
     W = nn.functional.normalize(torch.randn(features, d, generator=g), dim=1)
     b_dec = 0.1 * torch.randn(d, generator=g)
-    return SiteWeights(W.T.contiguous() * 0.6, 0.1 * torch.randn(features, generator=g), torch.full((features,), threshold), W, b_dec)
+    return SiteWeights(
+        W.T.contiguous() * 0.6,
+        0.1 * torch.randn(features, generator=g),
+        torch.full((features,), threshold),
+        W,
+        b_dec,
+    )
+
 
 def causal(seed: int, name: str, width: int = D, moved: float = 0.0, sites=SITES) -> Release:
     from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=width, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, initializer_range=0.4, use_cache=False))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=V,
+            hidden_size=width,
+            intermediate_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            initializer_range=0.4,
+            use_cache=False,
+        )
+    )
     with torch.no_grad():
-        for p in model.parameters(): p.mul_(1 + moved * torch.randn_like(p))
-    return Release.from_module(model, inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=dict(kind="logit_difference", positive=YES, negative=NO), sites=list(sites), name=name, device="cpu")
+        for p in model.parameters():
+            p.mul_(1 + moved * torch.randn_like(p))
+    return Release.from_module(
+        model,
+        inputs=dict(kind="tokens", bos=BOS, pad=PAD),
+        decision=dict(kind="logit_difference", positive=YES, negative=NO),
+        sites=list(sites),
+        name=name,
+        device="cpu",
+    )
+
 
 @lru_cache
 def world(n: int = 14) -> SimpleNamespace:
     rng = np.random.default_rng(0)
     ids = [[BOS, *rng.integers(3, V, k).tolist()] for k in rng.integers(2, 9, n)]
-    rows = pd.DataFrame(dict(sequence_id=[f"s{i}" for i in range(n)], input_ids=ids, segment=rng.choice(["north", "south"], n), weight=rng.choice([1.0, 3.0], n), group_id=[f"c{i // 2}" for i in range(n)]))
-    dictionary = Dictionary(SITES, (directions(1, 24), directions(2, 20)), tuple(f"site {i}, feature {j}" for i, F in enumerate((24, 20)) for j in range(F)))
-    return SimpleNamespace(old=causal(0, "v1"), new=causal(0, "v2", moved=0.1), rows=rows, dictionary=dictionary)
+    rows = pd.DataFrame(
+        dict(
+            sequence_id=[f"s{i}" for i in range(n)],
+            input_ids=ids,
+            segment=rng.choice(["north", "south"], n),
+            weight=rng.choice([1.0, 3.0], n),
+            group_id=[f"c{i // 2}" for i in range(n)],
+        )
+    )
+    dictionary = Dictionary(
+        SITES,
+        (directions(1, 24), directions(2, 20)),
+        tuple(f"site {i}, feature {j}" for i, F in enumerate((24, 20)) for j in range(F)),
+    )
+    return SimpleNamespace(
+        old=causal(0, "v1"), new=causal(0, "v2", moved=0.1), rows=rows, dictionary=dictionary
+    )
 
-def by_hand(w: SiteWeights, h: torch.Tensor) -> torch.Tensor:  # [T, d] -> [T, F], feature by feature
+
+def by_hand(
+    w: SiteWeights, h: torch.Tensor
+) -> torch.Tensor:  # [T, d] -> [T, F], feature by feature
     out = torch.zeros(len(h), w.W_enc.shape[1])
     for t in range(len(h)):
         for f in range(out.shape[1]):
@@ -49,28 +102,37 @@ def by_hand(w: SiteWeights, h: torch.Tensor) -> torch.Tensor:  # [T, d] -> [T, F
             out[t, f] = z if z > float(w.threshold[f]) else 0.0
     return out
 
+
 def alone(model, ids, edits=None, gradient: bool = False):
     "Decision and activations {layer: [T, d]} of one sequence without padding; `edits` {layer: function of [T, d]}."
     acts, handles = {}, []
+
     def hook(k):
         def run(_, __, out):
             h = out[0] if isinstance(out, tuple) else out
             acts[k] = h[0]
             new = edits[k](h[0])[None] if edits and k in edits else h
             return (new, *out[1:]) if isinstance(out, tuple) else new
+
         return run
-    for k in (0, 1): handles.append(model.model.layers[k].register_forward_hook(hook(k)))
+
+    for k in (0, 1):
+        handles.append(model.model.layers[k].register_forward_hook(hook(k)))
     try:
-        with torch.set_grad_enabled(gradient): logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        with torch.set_grad_enabled(gradient):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
     finally:
-        for x in handles: x.remove()
+        for x in handles:
+            x.remove()
     return logits[YES] - logits[NO] if gradient else float(logits[YES] - logits[NO]), acts
+
 
 def gradient(model, ids, k: int) -> torch.Tensor:  # [T, d]
     "How the decision changes with the activations of a layer: they are fed in as a leaf."
     leaf = alone(model, ids)[1][k].clone().requires_grad_()
     decision = alone(model, ids, {k: lambda h: leaf}, gradient=True)[0]
     return torch.autograd.grad(decision, leaf)[0]
+
 
 @lru_cache
 def truth(side: str) -> list:
@@ -79,52 +141,93 @@ def truth(side: str) -> list:
     model = getattr(w, side).model
     for ids in w.rows.input_ids:
         decision, acts = alone(model, ids)
+
         def rebuild(k):
             def fn(h):
-                new = by_hand(w.dictionary.weights[k], h) @ w.dictionary.weights[k].W_dec[:, 0] + w.dictionary.weights[k].b_dec
+                new = (
+                    by_hand(w.dictionary.weights[k], h) @ w.dictionary.weights[k].W_dec[:, 0]
+                    + w.dictionary.weights[k].b_dec
+                )
                 return torch.cat([h[:1], new[1:]])  # the start token stays bare
+
             return fn
+
         site = {}
         for k in (0, 1):
             x, h, g = w.dictionary.weights[k], acts[k], gradient(model, ids, k)
-            a = by_hand(x, h); a[0] = 0
+            a = by_hand(x, h)
+            a[0] = 0
             recon = a @ x.W_dec[:, 0] + x.b_dec
             at = (g @ x.W_dec[:, 0].T) * a
             error = (g * (h - recon)).sum(1)[1:].abs().sum()
             site[k] = SimpleNamespace(acts=h, codes=a, recon=recon, at=at, error=float(error))
-        out.append(SimpleNamespace(decision=decision, spliced=alone(model, ids, {k: rebuild(k) for k in (0, 1)})[0], site=site))
+        out.append(
+            SimpleNamespace(
+                decision=decision,
+                spliced=alone(model, ids, {k: rebuild(k) for k in (0, 1)})[0],
+                site=site,
+            )
+        )
     return out
 
+
 # evaluate
+
 
 def test_evaluate_equals_the_formulas():
     w, seen = world(), truth("old")
     found, weight = evaluate(w.old, w.dictionary, w.rows), w.rows.weight.to_numpy()
     bare, spliced = (np.array([getattr(t, n) for t in seen]) for n in ("decision", "spliced"))
     mean = (weight * bare).sum() / weight.sum()
-    assert found["splice_error"] == pytest.approx((weight * (spliced - bare) ** 2).sum() / (weight * (bare - mean) ** 2).sum(), rel=1e-3)
+    assert found["splice_error"] == pytest.approx(
+        (weight * (spliced - bare) ** 2).sum() / (weight * (bare - mean) ** 2).sum(), rel=1e-3
+    )
     shares, fvu, l0, rates = [], [], [], []
     for k in (0, 1):
-        E, A = (np.array([x for x in y]) for y in ([t.site[k].error for t in seen], [float(t.site[k].at.abs().sum()) for t in seen]))
+        E, A = (
+            np.array([x for x in y])
+            for y in (
+                [t.site[k].error for t in seen],
+                [float(t.site[k].at.abs().sum()) for t in seen],
+            )
+        )
         shares.append((weight * E).sum() / (weight * (A + E)).sum())
-        h, r, a = (torch.cat([getattr(t.site[k], n)[1:] for t in seen]) for n in ("acts", "recon", "codes"))
+        h, r, a = (
+            torch.cat([getattr(t.site[k], n)[1:] for t in seen]) for n in ("acts", "recon", "codes")
+        )
         fvu.append(float(((h - r) ** 2).sum() / ((h - h.mean(0)) ** 2).sum()))
-        l0.append(float((a > 0).sum(1).float().mean())); rates.append((a > 0).float().mean(0))
+        l0.append(float((a > 0).sum(1).float().mean()))
+        rates.append((a > 0).float().mean(0))
     rates = torch.cat(rates)
-    assert found["error_share"] == pytest.approx(max(shares), rel=1e-3) and abs(shares[0] - shares[1]) > 1e-3
-    assert found["fvu"] == pytest.approx(np.mean(fvu), rel=1e-4) and found["l0"] == pytest.approx(np.mean(l0), rel=1e-6)
-    assert found["dead_share"] == pytest.approx(float((rates == 0).float().mean())) and found["dense_share"] == pytest.approx(float((rates > 0.1).float().mean()))
-    assert found["sequences"] == len(w.rows) and found["tokens"] == sum(len(x) - 1 for x in w.rows.input_ids)
+    assert (
+        found["error_share"] == pytest.approx(max(shares), rel=1e-3)
+        and abs(shares[0] - shares[1]) > 1e-3
+    )
+    assert found["fvu"] == pytest.approx(np.mean(fvu), rel=1e-4) and found["l0"] == pytest.approx(
+        np.mean(l0), rel=1e-6
+    )
+    assert found["dead_share"] == pytest.approx(float((rates == 0).float().mean())) and found[
+        "dense_share"
+    ] == pytest.approx(float((rates > 0.1).float().mean()))
+    assert found["sequences"] == len(w.rows) and found["tokens"] == sum(
+        len(x) - 1 for x in w.rows.input_ids
+    )
+
 
 def test_attribution_equals_gradient_times_activation():
     w, seen = world(), truth("old")
     at = attributions(w.old, w.dictionary, w.old.batch(w.rows))
     for i, t in enumerate(seen):
         expected = torch.cat([t.site[k].at for k in (0, 1)], 1)
-        assert torch.allclose(at.size[i], expected.abs().sum(0), atol=2e-3) and torch.allclose(at.signed[i], expected.sum(0), atol=2e-3)
+        assert torch.allclose(at.size[i], expected.abs().sum(0), atol=2e-3) and torch.allclose(
+            at.signed[i], expected.sum(0), atol=2e-3
+        )
         assert at.error[i].tolist() == pytest.approx([t.site[k].error for k in (0, 1)], rel=1e-2)
-        assert at.mass[i].tolist() == pytest.approx([float(t.site[k].at.abs().sum()) for k in (0, 1)], rel=1e-2)
+        assert at.mass[i].tolist() == pytest.approx(
+            [float(t.site[k].at.abs().sum()) for k in (0, 1)], rel=1e-2
+        )
         assert float(at.decision[i]) == pytest.approx(t.decision, abs=1e-4)
+
 
 def test_splice_runs_all_sites_at_once():
     w = world()
@@ -132,7 +235,9 @@ def test_splice_runs_all_sites_at_once():
     assert found.bare.tolist() == pytest.approx([t.decision for t in truth("old")], abs=1e-4)
     assert found.spliced.tolist() == pytest.approx([t.spliced for t in truth("old")], abs=1e-3)
 
+
 # positions that do not count
+
 
 def test_start_token_and_padding_carry_no_feature():
     w = world()
@@ -143,54 +248,107 @@ def test_start_token_and_padding_carry_no_feature():
         loud.b_enc.fill_(100.0)  # every feature fires wherever it may
         codes = codes_at(Dictionary((s,), (loud,)), s, at.acts[s], batch)
         for i, ids in enumerate(w.rows.input_ids):
-            assert (codes[i, 1:len(ids)] > 0).all() and not codes[i, 0].any() and not codes[i, len(ids):].any()
+            assert (
+                (codes[i, 1 : len(ids)] > 0).all()
+                and not codes[i, 0].any()
+                and not codes[i, len(ids) :].any()
+            )
+
 
 class Masked(nn.Module):
     "Its padding holds NaN, which it masks away behind the site; the gradient there is NaN too (0 times NaN)."
-    def __init__(self): super().__init__(); self.embed, self.hidden, self.head = nn.Embedding(V, 8), nn.Identity(), nn.Linear(8, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden, self.head = nn.Embedding(V, 8), nn.Identity(), nn.Linear(8, 1)
+
     def forward(self, input_ids, attention_mask):
         h = self.hidden(self.embed(input_ids))
         return self.head(torch.where(attention_mask[..., None] > 0, h * h, 0).sum(1))
 
+
 def test_padding_may_hold_nan():
     torch.manual_seed(0)
     model = Masked()
-    with torch.no_grad(): model.embed.weight[PAD] = float("nan")
-    release = Release.from_module(model, inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=lambda out: out[:, 0], sites=["hidden:out"], device="cpu")
+    with torch.no_grad():
+        model.embed.weight[PAD] = float("nan")
+    release = Release.from_module(
+        model,
+        inputs=dict(kind="tokens", bos=BOS, pad=PAD),
+        decision=lambda out: out[:, 0],
+        sites=["hidden:out"],
+        device="cpu",
+    )
     rows, d = world().rows, Dictionary((Site("hidden"),), (directions(3, 12, 8),))
-    together, single = evaluate(release, d, rows), [attributions(release, d, release.batch(rows.iloc[[i]])) for i in range(len(rows))]
+    together, single = (
+        evaluate(release, d, rows),
+        [attributions(release, d, release.batch(rows.iloc[[i]])) for i in range(len(rows))],
+    )
     assert all(np.isfinite(x) for x in together.values())
     at = attributions(release, d, release.batch(rows))
-    assert torch.allclose(at.size, torch.cat([x.size for x in single]), atol=1e-5) and torch.allclose(at.error, torch.cat([x.error for x in single]), atol=1e-5)
+    assert torch.allclose(
+        at.size, torch.cat([x.size for x in single]), atol=1e-5
+    ) and torch.allclose(at.error, torch.cat([x.error for x in single]), atol=1e-5)
+
 
 def test_nan_where_it_counts_is_refused_with_its_row():
     class Broken(Masked):
         def forward(self, input_ids, attention_mask):
             h = self.hidden(self.embed(input_ids))
             return self.head(h.nan_to_num(0).sum(1))  # the decision stays finite
+
     torch.manual_seed(0)
     model = Broken()
-    with torch.no_grad(): model.embed.weight[7] = float("nan")
-    release = Release.from_module(model, inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=lambda out: out[:, 0], sites=["hidden:out"], device="cpu")
+    with torch.no_grad():
+        model.embed.weight[7] = float("nan")
+    release = Release.from_module(
+        model,
+        inputs=dict(kind="tokens", bos=BOS, pad=PAD),
+        decision=lambda out: out[:, 0],
+        sites=["hidden:out"],
+        device="cpu",
+    )
     rows = pd.DataFrame(dict(sequence_id=[0, 1, 2], input_ids=[[1, 3, 4], [1, 7, 4], [1, 5]]))
-    with pytest.raises(InterpkitError) as e: evaluate(release, Dictionary((Site("hidden"),), (directions(3, 12, 8),)), rows)
+    with pytest.raises(InterpkitError) as e:
+        evaluate(release, Dictionary((Site("hidden"),), (directions(3, 12, 8),)), rows)
     assert e.value.code == 65 and "row 1 (1 of 3 rows)" in e.value.given
 
+
 # batches
+
 
 def test_batches_keep_order_and_size():
     w = world()
     longest = max(map(len, w.rows.input_ids))
-    assert batch_size(w.old, w.rows, w.dictionary, 3 * longest * 24) == 3 and batch_size(w.old, w.rows, w.dictionary, 1) == 1
+    assert (
+        batch_size(w.old, w.rows, w.dictionary, 3 * longest * 24) == 3
+        and batch_size(w.old, w.rows, w.dictionary, 1) == 1
+    )
     parts = [(p, b) for p, b in in_batches(w.old, w.rows, w.dictionary, limit=3 * longest * 24)]
-    assert [p.stop - p.start for p, _ in parts] == [b.n for _, b in parts] == [3] * 4 + [2] and parts[-1][0].stop == len(w.rows)
-    with pytest.raises(InterpkitError, match="0 rows"): list(in_batches(w.old, w.rows.head(0), w.dictionary))
+    assert [p.stop - p.start for p, _ in parts] == [b.n for _, b in parts] == [3] * 4 + [
+        2
+    ] and parts[-1][0].stop == len(w.rows)
+    with pytest.raises(InterpkitError, match="0 rows"):
+        list(in_batches(w.old, w.rows.head(0), w.dictionary))
+
 
 def test_batches_know_the_positions_of_a_users_own_arguments():
-    flat = Release.from_module(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), sites=["1:out"], device="cpu")
-    deep = Release.from_module(nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1)), inputs=lambda rows: torch.tensor(rows.to_numpy("float32"))[:, :, None], decision=lambda out: out[:, -1, 0], sites=["1:out"], device="cpu")
-    rows, d = pd.DataFrame(np.zeros((50, 4), "float32"), columns=list("abcd")), Dictionary((Site("1"),), (directions(3, 10, 8),))
+    flat = Release.from_module(
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), sites=["1:out"], device="cpu"
+    )
+    deep = Release.from_module(
+        nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1)),
+        inputs=lambda rows: torch.tensor(rows.to_numpy("float32"))[:, :, None],
+        decision=lambda out: out[:, -1, 0],
+        sites=["1:out"],
+        device="cpu",
+    )
+    rows, d = (
+        pd.DataFrame(np.zeros((50, 4), "float32"), columns=list("abcd")),
+        Dictionary((Site("1"),), (directions(3, 10, 8),)),
+    )
     assert batch_size(flat, rows, d, 200) == 20 and batch_size(deep, rows, d, 200) == 5
+
 
 def test_numbers_do_not_depend_on_batches(monkeypatch):
     w = world()

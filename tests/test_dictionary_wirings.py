@@ -1,4 +1,5 @@
 "Four wirings against their definitions, written out by hand: one sequence at a time, no padding, plain hooks, nothing of the package but the object under test."
+
 import copy
 import hashlib
 import json
@@ -31,69 +32,174 @@ from test_dictionary_evaluate import BOS, NO, PAD, V, YES, by_hand, causal, worl
 
 # three models, each with the module names of its sources and targets
 
+
 class Net(nn.Module):
     "A residual network on columns: three blocks that read what all earlier ones wrote."
+
     def __init__(self):
         super().__init__()
         self.first, self.head = nn.Linear(5, 10), nn.Linear(10, 1)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(10, 14), nn.Tanh(), nn.Linear(14, 10)) for _ in range(3))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(10, 14), nn.Tanh(), nn.Linear(14, 10)) for _ in range(3)
+        )
+
     def forward(self, x):
         h = self.first(x)
-        for b in self.blocks: h = h + b(h)
+        for b in self.blocks:
+            h = h + b(h)
         return self.head(h)
+
 
 def changed(model, by: float):
     with torch.no_grad():
-        for p in model.parameters(): p.mul_(1 + by * torch.randn_like(p))
+        for p in model.parameters():
+            p.mul_(1 + by * torch.randn_like(p))
     return model
 
+
 def release(kind: str, moved: float = 0.0) -> Release:
-    if kind == "llama": return causal(0, f"llama {moved}", moved=moved)
+    if kind == "llama":
+        return causal(0, f"llama {moved}", moved=moved)
     torch.manual_seed(0)
-    if kind == "net": return Release.from_module(changed(Net(), moved), inputs=dict(kind="columns", columns=list("abcde")), sites=["blocks.0:out"], name=f"net {moved}", device="cpu")
+    if kind == "net":
+        return Release.from_module(
+            changed(Net(), moved),
+            inputs=dict(kind="columns", columns=list("abcde")),
+            sites=["blocks.0:out"],
+            name=f"net {moved}",
+            device="cpu",
+        )
     from transformers import GPT2Config, GPT2LMHeadModel
-    model = changed(GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=3, n_head=2, n_positions=16, initializer_range=0.4, use_cache=False)), moved)
-    return Release.from_module(model, inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=dict(kind="logit_difference", positive=YES, negative=NO), sites=["transformer.h.0:out"], name=f"gpt2 {moved}", device="cpu")
+
+    model = changed(
+        GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=V,
+                n_embd=16,
+                n_layer=3,
+                n_head=2,
+                n_positions=16,
+                initializer_range=0.4,
+                use_cache=False,
+            )
+        ),
+        moved,
+    )
+    return Release.from_module(
+        model,
+        inputs=dict(kind="tokens", bos=BOS, pad=PAD),
+        decision=dict(kind="logit_difference", positive=YES, negative=NO),
+        sites=["transformer.h.0:out"],
+        name=f"gpt2 {moved}",
+        device="cpu",
+    )
+
 
 def rows(kind: str) -> pd.DataFrame:
-    if kind != "net": return world(10).rows
-    return pd.DataFrame(np.random.default_rng(0).normal(size=(30, 5)).astype("float32"), columns=list("abcde")).assign(sequence_id=[f"s{i}" for i in range(30)])
+    if kind != "net":
+        return world(10).rows
+    return pd.DataFrame(
+        np.random.default_rng(0).normal(size=(30, 5)).astype("float32"), columns=list("abcde")
+    ).assign(sequence_id=[f"s{i}" for i in range(30)])
+
 
 MLPS = dict(llama="model.layers.{}.mlp", gpt2="transformer.h.{}.mlp", net="blocks.{}")
-def mlp(kind, i, side): return f"{MLPS[kind].format(i)}:{side}"
-def mlps(kind, layers): return [mlp(kind, i, "in") for i in layers], [mlp(kind, i, "out") for i in layers]
+
+
+def mlp(kind, i, side):
+    return f"{MLPS[kind].format(i)}:{side}"
+
+
+def mlps(kind, layers):
+    return [mlp(kind, i, "in") for i in layers], [mlp(kind, i, "out") for i in layers]
+
 
 # what is under test: plain tensors first, of which the object is made
+
 
 def tensors(seed, d, F, targets, d_out, skip=False) -> dict:
     g = torch.Generator().manual_seed(seed)
     r = lambda *shape, by=1.0: by * torch.randn(*shape, generator=g)
     W_dec = r(F, targets, d_out)
-    return dict(W_enc=r(d, F, by=0.5), b_enc=r(F, by=0.1), threshold=torch.rand(F, generator=g), W_dec=W_dec / W_dec.flatten(1).norm(dim=1)[:, None, None], b_dec=r(d_out, by=0.1)) | (dict(W_skip=r(d, d_out, by=0.2)) if skip else {})
+    return dict(
+        W_enc=r(d, F, by=0.5),
+        b_enc=r(F, by=0.1),
+        threshold=torch.rand(F, generator=g),
+        W_dec=W_dec / W_dec.flatten(1).norm(dim=1)[:, None, None],
+        b_dec=r(d_out, by=0.1),
+    ) | (dict(W_skip=r(d, d_out, by=0.2)) if skip else {})
 
-def spec(wiring, sources, targets, d, tied=False, d_out=None, skip=(), F=(9, 7, 8)) -> SimpleNamespace:
+
+def spec(
+    wiring, sources, targets, d, tied=False, d_out=None, skip=(), F=(9, 7, 8)
+) -> SimpleNamespace:
     n = len(sources)
-    w = [tensors(10 + i, d, F[i], n - i if wiring == "clt" and not tied else 1, d_out or d, i in skip) for i in range(n)]
-    return SimpleNamespace(wiring=wiring, sources=sources, targets=targets, w=w, clt=wiring == "clt")
+    w = [
+        tensors(
+            10 + i, d, F[i], n - i if wiring == "clt" and not tied else 1, d_out or d, i in skip
+        )
+        for i in range(n)
+    ]
+    return SimpleNamespace(
+        wiring=wiring, sources=sources, targets=targets, w=w, clt=wiring == "clt"
+    )
+
 
 def made(s) -> Dictionary:
     parse = lambda names: tuple(map(Site.parse, names))
-    return Dictionary(parse(s.sources), tuple(SiteWeights(**w) for w in s.w), wiring=s.wiring, targets=parse(s.targets))
+    return Dictionary(
+        parse(s.sources),
+        tuple(SiteWeights(**w) for w in s.w),
+        wiring=s.wiring,
+        targets=parse(s.targets),
+    )
+
 
 SPECS = {
-    "llama sae": ("llama", lambda: spec("sae", *[["model.layers.0:out", "model.layers.1.mlp:out"]] * 2, 16)),
+    "llama sae": (
+        "llama",
+        lambda: spec("sae", *[["model.layers.0:out", "model.layers.1.mlp:out"]] * 2, 16),
+    ),
     "llama transcoder": ("llama", lambda: spec("transcoder", *mlps("llama", [1]), 16)),
-    "llama transcoder, skip, other widths": ("llama", lambda: spec("transcoder", ["model.layers.1.mlp:in"], ["model.layers.1.mlp.down_proj:in"], 16, d_out=32, skip=[0])),
-    "llama per_layer": ("llama", lambda: spec("per_layer", *mlps("llama", [0, 1, 3]), 16, skip=[1])),
+    "llama transcoder, skip, other widths": (
+        "llama",
+        lambda: spec(
+            "transcoder",
+            ["model.layers.1.mlp:in"],
+            ["model.layers.1.mlp.down_proj:in"],
+            16,
+            d_out=32,
+            skip=[0],
+        ),
+    ),
+    "llama per_layer": (
+        "llama",
+        lambda: spec("per_layer", *mlps("llama", [0, 1, 3]), 16, skip=[1]),
+    ),
     "llama clt": ("llama", lambda: spec("clt", *mlps("llama", [0, 1, 2]), 16)),
-    "llama clt, skip, from the residual stream": ("llama", lambda: spec("clt", [f"model.layers.{i}.post_attention_layernorm:in" for i in (0, 2, 3)], mlps("llama", [0, 2, 3])[1], 16, skip=[0, 2])),
+    "llama clt, skip, from the residual stream": (
+        "llama",
+        lambda: spec(
+            "clt",
+            [f"model.layers.{i}.post_attention_layernorm:in" for i in (0, 2, 3)],
+            mlps("llama", [0, 2, 3])[1],
+            16,
+            skip=[0, 2],
+        ),
+    ),
     "llama tied clt": ("llama", lambda: spec("clt", *mlps("llama", [1, 2, 3]), 16, tied=True)),
     "gpt2 transcoder, skip": ("gpt2", lambda: spec("transcoder", *mlps("gpt2", [1]), 16, skip=[0])),
     "gpt2 per_layer": ("gpt2", lambda: spec("per_layer", *mlps("gpt2", [0, 1, 2]), 16)),
     "gpt2 clt": ("gpt2", lambda: spec("clt", *mlps("gpt2", [0, 1, 2]), 16)),
-    "gpt2 tied clt": ("gpt2", lambda: spec("clt", *mlps("gpt2", [0, 1, 2]), 16, tied=True, skip=[1])),
+    "gpt2 tied clt": (
+        "gpt2",
+        lambda: spec("clt", *mlps("gpt2", [0, 1, 2]), 16, tied=True, skip=[1]),
+    ),
     "net sae": ("net", lambda: spec("sae", *[["blocks.0:out", "blocks.1:in"]] * 2, 10)),
-    "net transcoder, other widths": ("net", lambda: spec("transcoder", ["blocks.1:in"], ["blocks.1.1:out"], 10, d_out=14)),
+    "net transcoder, other widths": (
+        "net",
+        lambda: spec("transcoder", ["blocks.1:in"], ["blocks.1.1:out"], 10, d_out=14),
+    ),
     "net per_layer": ("net", lambda: spec("per_layer", *mlps("net", [0, 1, 2]), 10)),
     "net clt": ("net", lambda: spec("clt", *mlps("net", [0, 1, 2]), 10, skip=[1])),
     "net tied clt": ("net", lambda: spec("clt", *mlps("net", [0, 1, 2]), 10, tied=True)),
@@ -102,58 +208,85 @@ FROZEN = [n for n in SPECS if " sae" not in n]
 
 # the definitions
 
+
 def W(s, i: int, j: int):  # [F, d_out] or None
     "What features of source i write to target j."
-    if not s.clt: return s.w[i]["W_dec"][:, 0] if i == j else None
-    if j < i: return None
+    if not s.clt:
+        return s.w[i]["W_dec"][:, 0] if i == j else None
+    if j < i:
+        return None
     return s.w[i]["W_dec"][:, j - i if s.w[i]["W_dec"].shape[1] > 1 else 0]
+
 
 def reads(s, i, h, start: bool):  # [T, d] -> [T, F]
     "Codes feature by feature, none at the start token."
     a = by_hand(SimpleNamespace(**s.w[i]), h)
-    if start: a[0] = 0
+    if start:
+        a[0] = 0
     return a
+
 
 def rebuilt(s, j, codes, acts):  # -> [T, d_out]
     out = s.w[j]["b_dec"].expand(len(codes[j]), -1).clone()
     for i in range(len(s.w)):
         if i in codes and W(s, i, j) is not None:
-            for f in range(codes[i].shape[1]): out += codes[i][:, [f]] * W(s, i, j)[f]
+            for f in range(codes[i].shape[1]):
+                out += codes[i][:, [f]] * W(s, i, j)[f]
     return out + acts[j] @ s.w[j]["W_skip"] if "W_skip" in s.w[j] else out
+
 
 def alone(model, x, edits=None, reads=(), gradient=False):
     "The decision of one sequence, and what arrived at the sites `reads`; `edits` {site: function of [T, d]} change what goes on."
     arrived, handles, edits = {}, [], edits or {}
+
     def seen(site, value):
         t = value[0] if isinstance(value, tuple) else value
         arrived[site] = t[0] if t.ndim == 3 else t
         new = edits[site](arrived[site]) if site in edits else None
-        if new is None: return None
+        if new is None:
+            return None
         new = new[None] if t.ndim == 3 else new
         return (new, *value[1:]) if isinstance(value, tuple) else new
+
     for site in dict.fromkeys([*reads, *edits]):
         name, side = site.split(":")
         m = model.get_submodule(name)
-        handles.append(m.register_forward_pre_hook(lambda m, a, site=site: seen(site, a)) if side == "in" else m.register_forward_hook(lambda m, a, out, site=site: seen(site, out)))
+        handles.append(
+            m.register_forward_pre_hook(lambda m, a, site=site: seen(site, a))
+            if side == "in"
+            else m.register_forward_hook(lambda m, a, out, site=site: seen(site, out))
+        )
     try:
         with torch.set_grad_enabled(gradient):
-            if isinstance(x, torch.Tensor): out = model(x[None])[0, 0]
-            else: logits = model(input_ids=torch.tensor([list(x)])).logits[0, -1]; out = logits[YES] - logits[NO]
+            if isinstance(x, torch.Tensor):
+                out = model(x[None])[0, 0]
+            else:
+                logits = model(input_ids=torch.tensor([list(x)])).logits[0, -1]
+                out = logits[YES] - logits[NO]
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
     return (out if gradient else float(out)), arrived
+
 
 def spliced(s, model, x, start) -> float:
     "All targets replaced by what is made of what this forward brought to the sources."
     codes, acts = {}, {}
+
     def at(site):
         def fn(h):
-            if site in s.sources: i = s.sources.index(site); codes[i], acts[i] = reads(s, i, h, False), h
-            if site not in s.targets: return None
+            if site in s.sources:
+                i = s.sources.index(site)
+                codes[i], acts[i] = reads(s, i, h, False), h
+            if site not in s.targets:
+                return None
             new = rebuilt(s, s.targets.index(site), codes, acts)
             return torch.cat([h[:1], new[1:]]) if start else new
+
         return fn
+
     return alone(model, x, {site: at(site) for site in [*s.sources, *s.targets]})[0]
+
 
 def slopes(s, model, x, acts) -> list:  # [T, d_out] a target
     "The decision's gradient at each target: all targets are leaves that hold the bare values; of an SAE one site at a time."
@@ -161,58 +294,118 @@ def slopes(s, model, x, acts) -> list:  # [T, d_out] a target
         out = []
         for site in s.targets:
             leaf = acts[site].clone().requires_grad_()
-            out.append(torch.autograd.grad(alone(model, x, {site: lambda h: leaf}, gradient=True)[0], leaf)[0])
+            out.append(
+                torch.autograd.grad(
+                    alone(model, x, {site: lambda h: leaf}, gradient=True)[0], leaf
+                )[0]
+            )
         return out
     leaves = {site: acts[site].clone().requires_grad_() for site in s.targets}
-    decision = alone(model, x, {site: (lambda h, site=site: leaves[site]) for site in s.targets}, gradient=True)[0]
+    decision = alone(
+        model, x, {site: (lambda h, site=site: leaves[site]) for site in s.targets}, gradient=True
+    )[0]
     return list(torch.autograd.grad(decision, list(leaves.values())))
+
 
 def without(s, model, x, acts, codes, gone) -> float:
     "The decision without the features `gone`, pairs (source, feature): their writes subtracted, and every target from the first source on held where it was."
     first = min(i for i, _ in gone)
+
     def edit(j):
         less = sum(codes[i][:, [f]] * W(s, i, j)[f] for i, f in gone if W(s, i, j) is not None)
         return lambda h: (h if s.wiring == "sae" else acts[s.targets[j]]) - less
-    js = [j for j in range(first, len(s.w)) if s.wiring != "sae" or any(W(s, i, j) is not None for i, _ in gone)]
+
+    js = [
+        j
+        for j in range(first, len(s.w))
+        if s.wiring != "sae" or any(W(s, i, j) is not None for i, _ in gone)
+    ]
     return alone(model, x, {s.targets[j]: edit(j) for j in js})[0]
+
 
 @lru_cache
 def truth(name: str, moved: float = 0.0, effects: bool = True) -> SimpleNamespace:
     kind, make = SPECS[name]
     s, r, data = make(), release(kind, moved), rows(kind)
     start, out = kind != "net", []
-    for x in (torch.tensor(data[list("abcde")].to_numpy()) if kind == "net" else data.input_ids):
+    for x in torch.tensor(data[list("abcde")].to_numpy()) if kind == "net" else data.input_ids:
         decision, acts = alone(r.model, x, reads=[*s.sources, *s.targets])
         codes = {i: reads(s, i, acts[site], start) for i, site in enumerate(s.sources)}
-        recon = [rebuilt(s, j, codes, {i: acts[site] for i, site in enumerate(s.sources)}) for j in range(len(s.w))]
+        recon = [
+            rebuilt(s, j, codes, {i: acts[site] for i, site in enumerate(s.sources)})
+            for j in range(len(s.w))
+        ]
         g = slopes(s, r.model, x, acts)
-        at = [sum(g[j] @ W(s, i, j).T for j in range(len(s.w)) if W(s, i, j) is not None) * codes[i] for i in range(len(s.w))]
-        error = [float((g[j] * (acts[t] - recon[j])).sum(1)[int(start):].abs().sum()) for j, t in enumerate(s.targets)]
-        out.append(SimpleNamespace(x=x, decision=decision, acts=acts, codes=codes, recon=recon, at=at, error=error, spliced=spliced(s, r.model, x, start),
-                                   effect=np.concatenate([[decision - without(s, r.model, x, acts, codes, [(i, f)]) if (codes[i][:, f] > 0).any() else 0.0 for f in range(codes[i].shape[1])] for i in codes]) if effects else None))
+        at = [
+            sum(g[j] @ W(s, i, j).T for j in range(len(s.w)) if W(s, i, j) is not None) * codes[i]
+            for i in range(len(s.w))
+        ]
+        error = [
+            float((g[j] * (acts[t] - recon[j])).sum(1)[int(start) :].abs().sum())
+            for j, t in enumerate(s.targets)
+        ]
+        out.append(
+            SimpleNamespace(
+                x=x,
+                decision=decision,
+                acts=acts,
+                codes=codes,
+                recon=recon,
+                at=at,
+                error=error,
+                spliced=spliced(s, r.model, x, start),
+                effect=np.concatenate(
+                    [
+                        [
+                            decision - without(s, r.model, x, acts, codes, [(i, f)])
+                            if (codes[i][:, f] > 0).any()
+                            else 0.0
+                            for f in range(codes[i].shape[1])
+                        ]
+                        for i in codes
+                    ]
+                )
+                if effects
+                else None,
+            )
+        )
     return SimpleNamespace(s=s, release=r, rows=data, d=made(s), start=int(start), seen=out)
+
 
 def nodes(t, x):
     "Error and mass of one sequence, per node: a node is a site of an SAE, or all targets of another wiring."
     mass = [float(a.abs().sum()) for a in x.at]
     return (x.error, mass) if t.s.wiring == "sae" else ([sum(x.error)], [sum(mass)])
 
-def of(t, what): return torch.stack([torch.cat([what(a) for a in x.at]) for x in t.seen])
+
+def of(t, what):
+    return torch.stack([torch.cat([what(a) for a in x.at]) for x in t.seen])
+
+
 every = pytest.mark.parametrize("name", SPECS)
 
 # the object
+
 
 @every
 def test_forward_and_decode(name):
     t = truth(name)
     for x in t.seen:
         acts = {Site.parse(n): h for n, h in x.acts.items()}
-        codes = {site: reads(t.s, i, x.acts[n], False) for i, (n, site) in enumerate(zip(t.s.sources, t.d.sites))}
-        expected = [rebuilt(t.s, j, dict(enumerate(codes.values())), [x.acts[n] for n in t.s.sources]) for j in range(len(t.s.w))]
+        codes = {
+            site: reads(t.s, i, x.acts[n], False)
+            for i, (n, site) in enumerate(zip(t.s.sources, t.d.sites))
+        }
+        expected = [
+            rebuilt(t.s, j, dict(enumerate(codes.values())), [x.acts[n] for n in t.s.sources])
+            for j in range(len(t.s.w))
+        ]
         for found in (t.d.forward(acts), t.d.decode(codes, acts)):
             assert list(found) == [Site.parse(n) for n in t.s.targets]
-            for a, b in zip(found.values(), expected): assert torch.allclose(a, b, atol=1e-4)
+            for a, b in zip(found.values(), expected):
+                assert torch.allclose(a, b, atol=1e-4)
     assert t.d.frozen == (t.s.wiring != "sae") and t.d.tied == ("tied" in name)
+
 
 @every
 def test_sparse_codes_are_the_dense_ones_and_write_the_same(name):
@@ -222,10 +415,16 @@ def test_sparse_codes_are_the_dense_ones_and_write_the_same(name):
         codes = {s: d.encode(s, acts[s]) for s in d.sites}
         for s in d.sites:
             dense, w = d.at(s).encode(acts[s]), d.at(s)
-            clear = ((acts[s] @ w.W_enc + w.b_enc - w.threshold).abs() > 1e-4)  # of another product's rounding
-            assert torch.allclose(codes[s].dense()[clear], dense[clear], atol=1e-4) and ((codes[s].dense() > 0) == (dense > 0))[clear].all()
+            clear = (
+                acts[s] @ w.W_enc + w.b_enc - w.threshold
+            ).abs() > 1e-4  # of another product's rounding
+            assert (
+                torch.allclose(codes[s].dense()[clear], dense[clear], atol=1e-4)
+                and ((codes[s].dense() > 0) == (dense > 0))[clear].all()
+            )
         for t, h in d.decode({s: c.dense() for s, c in codes.items()}, acts).items():
             assert torch.allclose(d.decode(codes, acts)[t], h, atol=1e-4), t
+
 
 @every
 def test_a_subset_reads_and_writes_what_the_whole_does(name):
@@ -238,66 +437,147 @@ def test_a_subset_reads_and_writes_what_the_whole_does(name):
         mine = [f - t.d.offsets[site] for f in kept if t.d.locate(f)[0] == site]
         assert torch.allclose(part.at(site).encode(acts[site]), codes[site][:, mine], atol=1e-6)
         assert ((part.at(site).encode(acts[site]) > 0) == (codes[site][:, mine] > 0)).all()
-        for target, w in t.d.writes(site).items(): assert torch.equal(part.writes(site)[target], w[mine])
+        for target, w in t.d.writes(site).items():
+            assert torch.equal(part.writes(site)[target], w[mine])
         codes[site][:, [f for f in range(codes[site].shape[1]) if f not in mine]] = 0
-    for target, h in t.d.decode(codes, acts).items(): assert torch.allclose(part.forward(acts)[target], h, atol=1e-5)
-    assert part.labels == tuple(t.d.labels[f] for f in kept) and (part.wiring, part.targets, part.tied) == (t.d.wiring, t.d.targets, t.d.tied)
+    for target, h in t.d.decode(codes, acts).items():
+        assert torch.allclose(part.forward(acts)[target], h, atol=1e-5)
+    assert part.labels == tuple(t.d.labels[f] for f in kept) and (
+        part.wiring,
+        part.targets,
+        part.tied,
+    ) == (t.d.wiring, t.d.targets, t.d.tied)
+
 
 @every
 def test_folder_and_types_round_trip(name, tmp_path):
     d = truth(name).d
     d.save(tmp_path / "d")
     back = Dictionary.load(tmp_path / "d")
-    assert (back.wiring, back.sites, back.targets, back.labels, back.fingerprint) == (d.wiring, d.sites, d.targets, d.labels, d.fingerprint)
+    assert (back.wiring, back.sites, back.targets, back.labels, back.fingerprint) == (
+        d.wiring,
+        d.sites,
+        d.targets,
+        d.labels,
+        d.fingerprint,
+    )
     wide = d.to(torch.float64)
     for a, b, c in zip(d.weights, back.weights, wide.weights):
         for n in (*TENSORS, "W_skip"):
             x, y, z = getattr(a, n), getattr(b, n), getattr(c, n)
-            assert (x is y is z is None) or (torch.equal(x, y) and z.dtype == torch.float64 and torch.equal(z.float(), x)), n
+            assert (x is y is z is None) or (
+                torch.equal(x, y) and z.dtype == torch.float64 and torch.equal(z.float(), x)
+            ), n
     acts = {Site.parse(n): h.double() for n, h in truth(name).seen[0].acts.items()}
-    assert all(h.dtype == torch.float64 for h in wide.forward(acts).values()) and wide.to(torch.float32).fingerprint == d.fingerprint
-    with pytest.raises(InterpkitError) as e: wide.forward({s: h.float() for s, h in acts.items()})
+    assert (
+        all(h.dtype == torch.float64 for h in wide.forward(acts).values())
+        and wide.to(torch.float32).fingerprint == d.fingerprint
+    )
+    with pytest.raises(InterpkitError) as e:
+        wide.forward({s: h.float() for s, h in acts.items()})
     assert e.value.code == 65
+
 
 @every
 def test_the_folder_is_that_of_the_format(name, tmp_path):
     "Shapes and fingerprint as nbs/formats.md says, from the files alone."
     s = SPECS[name][1]()
     truth(name).d.save(tmp_path / "d")
-    head, t = json.loads((tmp_path / "d" / "dictionary.json").read_text()), load_file(tmp_path / "d" / "weights.safetensors")
+    head, t = (
+        json.loads((tmp_path / "d" / "dictionary.json").read_text()),
+        load_file(tmp_path / "d" / "weights.safetensors"),
+    )
     h = hashlib.sha256(head["wiring"].encode())
     for i, site in enumerate(head["sites"]):
-        h.update(site.encode() + b"".join(t[f"{n}_{i}"].numpy().astype("<f4").tobytes() for n in TENSORS))
+        h.update(
+            site.encode() + b"".join(t[f"{n}_{i}"].numpy().astype("<f4").tobytes() for n in TENSORS)
+        )
     if head["wiring"] != "sae":
-        for i, target in enumerate(head["targets"]): h.update(target.encode() + (t[f"W_skip_{i}"].numpy().astype("<f4").tobytes() if f"W_skip_{i}" in t else b""))
-    assert (head["fingerprint"], head["wiring"], head["sites"], head["targets"]) == (h.hexdigest(), s.wiring, s.sources, s.targets)
+        for i, target in enumerate(head["targets"]):
+            h.update(
+                target.encode()
+                + (t[f"W_skip_{i}"].numpy().astype("<f4").tobytes() if f"W_skip_{i}" in t else b"")
+            )
+    assert (head["fingerprint"], head["wiring"], head["sites"], head["targets"]) == (
+        h.hexdigest(),
+        s.wiring,
+        s.sources,
+        s.targets,
+    )
     n = len(s.sources)
     for i, w in enumerate(s.w):
-        assert t[f"W_dec_{i}"].shape[:2] == (w["W_enc"].shape[1], n - i if s.clt and "tied" not in name else 1)
+        assert t[f"W_dec_{i}"].shape[:2] == (
+            w["W_enc"].shape[1],
+            n - i if s.clt and "tied" not in name else 1,
+        )
         assert {k for k in t if k.endswith(f"_{i}")} == {f"{k}_{i}" for k in w}
+
 
 @every
 def test_fingerprint_is_of_all_that_it_computes(name):
     d, last = truth(name).d, len(truth(name).d.sites) - 1
     for i, w in enumerate(d.weights):
         for n in (*TENSORS, "W_skip"):
-            if getattr(w, n) is None: continue
-            moved = getattr(w, n).clone(); moved.view(-1)[-1] += 0.01
-            assert replace(d, weights=d.weights[:i] + (replace(w, **{n: moved}),) + d.weights[i + 1:]).fingerprint != d.fingerprint, n
-    if d.frozen: assert replace(d, targets=(*d.targets[:last], Site("elsewhere"))).fingerprint != d.fingerprint
+            if getattr(w, n) is None:
+                continue
+            moved = getattr(w, n).clone()
+            moved.view(-1)[-1] += 0.01
+            assert (
+                replace(
+                    d, weights=d.weights[:i] + (replace(w, **{n: moved}),) + d.weights[i + 1 :]
+                ).fingerprint
+                != d.fingerprint
+            ), n
+    if d.frozen:
+        assert (
+            replace(d, targets=(*d.targets[:last], Site("elsewhere"))).fingerprint != d.fingerprint
+        )
+
 
 def test_wirings_that_cannot_be_are_refused():
-    site, w = tuple(map(Site, "abc")), lambda targets=1, **kw: SiteWeights(**tensors(0, 4, 5, targets, 4) | kw)
+    site, w = (
+        tuple(map(Site, "abc")),
+        lambda targets=1, **kw: SiteWeights(**tensors(0, 4, 5, targets, 4) | kw),
+    )
     three = lambda *t: tuple(w(k) for k in t)
-    for broken in (dict(wiring="mesh"), dict(targets=()), dict(targets=site[:2]), dict(targets=tuple(map(Site, "xxz"))), dict(targets=site), dict(targets=tuple(map(Site, "xbz"))), dict(targets=tuple(map(Site, "bcx"))), dict(wiring="transcoder"), dict(weights=three(2, 1, 1)), dict(wiring="clt", weights=three(3, 3, 3)),
-                   dict(wiring="clt", weights=three(1, 2, 1)), dict(wiring="clt", weights=(w(1), w(1), SiteWeights(**tensors(0, 4, 5, 1, 6)))), dict(wiring="sae", targets=site, weights=(w(), w(), w(W_skip=torch.eye(4))))):
-        with pytest.raises(InterpkitError) as e: Dictionary(**dict(sites=site, weights=three(1, 1, 1), wiring="per_layer", targets=tuple(map(Site, "xyz"))) | broken)
+    for broken in (
+        dict(wiring="mesh"),
+        dict(targets=()),
+        dict(targets=site[:2]),
+        dict(targets=tuple(map(Site, "xxz"))),
+        dict(targets=site),
+        dict(targets=tuple(map(Site, "xbz"))),
+        dict(targets=tuple(map(Site, "bcx"))),
+        dict(wiring="transcoder"),
+        dict(weights=three(2, 1, 1)),
+        dict(wiring="clt", weights=three(3, 3, 3)),
+        dict(wiring="clt", weights=three(1, 2, 1)),
+        dict(wiring="clt", weights=(w(1), w(1), SiteWeights(**tensors(0, 4, 5, 1, 6)))),
+        dict(wiring="sae", targets=site, weights=(w(), w(), w(W_skip=torch.eye(4)))),
+    ):
+        with pytest.raises(InterpkitError) as e:
+            Dictionary(
+                **dict(
+                    sites=site,
+                    weights=three(1, 1, 1),
+                    wiring="per_layer",
+                    targets=tuple(map(Site, "xyz")),
+                )
+                | broken
+            )
         assert e.value.code == 65, broken
-    for wrong in (dict(W_skip=torch.zeros(4, 3)), dict(W_skip=torch.zeros(4, 4, dtype=torch.float64)), dict(b_dec=torch.zeros(3))):
-        with pytest.raises(InterpkitError) as e: w(**wrong)
+    for wrong in (
+        dict(W_skip=torch.zeros(4, 3)),
+        dict(W_skip=torch.zeros(4, 4, dtype=torch.float64)),
+        dict(b_dec=torch.zeros(3)),
+    ):
+        with pytest.raises(InterpkitError) as e:
+            w(**wrong)
         assert e.value.code == 65
 
+
 # on a release
+
 
 @every
 def test_replacement_model(name):
@@ -307,31 +587,50 @@ def test_replacement_model(name):
     assert found.spliced.tolist() == pytest.approx([x.spliced for x in t.seen], abs=2e-3)
     assert max(abs(x.spliced - x.decision) for x in t.seen) > 0.05
     batch = t.release.batch(t.rows)
-    assert t.release.decide(run_replaced(t.release, t.d, batch), batch).tolist() == pytest.approx(found.spliced.tolist(), abs=1e-5)
+    assert t.release.decide(run_replaced(t.release, t.d, batch), batch).tolist() == pytest.approx(
+        found.spliced.tolist(), abs=1e-5
+    )
+
 
 @every
 def test_attributions(name):
     t = truth(name)
     at = attributions(t.release, t.d, t.release.batch(t.rows))
-    assert torch.allclose(at.size, of(t, lambda a: a.abs().sum(0)), atol=2e-3, rtol=1e-3) and torch.allclose(at.signed, of(t, lambda a: a.sum(0)), atol=2e-3, rtol=1e-3)
-    assert of(t, lambda a: a.abs().sum(0)).max() > 0.1 and (at.size - at.signed.abs()).max() >= -1e-5
+    assert torch.allclose(
+        at.size, of(t, lambda a: a.abs().sum(0)), atol=2e-3, rtol=1e-3
+    ) and torch.allclose(at.signed, of(t, lambda a: a.sum(0)), atol=2e-3, rtol=1e-3)
+    assert (
+        of(t, lambda a: a.abs().sum(0)).max() > 0.1 and (at.size - at.signed.abs()).max() >= -1e-5
+    )
     for i, x in enumerate(t.seen):
         error, mass = nodes(t, x)
-        assert at.error[i].tolist() == pytest.approx(error, rel=5e-3, abs=1e-3) and at.mass[i].tolist() == pytest.approx(mass, rel=5e-3, abs=1e-3)
-        for site, r in zip(t.d.targets, x.recon): assert torch.allclose(at.recon[site][i, t.start:len(r)], r[t.start:], atol=1e-3)
+        assert at.error[i].tolist() == pytest.approx(error, rel=5e-3, abs=1e-3) and at.mass[
+            i
+        ].tolist() == pytest.approx(mass, rel=5e-3, abs=1e-3)
+        for site, r in zip(t.d.targets, x.recon):
+            assert torch.allclose(at.recon[site][i, t.start : len(r)], r[t.start :], atol=1e-3)
+
 
 @every
 def test_explanations(name):
     t = truth(name)
     for e, x in zip(explain(t.release, t.d, t.rows, top=3), t.seen):
         size, lost = torch.cat([a.abs().sum(0) for a in x.at]).numpy(), sum(x.error)
-        assert e.features.share.tolist() == pytest.approx(sorted(size[size > 0] / (size.sum() + lost), reverse=True)[:3], abs=1e-3) and e.error_share == pytest.approx(lost / (size.sum() + lost), abs=1e-3)
+        assert e.features.share.tolist() == pytest.approx(
+            sorted(size[size > 0] / (size.sum() + lost), reverse=True)[:3], abs=1e-3
+        ) and e.error_share == pytest.approx(lost / (size.sum() + lost), abs=1e-3)
+
 
 @every
 def test_all_effects(name):
     t = truth(name)
     expected, found = np.stack([x.effect for x in t.seen]), all_effects(t.release, t.d, t.rows)
-    assert np.abs(expected).max() > 0.05 and np.allclose(found, expected, atol=5e-4) and (found[expected == 0] == 0).all()
+    assert (
+        np.abs(expected).max() > 0.05
+        and np.allclose(found, expected, atol=5e-4)
+        and (found[expected == 0] == 0).all()
+    )
+
 
 @pytest.mark.parametrize("name", ["llama clt", "gpt2 tied clt", "gpt2 per_layer", "net clt"])
 def test_effects_pair_by_pair(name, monkeypatch):
@@ -341,11 +640,18 @@ def test_effects_pair_by_pair(name, monkeypatch):
     order = np.random.default_rng(0).permutation(np.r_[np.arange(len(s)), 0, 0])
     ablation = Ablation(t.release, t.d, t.release.batch(t.rows))
     assert set(ablation.prefix.mode.values()) == {"from site"}
-    assert np.allclose(ablation.effects(s[order], f[order]), expected[s[order], f[order]], atol=5e-4)
+    assert np.allclose(
+        ablation.effects(s[order], f[order]), expected[s[order], f[order]], atol=5e-4
+    )
     ablation.prefix.mode = dict.fromkeys(ablation.prefix.mode, "full")
-    assert np.allclose(ablation.effects(s[order], f[order]), expected[s[order], f[order]], atol=5e-4)
+    assert np.allclose(
+        ablation.effects(s[order], f[order]), expected[s[order], f[order]], atol=5e-4
+    )
     monkeypatch.setattr("interpkit.model.prefix.CACHED", 300)
-    assert np.allclose(ablation.effects(s[order], f[order]), expected[s[order], f[order]], atol=5e-4)
+    assert np.allclose(
+        ablation.effects(s[order], f[order]), expected[s[order], f[order]], atol=5e-4
+    )
+
 
 @every
 def test_what_is_measured(name):
@@ -353,142 +659,334 @@ def test_what_is_measured(name):
     found = evaluate(t.release, t.d, t.rows)
     weight = t.rows.weight.to_numpy() if "weight" in t.rows else np.ones(len(t.rows))
     bare, now = (np.array([getattr(x, n) for x in t.seen]) for n in ("decision", "spliced"))
-    assert found["splice_error"] == pytest.approx((weight * (now - bare) ** 2).sum() / (weight * (bare - (weight * bare).sum() / weight.sum()) ** 2).sum(), rel=1e-2)
+    assert found["splice_error"] == pytest.approx(
+        (weight * (now - bare) ** 2).sum()
+        / (weight * (bare - (weight * bare).sum() / weight.sum()) ** 2).sum(),
+        rel=1e-2,
+    )
     error, mass = (np.array([nodes(t, x)[k] for x in t.seen]) for k in (0, 1))
-    assert found["error_share"] == pytest.approx(((weight @ error) / (weight @ (error + mass))).max(), rel=2e-3)
+    assert found["error_share"] == pytest.approx(
+        ((weight @ error) / (weight @ (error + mass))).max(), rel=2e-3
+    )
     fvu, rates = [], []
     for j, target in enumerate(t.s.targets):
-        h, r = torch.cat([x.acts[target][t.start:] for x in t.seen]), torch.cat([x.recon[j][t.start:] for x in t.seen])
+        h, r = (
+            torch.cat([x.acts[target][t.start :] for x in t.seen]),
+            torch.cat([x.recon[j][t.start :] for x in t.seen]),
+        )
         fvu.append(float(((h - r) ** 2).sum() / ((h - h.mean(0)) ** 2).sum()))
-        rates.append((torch.cat([x.codes[j][t.start:] for x in t.seen]) > 0).double().mean(0))
-    assert found["fvu"] == pytest.approx(np.mean(fvu), rel=1e-3) and found["l0"] == pytest.approx(np.mean([float(r.sum()) for r in rates]), rel=1e-6)
+        rates.append((torch.cat([x.codes[j][t.start :] for x in t.seen]) > 0).double().mean(0))
+    assert found["fvu"] == pytest.approx(np.mean(fvu), rel=1e-3) and found["l0"] == pytest.approx(
+        np.mean([float(r.sum()) for r in rates]), rel=1e-6
+    )
     rates = torch.cat(rates)
-    assert found["dead_share"] == pytest.approx(float((rates == 0).double().mean())) and found["dense_share"] == pytest.approx(float((rates > 0.1).double().mean()))
+    assert found["dead_share"] == pytest.approx(float((rates == 0).double().mean())) and found[
+        "dense_share"
+    ] == pytest.approx(float((rates > 0.1).double().mean()))
     assert found["sequences"] == len(t.rows)
+
 
 @every
 def test_certificate(name, tmp_path):
     t = truth(name)
-    certified = certify(t.d, t.release, t.rows, like=t.rows if name.startswith("net") else world(300).rows)
+    certified = certify(
+        t.d, t.release, t.rows, like=t.rows if name.startswith("net") else world(300).rows
+    )
     verify_canary(certified, t.release)
-    assert all(v.abs().sum() > 0 for v in certified.canary.values())  # a canary of start tokens alone would hold anywhere
+    assert all(
+        v.abs().sum() > 0 for v in certified.canary.values()
+    )  # a canary of start tokens alone would hold anywhere
     certified.save(tmp_path / "d")
     verify_canary(Dictionary.load(tmp_path / "d", t.release), t.release)
     assert {str(s) for s in (*t.d.sites, *t.d.targets)} <= set(certified.canary)
-    elsewhere = {**certified.canary, str(t.d.targets[-1]): certified.canary[str(t.d.targets[-1])] * 1.1}
-    with pytest.raises(InterpkitError, match="canary") as e: verify_canary(replace(certified, canary=elsewhere), t.release)
+    elsewhere = {
+        **certified.canary,
+        str(t.d.targets[-1]): certified.canary[str(t.d.targets[-1])] * 1.1,
+    }
+    with pytest.raises(InterpkitError, match="canary") as e:
+        verify_canary(replace(certified, canary=elsewhere), t.release)
     assert e.value.code == 65
     w = t.d.weights[-1]
     other = replace(certified, weights=(*t.d.weights[:-1], replace(w, W_dec=w.W_dec.roll(1, 0))))
-    with pytest.raises(InterpkitError, match="other weights"): verify_canary(other, t.release)
+    with pytest.raises(InterpkitError, match="other weights"):
+        verify_canary(other, t.release)
+
 
 @every
 def test_the_model_is_left_as_it_was(name):
     t = truth(name)
     before = t.release.run(t.rows)
-    all_effects(t.release, t.d, t.rows); evaluate(t.release, t.d, t.rows)
-    assert torch.equal(before, t.release.run(t.rows)) and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in t.release.model.modules())
+    all_effects(t.release, t.d, t.rows)
+    evaluate(t.release, t.d, t.rows)
+    assert torch.equal(before, t.release.run(t.rows)) and not any(
+        m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__
+        for m in t.release.model.modules()
+    )
+
 
 # the order of the forward
 
+
 def late(wiring="per_layer"):
     "Sources that a forward passes after what they write."
-    return made(spec(wiring, [mlp("net", i, "in") for i in (1, 0)], [mlp("net", i, "out") for i in ((1, 0) if wiring == "clt" else (0, 1))], 10))
+    return made(
+        spec(
+            wiring,
+            [mlp("net", i, "in") for i in (1, 0)],
+            [mlp("net", i, "out") for i in ((1, 0) if wiring == "clt" else (0, 1))],
+            10,
+        )
+    )
 
-@pytest.mark.parametrize("ask", [evaluate, all_effects, explain, certify, splice, lambda r, d, x: attributions(r, d, r.batch(x)), lambda r, d, x: certify(d, r, x)])
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        evaluate,
+        all_effects,
+        explain,
+        certify,
+        splice,
+        lambda r, d, x: attributions(r, d, r.batch(x)),
+        lambda r, d, x: certify(d, r, x),
+    ],
+)
 @pytest.mark.parametrize("wiring", ["per_layer", "clt"])
 def test_a_source_after_its_target_is_refused(wiring, ask):
-    args = (late(wiring), release("net"), rows("net")) if ask is certify else (release("net"), late(wiring), rows("net"))
-    with pytest.raises(InterpkitError, match="blocks.1:in after it|blocks.1:in") as e: ask(*args)
-    assert e.value.code == 65 and "order in which the model passes them" in e.value.mend and "blocks.0:out" in e.value.asked
+    args = (
+        (late(wiring), release("net"), rows("net"))
+        if ask is certify
+        else (release("net"), late(wiring), rows("net"))
+    )
+    with pytest.raises(InterpkitError, match="blocks.1:in after it|blocks.1:in") as e:
+        ask(*args)
+    assert (
+        e.value.code == 65
+        and "order in which the model passes them" in e.value.mend
+        and "blocks.0:out" in e.value.asked
+    )
+
 
 class Pooled(nn.Module):
     "Tokens, then one number a sequence that every token sees again."
-    def __init__(self): super().__init__(); self.embed, self.tokens, self.pool, self.again, self.head = nn.Embedding(V, 8), nn.Identity(), nn.Identity(), nn.Identity(), nn.Linear(8, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.tokens, self.pool, self.again, self.head = (
+            nn.Embedding(V, 8),
+            nn.Identity(),
+            nn.Identity(),
+            nn.Identity(),
+            nn.Linear(8, 1),
+        )
+
     def forward(self, input_ids, attention_mask):
         h = self.tokens(self.embed(input_ids))
         return self.head(self.again(h + self.pool(h.mean(1))[:, None]).sum(1))
+
 
 @pytest.mark.parametrize("source, target", [("tokens:in", "pool:out"), ("pool:in", "again:out")])
 @pytest.mark.parametrize("ask", [evaluate, all_effects, splice])
 def test_source_and_target_have_the_same_positions(source, target, ask):
     torch.manual_seed(0)
-    r = Release.from_module(Pooled(), inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=lambda out: out[:, 0], sites=["pool:out"], device="cpu")
-    with pytest.raises(InterpkitError, match="positions") as e: ask(r, made(spec("transcoder", [source], [target], 8)), rows("llama"))
+    r = Release.from_module(
+        Pooled(),
+        inputs=dict(kind="tokens", bos=BOS, pad=PAD),
+        decision=lambda out: out[:, 0],
+        sites=["pool:out"],
+        device="cpu",
+    )
+    with pytest.raises(InterpkitError, match="positions") as e:
+        ask(r, made(spec("transcoder", [source], [target], 8)), rows("llama"))
     assert e.value.code == 65
+
 
 def test_layers_may_be_named_in_any_order():
     "The same transcoders, last layer first: the same effects, attributions and replacement."
     t = truth("llama per_layer")
-    back = Dictionary(t.d.sites[::-1], t.d.weights[::-1], wiring="per_layer", targets=t.d.targets[::-1])
+    back = Dictionary(
+        t.d.sites[::-1], t.d.weights[::-1], wiring="per_layer", targets=t.d.targets[::-1]
+    )
     order = np.concatenate([back.offsets[s] + np.arange(t.d.at(s).n_features) for s in t.d.sites])
-    assert np.allclose(all_effects(t.release, back, t.rows)[:, order], all_effects(t.release, t.d, t.rows), atol=1e-5)
+    assert np.allclose(
+        all_effects(t.release, back, t.rows)[:, order],
+        all_effects(t.release, t.d, t.rows),
+        atol=1e-5,
+    )
     a, b = (attributions(t.release, d, t.release.batch(t.rows)) for d in (back, t.d))
-    assert torch.allclose(a.signed[:, order], b.signed, atol=1e-4) and torch.allclose(a.error, b.error, atol=1e-4)
+    assert torch.allclose(a.signed[:, order], b.signed, atol=1e-4) and torch.allclose(
+        a.error, b.error, atol=1e-4
+    )
     assert np.allclose(splice(t.release, back, t.rows), splice(t.release, t.d, t.rows), atol=1e-5)
+
 
 # a whole check
 
+
 def compared(name) -> Comparison:
     t = truth(name)
-    names = ["splice error", "error share", "activation", "effect", *[f"{n}: feature {f}" for n in ("activation", "effect") for f in (3, 8)]]
-    plan = Plan(tuple(Statement(n, "valid" if "error" in n else "same", 0.25) for n in names), (3, 8), sequences=len(t.rows), features=t.d.n_features, draws=4)
-    return Comparison(t.release, truth(name, 0.1, name == "llama clt").release, t.d, t.rows, plan, "salt")
+    names = [
+        "splice error",
+        "error share",
+        "activation",
+        "effect",
+        *[f"{n}: feature {f}" for n in ("activation", "effect") for f in (3, 8)],
+    ]
+    plan = Plan(
+        tuple(Statement(n, "valid" if "error" in n else "same", 0.25) for n in names),
+        (3, 8),
+        sequences=len(t.rows),
+        features=t.d.n_features,
+        draws=4,
+    )
+    return Comparison(
+        t.release, truth(name, 0.1, name == "llama clt").release, t.d, t.rows, plan, "salt"
+    )
 
-@pytest.mark.parametrize("name", ["llama clt", "llama tied clt", "llama transcoder, skip, other widths", "gpt2 per_layer", "net clt"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama clt",
+        "llama tied clt",
+        "llama transcoder, skip, other widths",
+        "gpt2 per_layer",
+        "net clt",
+    ],
+)
 def test_a_release_is_compared_to_the_end(name):
     c = compared(name)
     assert not c.incompatible
     table = measure_all(c)
     found = {s.name: s for s in decide(table, c.plan)}
     shares = [n for n in table.statement.unique() if n.startswith("error share")]
-    assert shares == ["error share"] and np.isfinite(table[["numerator", "denominator", "change", "base"]].to_numpy()).all()
-    assert all(np.isfinite(found[n].ratio) and found[n].ratio > 0 and found[n].outcome in ("PASS", "FAIL", "INCONCLUSIVE") for n in ("splice error", "error share", "activation", "effect"))
-    assert all(np.isfinite(v) for site in printed(c)["subspace"].values() for v in site.values()) and list(printed(c)["subspace"]) == [str(s) for s in c.dictionary.targets]
+    assert (
+        shares == ["error share"]
+        and np.isfinite(table[["numerator", "denominator", "change", "base"]].to_numpy()).all()
+    )
+    assert all(
+        np.isfinite(found[n].ratio)
+        and found[n].ratio > 0
+        and found[n].outcome in ("PASS", "FAIL", "INCONCLUSIVE")
+        for n in ("splice error", "error share", "activation", "effect")
+    )
+    assert all(
+        np.isfinite(v) for site in printed(c)["subspace"].values() for v in site.values()
+    ) and list(printed(c)["subspace"]) == [str(s) for s in c.dictionary.targets]
+
 
 def test_statements_about_a_clt_are_those_of_the_definition():
     name, table = "llama clt", measure_all(compared("llama clt"))
     old, new, w = truth(name), truth(name, 0.1), truth(name).rows.weight.to_numpy()
     share = lambda n: table[table.statement == n]
     E, A = (np.array([nodes(new, x)[k][0] for x in new.seen]) for k in (0, 1))
-    assert share("error share").numerator.tolist() == pytest.approx(E.tolist(), rel=1e-2) and share("error share").denominator.tolist() == pytest.approx((E + A).tolist(), rel=1e-2)
+    assert share("error share").numerator.tolist() == pytest.approx(E.tolist(), rel=1e-2) and share(
+        "error share"
+    ).denominator.tolist() == pytest.approx((E + A).tolist(), rel=1e-2)
     was, now = (np.stack([x.effect for x in t.seen]) for t in (old, new))
     for f in (3, 8):
         t = share(f"effect: feature {f}")
-        i = np.flatnonzero([any((torch.cat(list(x.codes.values()), 1)[:, f] > 0).any() for x in pair) for pair in zip(old.seen, new.seen)])
-        assert t.numerator.tolist() == pytest.approx(np.abs(now - was)[i, f].tolist(), abs=1e-3) and t.denominator.tolist() == pytest.approx(np.abs(was)[i, f].tolist(), abs=1e-3)
+        i = np.flatnonzero(
+            [
+                any((torch.cat(list(x.codes.values()), 1)[:, f] > 0).any() for x in pair)
+                for pair in zip(old.seen, new.seen)
+            ]
+        )
+        assert t.numerator.tolist() == pytest.approx(
+            np.abs(now - was)[i, f].tolist(), abs=1e-3
+        ) and t.denominator.tolist() == pytest.approx(np.abs(was)[i, f].tolist(), abs=1e-3)
     spliced, bare = (np.array([getattr(x, n) for x in new.seen]) for n in ("spliced", "decision"))
-    assert share("splice error").numerator.tolist() == pytest.approx(((spliced - bare) ** 2).tolist(), rel=1e-2, abs=1e-3)
-    assert share("splice error").denominator.tolist() == pytest.approx(((bare - np.average(bare, weights=w)) ** 2).tolist(), rel=1e-2, abs=1e-3)
+    assert share("splice error").numerator.tolist() == pytest.approx(
+        ((spliced - bare) ** 2).tolist(), rel=1e-2, abs=1e-3
+    )
+    assert share("splice error").denominator.tolist() == pytest.approx(
+        ((bare - np.average(bare, weights=w)) ** 2).tolist(), rel=1e-2, abs=1e-3
+    )
+
 
 class Linear(nn.Module):
     "Two blocks that are products: a CLT can say exactly what they do."
-    def __init__(self): super().__init__(); self.blocks, self.head = nn.ModuleList(nn.Linear(5, 5, bias=False) for _ in range(2)), nn.Linear(5, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = (
+            nn.ModuleList(nn.Linear(5, 5, bias=False) for _ in range(2)),
+            nn.Linear(5, 1),
+        )
+
     def forward(self, x):
-        for b in self.blocks: x = x + b(x)
+        for b in self.blocks:
+            x = x + b(x)
         return self.head(x)
+
 
 def exact(model) -> Dictionary:
     "Each axis read in both directions; half of what the second block does is written by the first source."
-    both, zero, (A, B) = torch.cat([torch.eye(5), -torch.eye(5)]), torch.zeros(10), (b.weight.T.clone() for b in model.blocks)
-    writes = torch.stack([both @ A, both @ (B + A @ B) / 2], 1), both @ B[:, None].transpose(0, 1) / 2
-    weights = tuple(unit_rows(SiteWeights(both.T.contiguous(), zero, zero, w.reshape(10, -1, 5), torch.zeros(5))) for w in writes)
-    return Dictionary(tuple(Site(f"blocks.{i}", "in") for i in (0, 1)), weights, wiring="clt", targets=tuple(Site(f"blocks.{i}") for i in (0, 1)))
+    both, zero, (A, B) = (
+        torch.cat([torch.eye(5), -torch.eye(5)]),
+        torch.zeros(10),
+        (b.weight.T.clone() for b in model.blocks),
+    )
+    writes = (
+        torch.stack([both @ A, both @ (B + A @ B) / 2], 1),
+        both @ B[:, None].transpose(0, 1) / 2,
+    )
+    weights = tuple(
+        unit_rows(
+            SiteWeights(both.T.contiguous(), zero, zero, w.reshape(10, -1, 5), torch.zeros(5))
+        )
+        for w in writes
+    )
+    return Dictionary(
+        tuple(Site(f"blocks.{i}", "in") for i in (0, 1)),
+        weights,
+        wiring="clt",
+        targets=tuple(Site(f"blocks.{i}") for i in (0, 1)),
+    )
+
 
 @pytest.mark.parametrize("by, action", [(0.01, "REUSE"), (0.9, "RETRAIN")])
 def test_a_check_from_modules_to_evidence(tmp_path, by, action):
     import interpkit
     from interpkit.release.evidence import verify
+
     torch.manual_seed(0)
-    model, data = Linear(), pd.DataFrame(np.random.default_rng(0).normal(size=(1500, 5)).astype("float32"), columns=list("abcde")).assign(sequence_id=range(1500))
-    old = Release.from_module(model, inputs=dict(kind="columns", columns=list("abcde")), sites=["blocks.0:out"], name="old", device="cpu")
-    new = Release.from_module(changed(copy.deepcopy(model), by), inputs=dict(kind="columns", columns=list("abcde")), sites=["blocks.0:out"], name="new", device="cpu")
+    model, data = (
+        Linear(),
+        pd.DataFrame(
+            np.random.default_rng(0).normal(size=(1500, 5)).astype("float32"), columns=list("abcde")
+        ).assign(sequence_id=range(1500)),
+    )
+    old = Release.from_module(
+        model,
+        inputs=dict(kind="columns", columns=list("abcde")),
+        sites=["blocks.0:out"],
+        name="old",
+        device="cpu",
+    )
+    new = Release.from_module(
+        changed(copy.deepcopy(model), by),
+        inputs=dict(kind="columns", columns=list("abcde")),
+        sites=["blocks.0:out"],
+        name="new",
+        device="cpu",
+    )
     d = certify(exact(old.model), old, data)
-    assert d.validity["measured"]["splice_error"] < 1e-8 and d.validity["measured"]["error_share"] < 1e-4
+    assert (
+        d.validity["measured"]["splice_error"] < 1e-8
+        and d.validity["measured"]["error_share"] < 1e-4
+    )
     result = interpkit.check(old, new, data, dictionary=d, out=tmp_path / "out")
     shares = [s.name for s in result.verdict.statements if s.name.startswith("error share")]
-    assert result.action == action and shares == ["error share"] and all(np.isfinite(s.ratio) for s in result.verdict.statements)
-    assert (tmp_path / "out" / "report.html").stat().st_size > 1000 and verify(tmp_path / "out" / "evidence").verdict.action == action
+    assert (
+        result.action == action
+        and shares == ["error share"]
+        and all(np.isfinite(s.ratio) for s in result.verdict.statements)
+    )
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000 and verify(
+        tmp_path / "out" / "evidence"
+    ).verdict.action == action
+
 
 @pytest.mark.parametrize("name", ["llama clt", "gpt2 per_layer", "net tied clt"])
 def test_deletion_takes_several_features_at_once(name):
@@ -499,135 +997,416 @@ def test_deletion_takes_several_features_at_once(name):
         for x in t.seen:
             size = torch.cat([a.abs().sum(0) for a in x.at])
             active = torch.cat([(a > 0).any(0) for a in x.codes.values()])
-            gone = [t.d.locate(int(f)) for f in torch.where(active, size, -1.0).argsort(descending=True)[:k] if active[f]]
-            moved.append(abs(x.decision - without(t.s, t.release.model, x.x, x.acts, x.codes, [(t.d.sites.index(s), f) for s, f in gone])) if gone else 0.0)
+            gone = [
+                t.d.locate(int(f))
+                for f in torch.where(active, size, -1.0).argsort(descending=True)[:k]
+                if active[f]
+            ]
+            moved.append(
+                abs(
+                    x.decision
+                    - without(
+                        t.s,
+                        t.release.model,
+                        x.x,
+                        x.acts,
+                        x.codes,
+                        [(t.d.sites.index(s), f) for s, f in gone],
+                    )
+                )
+                if gone
+                else 0.0
+            )
         expected.append(np.mean(moved))
     assert found["attributed"] == pytest.approx(expected, rel=1e-3, abs=1e-4) and expected[1] > 0.01
+
 
 def test_a_narrower_release_cannot_be_read():
     t = truth("llama clt")
     narrow = causal(0, "narrow", width=8)
-    assert "is 8 wide in narrow and 16 in the dictionary" in Comparison(t.release, narrow, t.d, t.rows, Plan(())).incompatible
-    target = made(spec("transcoder", ["model.layers.1.mlp:in"], ["model.layers.1.mlp.down_proj:in"], 16))
-    assert Comparison(t.release, t.release, target, t.rows, Plan(())).incompatible == "model.layers.1.mlp.down_proj:in is 32 wide in llama 0.0 and 16 in the dictionary"
+    assert (
+        "is 8 wide in narrow and 16 in the dictionary"
+        in Comparison(t.release, narrow, t.d, t.rows, Plan(())).incompatible
+    )
+    target = made(
+        spec("transcoder", ["model.layers.1.mlp:in"], ["model.layers.1.mlp.down_proj:in"], 16)
+    )
+    assert (
+        Comparison(t.release, t.release, target, t.rows, Plan(())).incompatible
+        == "model.layers.1.mlp.down_proj:in is 32 wide in llama 0.0 and 16 in the dictionary"
+    )
+
 
 # what every dictionary must do, and faults that it must not have
 
-def held_out(name): return rows("net") if name.startswith("net") else world(300).rows
-def asked(table) -> dict: return dict(zip(table.check, table.outcome))
+
+def held_out(name):
+    return rows("net") if name.startswith("net") else world(300).rows
+
+
+def asked(table) -> dict:
+    return dict(zip(table.check, table.outcome))
+
+
 HOLDS = {c.name: "holds" for c in (*CHECKS, *ON_A_RELEASE)}
+
 
 @every
 def test_every_wiring_passes_all_checks(name):
     t = truth(name)
     assert asked(check_dictionary(t.d, t.release, held_out(name))) == HOLDS
-    assert asked(check_dictionary(t.d)) == HOLDS | {c.name: "not asked: no release" for c in ON_A_RELEASE}
+    assert asked(check_dictionary(t.d)) == HOLDS | {
+        c.name: "not asked: no release" for c in ON_A_RELEASE
+    }
+
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_checks_hold_in_every_type(dtype):
-    for name in ("gpt2 tied clt", "llama transcoder, skip, other widths", "net sae"): check_dictionary(truth(name).d.to(dtype))
+    for name in ("gpt2 tied clt", "llama transcoder, skip, other widths", "net sae"):
+        check_dictionary(truth(name).d.to(dtype))
+
 
 def test_checks_hold_for_awkward_dictionaries():
     d = truth("llama clt").d
     check_dictionary(d.subset([0, 1]))  # two sources without features
-    check_dictionary(replace(d, weights=tuple(replace(w, threshold=torch.where(torch.arange(len(w.threshold)) % 2 == 0, 0.0, torch.inf)) for w in d.weights)))
-    check_dictionary(replace(d, weights=tuple(replace(w, W_dec=torch.cat([torch.zeros_like(w.W_dec[:2]), w.W_dec[2:]])) for w in d.weights)))
-    check_dictionary(certify(d, truth("llama clt").release, truth("llama clt").rows, like=held_out("llama")), truth("llama clt").release, held_out("llama"))
+    check_dictionary(
+        replace(
+            d,
+            weights=tuple(
+                replace(
+                    w,
+                    threshold=torch.where(torch.arange(len(w.threshold)) % 2 == 0, 0.0, torch.inf),
+                )
+                for w in d.weights
+            ),
+        )
+    )
+    check_dictionary(
+        replace(
+            d,
+            weights=tuple(
+                replace(w, W_dec=torch.cat([torch.zeros_like(w.W_dec[:2]), w.W_dec[2:]]))
+                for w in d.weights
+            ),
+        )
+    )
+    check_dictionary(
+        certify(d, truth("llama clt").release, truth("llama clt").rows, like=held_out("llama")),
+        truth("llama clt").release,
+        held_out("llama"),
+    )
+
 
 @pytest.mark.skipif(find_spec("sae_lens") is None, reason="SAELens is not installed")
 @pytest.mark.parametrize("kind", ["jumprelu", "standard", "gated"])
 def test_what_comes_from_saelens_passes_all_checks(kind):
     import test_dictionary_interop as interop
     from interpkit.dictionary.interop import from_saelens
+
     release, rows = world().old, world(300).rows
-    assert asked(check_dictionary(from_saelens(interop.made(kind), release, rows), release, rows)) == HOLDS
+    assert (
+        asked(check_dictionary(from_saelens(interop.made(kind), release, rows), release, rows))
+        == HOLDS
+    )
+
 
 def faulty(d, **methods):
     "The dictionary with other methods."
     return type("Faulty", (type(d),), methods)(**{n: getattr(d, n) for n in d.__dataclass_fields__})
 
+
 def faulty_weights(d, **methods):
     cls = type("FaultyWeights", (SiteWeights,), methods)
-    return replace(d, weights=tuple(cls(**{n: getattr(w, n) for n in w.__dataclass_fields__}) for w in d.weights))
+    return replace(
+        d,
+        weights=tuple(cls(**{n: getattr(w, n) for n in w.__dataclass_fields__}) for w in d.weights),
+    )
 
-def last(d, **changed): return replace(d, weights=(*d.weights[:-1], replace(d.weights[-1], **{n: fn(getattr(d.weights[-1], n).clone()) for n, fn in changed.items()})))
+
+def last(d, **changed):
+    return replace(
+        d,
+        weights=(
+            *d.weights[:-1],
+            replace(
+                d.weights[-1],
+                **{n: fn(getattr(d.weights[-1], n).clone()) for n, fn in changed.items()},
+            ),
+        ),
+    )
+
 
 def put(at, value):
-    def fn(t): t[at] = value; return t
+    def fn(t):
+        t[at] = value
+        return t
+
     return fn
 
-def no_skip(w, fn): return SiteWeights(*(fn(getattr(w, n)) for n in TENSORS))
+
+def no_skip(w, fn):
+    return SiteWeights(*(fn(getattr(w, n)) for n in TENSORS))
+
 
 FAULTS = {
     "NaN in the encoder": ("weights are finite", lambda d: last(d, W_enc=put((0, 0), torch.nan))),
-    "NaN in the decoder": ("weights are finite", lambda d: last(d, W_dec=put((0, 0, 0), torch.nan))),
+    "NaN in the decoder": (
+        "weights are finite",
+        lambda d: last(d, W_dec=put((0, 0, 0), torch.nan)),
+    ),
     "infinite bias": ("weights are finite", lambda d: last(d, b_enc=put(0, torch.inf))),
-    "no bias": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc) * (z > self.threshold))),
-    "centred first": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h - 0.1))),
-    "above the threshold only what is more": ("encode is", lambda d: faulty_weights(d, encode=lambda self, h: torch.relu(self._fits(h) @ self.W_enc + self.b_enc - self.threshold))),
-    "NaN as codes": ("sparse codes", lambda d: faulty(d, encode=lambda self, s, h: (c := Dictionary.encode(self, s, h)) and replace(c, values=c.values * torch.nan))),
-    "one code a token": ("sparse codes", lambda d: faulty(d, encode=lambda self, s, h: Dictionary.encode(self, s, h).dense().sum(-1))),
-    "leaks": ("codes are 0 below", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h) + 1e-9)),
-    "threshold let through": ("thresholds are strict", lambda d: faulty_weights(d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc + self.b_enc) * (z >= self.threshold))),
-    "rectified output": ("decode is linear", lambda d: faulty(d, decode=lambda self, c, a={}: {t: h.relu() for t, h in Dictionary.decode(self, c, a).items()})),
-    "features out of order": ("decode adds", lambda d: faulty(d, decode=lambda self, c, a={}: Dictionary.decode(self, {s: x.flip(-1) for s, x in c.items()}, a))),
-    "targets out of order": ("decode adds", lambda d: faulty(d, decode=lambda self, c, a={}: dict(reversed(Dictionary.decode(self, c, a).items())))),
-    "a bias twice": ("decode adds", lambda d: faulty(d, written=lambda self, t, c, a={}: Dictionary.written(self, t, c, a) + self.weights[0].b_dec)),
-    "writes to its own layer alone": ("decode adds", lambda d: faulty(d, writes=lambda self, s: dict([next(iter(Dictionary.writes(self, s).items()))]))),
-    "a forward of its own": ("forward is", lambda d: faulty(d, forward=lambda self, a: {t: h * 1.001 for t, h in Dictionary.forward(self, a).items()})),
-    "a row of length 2": ("decoder rows", lambda d: last(d, W_dec=lambda t: torch.cat([t[:1] * 2, t[1:]]))),
-    "a row 1 % too long": ("decoder rows", lambda d: last(d, W_dec=lambda t: torch.cat([t[:1] * 1.01, t[1:]]))),
-    "a subset of its neighbours": ("a subset is exact", lambda d: faulty(d, subset=lambda self, f: Dictionary.subset(self, sorted({(i + 1) % self.n_features for i in f})))),
-    "a subset without labels": ("a subset is exact", lambda d: faulty(d, subset=lambda self, f: replace(Dictionary.subset(self, f), labels=()))),
-    "a subset that competes": ("a subset is exact", lambda d: faulty(d, subset=lambda self, f: faulty_weights(Dictionary.subset(self, f), encode=lambda w, h: (c := SiteWeights.encode(w, h)) * (c == c.amax(-1, keepdim=True))) if len(f) < self.n_features else self)),
+    "no bias": (
+        "encode is",
+        lambda d: faulty_weights(
+            d, encode=lambda self, h: (z := self._fits(h) @ self.W_enc) * (z > self.threshold)
+        ),
+    ),
+    "centred first": (
+        "encode is",
+        lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h - 0.1)),
+    ),
+    "above the threshold only what is more": (
+        "encode is",
+        lambda d: faulty_weights(
+            d,
+            encode=lambda self, h: torch.relu(
+                self._fits(h) @ self.W_enc + self.b_enc - self.threshold
+            ),
+        ),
+    ),
+    "NaN as codes": (
+        "sparse codes",
+        lambda d: faulty(
+            d,
+            encode=lambda self, s, h: (
+                (c := Dictionary.encode(self, s, h)) and replace(c, values=c.values * torch.nan)
+            ),
+        ),
+    ),
+    "one code a token": (
+        "sparse codes",
+        lambda d: faulty(
+            d, encode=lambda self, s, h: Dictionary.encode(self, s, h).dense().sum(-1)
+        ),
+    ),
+    "leaks": (
+        "codes are 0 below",
+        lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h) + 1e-9),
+    ),
+    "threshold let through": (
+        "thresholds are strict",
+        lambda d: faulty_weights(
+            d,
+            encode=lambda self, h: (
+                (z := self._fits(h) @ self.W_enc + self.b_enc) * (z >= self.threshold)
+            ),
+        ),
+    ),
+    "rectified output": (
+        "decode is linear",
+        lambda d: faulty(
+            d,
+            decode=lambda self, c, a={}: {
+                t: h.relu() for t, h in Dictionary.decode(self, c, a).items()
+            },
+        ),
+    ),
+    "features out of order": (
+        "decode adds",
+        lambda d: faulty(
+            d,
+            decode=lambda self, c, a={}: Dictionary.decode(
+                self, {s: x.flip(-1) for s, x in c.items()}, a
+            ),
+        ),
+    ),
+    "targets out of order": (
+        "decode adds",
+        lambda d: faulty(
+            d, decode=lambda self, c, a={}: dict(reversed(Dictionary.decode(self, c, a).items()))
+        ),
+    ),
+    "a bias twice": (
+        "decode adds",
+        lambda d: faulty(
+            d,
+            written=lambda self, t, c, a={}: (
+                Dictionary.written(self, t, c, a) + self.weights[0].b_dec
+            ),
+        ),
+    ),
+    "writes to its own layer alone": (
+        "decode adds",
+        lambda d: faulty(
+            d, writes=lambda self, s: dict([next(iter(Dictionary.writes(self, s).items()))])
+        ),
+    ),
+    "a forward of its own": (
+        "forward is",
+        lambda d: faulty(
+            d,
+            forward=lambda self, a: {t: h * 1.001 for t, h in Dictionary.forward(self, a).items()},
+        ),
+    ),
+    "a row of length 2": (
+        "decoder rows",
+        lambda d: last(d, W_dec=lambda t: torch.cat([t[:1] * 2, t[1:]])),
+    ),
+    "a row 1 % too long": (
+        "decoder rows",
+        lambda d: last(d, W_dec=lambda t: torch.cat([t[:1] * 1.01, t[1:]])),
+    ),
+    "a subset of its neighbours": (
+        "a subset is exact",
+        lambda d: faulty(
+            d,
+            subset=lambda self, f: Dictionary.subset(
+                self, sorted({(i + 1) % self.n_features for i in f})
+            ),
+        ),
+    ),
+    "a subset without labels": (
+        "a subset is exact",
+        lambda d: faulty(d, subset=lambda self, f: replace(Dictionary.subset(self, f), labels=())),
+    ),
+    "a subset that competes": (
+        "a subset is exact",
+        lambda d: faulty(
+            d,
+            subset=lambda self, f: (
+                faulty_weights(
+                    Dictionary.subset(self, f),
+                    encode=lambda w, h: (
+                        (c := SiteWeights.encode(w, h)) * (c == c.amax(-1, keepdim=True))
+                    ),
+                )
+                if len(f) < self.n_features
+                else self
+            ),
+        ),
+    ),
     "`to` loses the skip": ("types and devices", lambda d: faulty_weights(d, map=no_skip)),
-    "`to` rounds": ("types and devices", lambda d: faulty(d, to=lambda self, where: Dictionary.to(Dictionary.to(self, torch.float16), where))),
+    "`to` rounds": (
+        "types and devices",
+        lambda d: faulty(
+            d, to=lambda self, where: Dictionary.to(Dictionary.to(self, torch.float16), where)
+        ),
+    ),
     "`to` does nothing": ("types and devices", lambda d: faulty(d, to=lambda self, where: self)),
-    "a folder loses its labels": ("a folder comes back", lambda d: faulty(replace(d, labels=tuple(f"named {i}" for i in range(d.n_features))), load=classmethod(lambda cls, folder: replace(Dictionary.load(folder), labels=())))),
-    "a folder in half precision": ("a folder comes back", lambda d: faulty(d, save=lambda self, folder: Dictionary.save(Dictionary.to(self, torch.float16), folder))),
-    "a folder that is not written": ("a folder comes back", lambda d: faulty(d, save=lambda self, folder: None)),
-    "any width": ("what doesn't fit", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h[..., :self.d]))),
-    "any type": ("what doesn't fit", lambda d: faulty_weights(d, encode=lambda self, h: SiteWeights.encode(self, h.to(self.W_enc.dtype)))),
-    "torch's own message": ("what doesn't fit", lambda d: faulty_weights(d, encode=lambda self, h: (z := h @ self.W_enc + self.b_enc) * (z > self.threshold))),
-    "weights of two types": ("what doesn't fit", lambda d: faulty_weights(d, __post_init__=lambda self: None)),
+    "a folder loses its labels": (
+        "a folder comes back",
+        lambda d: faulty(
+            replace(d, labels=tuple(f"named {i}" for i in range(d.n_features))),
+            load=classmethod(lambda cls, folder: replace(Dictionary.load(folder), labels=())),
+        ),
+    ),
+    "a folder in half precision": (
+        "a folder comes back",
+        lambda d: faulty(
+            d, save=lambda self, folder: Dictionary.save(Dictionary.to(self, torch.float16), folder)
+        ),
+    ),
+    "a folder that is not written": (
+        "a folder comes back",
+        lambda d: faulty(d, save=lambda self, folder: None),
+    ),
+    "any width": (
+        "what doesn't fit",
+        lambda d: faulty_weights(
+            d, encode=lambda self, h: SiteWeights.encode(self, h[..., : self.d])
+        ),
+    ),
+    "any type": (
+        "what doesn't fit",
+        lambda d: faulty_weights(
+            d, encode=lambda self, h: SiteWeights.encode(self, h.to(self.W_enc.dtype))
+        ),
+    ),
+    "torch's own message": (
+        "what doesn't fit",
+        lambda d: faulty_weights(
+            d, encode=lambda self, h: (z := h @ self.W_enc + self.b_enc) * (z > self.threshold)
+        ),
+    ),
+    "weights of two types": (
+        "what doesn't fit",
+        lambda d: faulty_weights(d, __post_init__=lambda self: None),
+    ),
 }
+
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault):
     check, plant = FAULTS[fault]
     d = truth("llama clt, skip, from the residual stream").d
-    with pytest.raises(InterpkitError) as e: check_dictionary(plant(d))
-    assert e.value.code == 65 and check in e.value.asked and e.value.given and e.value.mend, str(e.value)
+    with pytest.raises(InterpkitError) as e:
+        check_dictionary(plant(d))
+    assert e.value.code == 65 and check in e.value.asked and e.value.given and e.value.mend, str(
+        e.value
+    )
 
-@pytest.mark.parametrize("name, check, plant", [
-    ("llama transcoder", "sites exist", lambda d: replace(d, targets=(Site("model.layers.9.mlp"),))),
-    ("llama transcoder", "sites exist", lambda d: replace(d, targets=(Site("model.layers.1.mlp.gate_proj"),))),
-    ("llama transcoder", "replacement model", lambda d: replace(d, targets=(Site("model.layers.0.mlp"),))),
-    ("llama transcoder", "attributions", lambda d: last(d, b_dec=lambda t: t.fill_(3e38)))])
+
+@pytest.mark.parametrize(
+    "name, check, plant",
+    [
+        (
+            "llama transcoder",
+            "sites exist",
+            lambda d: replace(d, targets=(Site("model.layers.9.mlp"),)),
+        ),
+        (
+            "llama transcoder",
+            "sites exist",
+            lambda d: replace(d, targets=(Site("model.layers.1.mlp.gate_proj"),)),
+        ),
+        (
+            "llama transcoder",
+            "replacement model",
+            lambda d: replace(d, targets=(Site("model.layers.0.mlp"),)),
+        ),
+        ("llama transcoder", "attributions", lambda d: last(d, b_dec=lambda t: t.fill_(3e38))),
+    ],
+)
 def test_a_dictionary_that_does_not_fit_the_release_is_found(name, check, plant):
     t = truth(name)
-    with pytest.raises(InterpkitError) as e: check_dictionary(plant(t.d), t.release, held_out(name))
+    with pytest.raises(InterpkitError) as e:
+        check_dictionary(plant(t.d), t.release, held_out(name))
     assert e.value.code == 65 and check in e.value.asked, str(e.value)
+
 
 class Steep(nn.Module):
     "Finite as it is, and not where activations are large."
-    def __init__(self): super().__init__(); self.first, self.head = nn.Linear(5, 10), nn.Linear(10, 1)
-    def forward(self, x): return self.head(self.first(x).exp())
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 10), nn.Linear(10, 1)
+
+    def forward(self, x):
+        return self.head(self.first(x).exp())
+
 
 def test_a_replacement_that_overflows_is_found():
     torch.manual_seed(0)
-    release, d = Release.from_module(Steep(), sites=["first:out"], device="cpu"), made(spec("transcoder", ["first:in"], ["first:out"], 5, d_out=10))
+    release, d = (
+        Release.from_module(Steep(), sites=["first:out"], device="cpu"),
+        made(spec("transcoder", ["first:in"], ["first:out"], 5, d_out=10)),
+    )
     assert asked(check_dictionary(d, release, rows("net"))) == HOLDS
-    with pytest.raises(InterpkitError, match="30 of 30 rows") as e: check_dictionary(last(d, b_dec=lambda t: t.fill_(200.0)), release, rows("net"))
+    with pytest.raises(InterpkitError, match="30 of 30 rows") as e:
+        check_dictionary(last(d, b_dec=lambda t: t.fill_(200.0)), release, rows("net"))
     assert e.value.code == 65 and "replacement model" in e.value.asked
+
 
 def test_a_canary_of_nothing_is_found():
     t = truth("llama transcoder")
-    with pytest.raises(InterpkitError, match="nothing but zeros") as e: check_dictionary(t.d, t.release, world(60).rows)
+    with pytest.raises(InterpkitError, match="nothing but zeros") as e:
+        check_dictionary(t.d, t.release, world(60).rows)
     assert e.value.code == 65 and "canary" in e.value.asked
+
 
 def test_what_is_asked_wrongly():
     t = truth("llama transcoder")
     for args in ((t.d, t.release), (t.d, t.release, t.rows.head(0)), (t.d.weights[0],)):
-        with pytest.raises(InterpkitError) as e: check_dictionary(*args)
+        with pytest.raises(InterpkitError) as e:
+            check_dictionary(*args)
         assert e.value.code == 64

@@ -1,4 +1,5 @@
 "The wheel, alone, outside of the checkout: installed into a venv that sees only the dependencies, it runs a job and holds what it promises."
+
 import os
 import shutil
 import subprocess
@@ -11,19 +12,44 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     "The built wheel; from a copy, so that the checkout stays as it is."
     at = tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    tracked = (
+        subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        .stdout.decode()
+        .split("\0")
+    )
     for name in filter(None, tracked):
         if name.startswith(("interpkit/", "nbs/jobs/")) or "/" not in name:
-            if not (ROOT / name).is_file(): continue
+            if not (ROOT / name).is_file():
+                continue
             (at / "src" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, at / "src" / name)
-    done = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(at), str(at / "src")], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(at),
+            str(at / "src"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return next(at.glob("*.whl"))
+
 
 @pytest.fixture(scope="module")
 def venv(wheel, tmp_path_factory):
@@ -31,33 +57,77 @@ def venv(wheel, tmp_path_factory):
     at = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(at)], check=True)
     site = next(at.glob("lib/python*/site-packages"))
-    with zipfile.ZipFile(wheel) as z: z.extractall(site)
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # a plain path: the editable install of the checkout is not followed
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(site)
+    (site / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib") + "\n"
+    )  # a plain path: the editable install of the checkout is not followed
     return at / "bin" / "python"
 
+
 def python(venv, *args, cwd, **kw):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "JUPYTER"))} | dict(HF_HUB_OFFLINE="1", PATH=f"{venv.parent}:/usr/bin:/bin")
-    return subprocess.run([venv, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **kw)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "JUPYTER"))} | dict(
+        HF_HUB_OFFLINE="1", PATH=f"{venv.parent}:/usr/bin:/bin"
+    )
+    return subprocess.run(
+        [venv, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **kw
+    )
+
 
 def test_the_wheel_holds_package_and_job_notebooks_and_nothing_else(wheel):
-    with zipfile.ZipFile(wheel) as z: names = z.namelist()
+    with zipfile.ZipFile(wheel) as z:
+        names = z.namelist()
     tops = {n.split("/")[0] for n in names}
-    assert tops == {"interpkit", next(t for t in tops if t.endswith(".dist-info"))} and any(t.startswith("interpkit_notebooks-") for t in tops)
-    assert {f"interpkit/jobs/{j}.ipynb" for j in ("preflight", "train_sae", "drift", "report")} <= set(names)
-    assert {f"interpkit/{p.relative_to(ROOT / 'interpkit').as_posix()}" for p in (ROOT / "interpkit").rglob("*.py")} <= set(names)
+    assert tops == {"interpkit", next(t for t in tops if t.endswith(".dist-info"))} and any(
+        t.startswith("interpkit_notebooks-") for t in tops
+    )
+    assert {
+        f"interpkit/jobs/{j}.ipynb" for j in ("preflight", "train_sae", "drift", "report")
+    } <= set(names)
+    assert {
+        f"interpkit/{p.relative_to(ROOT / 'interpkit').as_posix()}"
+        for p in (ROOT / "interpkit").rglob("*.py")
+    } <= set(names)
     assert wheel.stat().st_size < 2**20
 
+
 def test_the_installed_wheel_is_what_is_imported(venv, tmp_path):
-    done = python(venv, "-c", "import interpkit; print(interpkit.__file__, interpkit.__version__)", cwd=tmp_path)
+    done = python(
+        venv,
+        "-c",
+        "import interpkit; print(interpkit.__file__, interpkit.__version__)",
+        cwd=tmp_path,
+    )
     assert str(venv.parent.parent) in done.stdout, done.stdout + done.stderr
 
+
 def test_a_check_runs_from_the_wheel_outside_of_the_checkout(venv, tiny, tmp_path):
-    done = python(venv, "-m", "interpkit.release.cli", "check", "--old", tiny.v1, "--new", tiny.v2, "--data", tiny.data, "--dictionary", tiny.dictionary_folder, cwd=tmp_path)
+    done = python(
+        venv,
+        "-m",
+        "interpkit.release.cli",
+        "check",
+        "--old",
+        tiny.v1,
+        "--new",
+        tiny.v2,
+        "--data",
+        tiny.data,
+        "--dictionary",
+        tiny.dictionary_folder,
+        cwd=tmp_path,
+    )
     assert done.returncode == 10, done.stdout + done.stderr
     assert (tmp_path / "runs" / "v1--v2" / "report.html").exists() and "FAIL, REVIEW" in done.stdout
     done = python(venv, "-m", "interpkit.release.cli", "jobs", cwd=tmp_path)
     assert str(venv.parent.parent) in done.stdout
 
+
 def test_importing_the_package_is_quick_and_takes_no_torch(venv, tmp_path):
-    done = python(venv, "-c", "import sys, interpkit\nheavy = {'torch', 'jax', 'sae_lens', 'transformer_lens', 'transformers', 'pandas'} & set(sys.modules)\nprint(heavy)", cwd=tmp_path)
+    done = python(
+        venv,
+        "-c",
+        "import sys, interpkit\nheavy = {'torch', 'jax', 'sae_lens', 'transformer_lens', 'transformers', 'pandas'} & set(sys.modules)\nprint(heavy)",
+        cwd=tmp_path,
+    )
     assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -29,17 +29,26 @@ from .errors import ExitCode, InterpkitError, bad_parameter, invalid
 # %% ../../nbs/00_core/01_artefacts.ipynb #9f2f9231
 def digest_file(path) -> str:
     "SHA-256 of a file, in hex."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def _plain(x):
-    if isinstance(x, np.generic): return x.item()
-    if isinstance(x, np.ndarray): return x.tolist()
-    if isinstance(x, (Path, pd.Timestamp)): return str(x)
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, np.ndarray):
+        return x.tolist()
+    if isinstance(x, (Path, pd.Timestamp)):
+        return str(x)
     raise TypeError(f"{type(x).__name__} has no JSON form")
+
 
 def canonical(obj) -> bytes:
     "JSON with sorted keys and no spaces: the same bytes for the same value in every process."
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain).encode()
+    return json.dumps(
+        obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
+    ).encode()
+
 
 def digest_json(obj) -> str:
     "SHA-256 of the canonical JSON of `obj`."
@@ -47,16 +56,27 @@ def digest_json(obj) -> str:
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #63bbc676
 def _value(v):
-    if isinstance(v, np.ndarray): return v.tolist()
-    if isinstance(v, np.generic): return v.item()
-    return v if isinstance(v, (list, int, float, bool, type(None))) else list(v) if isinstance(v, tuple) else str(v)
+    if isinstance(v, np.ndarray):
+        return v.tolist()
+    if isinstance(v, np.generic):
+        return v.item()
+    return (
+        v
+        if isinstance(v, (list, int, float, bool, type(None)))
+        else list(v)
+        if isinstance(v, tuple)
+        else str(v)
+    )
+
 
 def _column_bytes(x: pd.Series) -> tuple[str, bytes]:
     "Type and bytes of a column: numbers as they lie in memory, everything else as JSON."
     values = x.to_numpy()
-    if values.dtype != object and isinstance(x.dtype, np.dtype): return str(values.dtype), np.ascontiguousarray(values).tobytes()
+    if values.dtype != object and isinstance(x.dtype, np.dtype):
+        return str(values.dtype), np.ascontiguousarray(values).tobytes()
     missing = x.isna().to_numpy()
     return "values", canonical([None if m else _value(v) for m, v in zip(missing, values)])
+
 
 def digest_frame(df: pd.DataFrame) -> str:
     "SHA-256 over columns (by name), types and values of a data frame in the order of its rows; its index does not count. Columns of lists are supported."
@@ -72,20 +92,41 @@ def six(x: float) -> float:
     return float(f"{x:.6g}")
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #8edeb98b
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
+FULL = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+
 
 def storage_error(what, error: Exception) -> InterpkitError:
     "The error of storage that failed: 75 where another try may go well, 64 where the place can't be written to."
     text, number = getattr(error, "strerror", None) or str(error), _errno(error)
-    if number in LOCKED | {errno.ENOENT}: return bad_parameter(f"a place that can be written to: {what}", text, "choose another folder")
-    return InterpkitError(f"to write {what}", f"{type(error).__name__}: {text}", "free some space or choose another folder, then run the same command again", ExitCode.RETRY)
+    if number in LOCKED | {errno.ENOENT}:
+        return bad_parameter(
+            f"a place that can be written to: {what}", text, "choose another folder"
+        )
+    return InterpkitError(
+        f"to write {what}",
+        f"{type(error).__name__}: {text}",
+        "free some space or choose another folder, then run the same command again",
+        ExitCode.RETRY,
+    )
+
 
 def _errno(error: Exception):
     "The number of a storage error, also of one that a library has wrapped ('... (os error 28)'); None for other errors."
-    if isinstance(error, OSError) and error.errno is not None: return error.errno
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
     found = re.search(r"os error (\d+)|errno (\d+)", str(error), re.IGNORECASE)
     return int(found[1] or found[2]) if found else None
+
 
 def is_storage_error(error: Exception) -> bool:
     "Whether an error of any library says that storage failed."
@@ -94,80 +135,146 @@ def is_storage_error(error: Exception) -> bool:
 # %% ../../nbs/00_core/01_artefacts.ipynb #f2323146
 def _sync(path):
     fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
 
 def aside_name(path: Path) -> Path:
     "A new name beside `path` that says which process it belongs to."
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.aside")
+    return path.with_name(
+        f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.aside"
+    )
+
 
 def _abandoned(path: Path) -> bool:
     "Whether what lies aside has no owner any more: its process is gone, or it is older than a day."
     host, pid = path.name.rsplit(".", 4)[-4:-2]
-    if time.time() - path.lstat().st_mtime > 86400: return True
-    if host != socket.gethostname().rsplit(".", 1)[-1]: return False
-    try: os.kill(int(pid), 0)
-    except ProcessLookupError: return True
-    except (PermissionError, ValueError): pass
+    if time.time() - path.lstat().st_mtime > 86400:
+        return True
+    if host != socket.gethostname().rsplit(".", 1)[-1]:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, ValueError):
+        pass
     return False
+
 
 def remove_leftovers(path):
     "Remove what killed writers of `path` have left beside it."
     path = Path(path)
     for left in path.parent.glob(f".{_escape(path.name)}.*.aside"):
-        if _abandoned(left): shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        if _abandoned(left):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(
+                missing_ok=True
+            )
 
-def _escape(name: str) -> str: return re.sub(r"([*?\[])", r"[\1]", name)
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #c9f7c2f9
 def write_json(path, obj) -> Path:
     "Write JSON atomically: sorted keys, one value a line; NaN and infinity are refused."
     path = Path(path)
-    try: text = json.dumps(obj, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-    except ValueError as e: raise invalid(f"finite numbers in {path.name}", str(e), "find out where the NaN comes from") from None
+    try:
+        text = (
+            json.dumps(
+                obj, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False, default=_plain
+            )
+            + "\n"
+        )
+    except ValueError as e:
+        raise invalid(
+            f"finite numbers in {path.name}", str(e), "find out where the NaN comes from"
+        ) from None
     aside = aside_name(path)
     try:
         remove_leftovers(path)
-        aside.write_text(text, encoding="utf-8"); _sync(aside)
-        os.replace(aside, path); _sync(path.parent)
-    except OSError as e: raise storage_error(path, e) from e
-    finally: aside.unlink(missing_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except OSError as e:
+        raise storage_error(path, e) from e
+    finally:
+        aside.unlink(missing_ok=True)
     return path
+
 
 def read_json(path):
     "Read JSON; one clear error where the file is missing or broken."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e: raise invalid(f"the file {path}", e.strerror or type(e).__name__, "check the path, or run again the step that writes it") from None
-    except ValueError as e: raise invalid(f"JSON in {path}", str(e), "restore the file, or run again the step that writes it") from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise invalid(
+            f"the file {path}",
+            e.strerror or type(e).__name__,
+            "check the path, or run again the step that writes it",
+        ) from None
+    except ValueError as e:
+        raise invalid(
+            f"JSON in {path}", str(e), "restore the file, or run again the step that writes it"
+        ) from None
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #1593c5ba
 def _files(folder: Path) -> dict:
     "Name -> path of all files of an artefact but its own manifest."
-    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()}
+    found = {
+        p.relative_to(folder).as_posix(): p
+        for p in sorted(folder.rglob("*"))
+        if p.is_symlink() or not p.is_dir()
+    }
     return {n: p for n, p in found.items() if n != "manifest.json"}
+
 
 def write_manifest(folder, kind: str):
     "Write `manifest.json`: the kind of artefact and the digest of each file; everything is flushed to the disk."
     folder = Path(folder)
     files = _files(folder)
-    for p in files.values(): _sync(p)
-    write_json(folder / "manifest.json", dict(kind=kind, files={n: digest_file(p) for n, p in files.items()}))
-    for p in [*(d for d in folder.rglob("*") if d.is_dir()), folder]: _sync(p)
+    for p in files.values():
+        _sync(p)
+    write_json(
+        folder / "manifest.json",
+        dict(kind=kind, files={n: digest_file(p) for n, p in files.items()}),
+    )
+    for p in [*(d for d in folder.rglob("*") if d.is_dir()), folder]:
+        _sync(p)
+
 
 def _kind_of(folder: Path) -> str:
     "What stands in a place, in words."
-    if not folder.is_dir(): return "a file"
-    try: return read_json(folder / "manifest.json")["kind"]
-    except (InterpkitError, KeyError, TypeError): return "a folder of something else" if any(folder.iterdir()) else ""
+    if not folder.is_dir():
+        return "a file"
+    try:
+        return read_json(folder / "manifest.json")["kind"]
+    except (InterpkitError, KeyError, TypeError):
+        return "a folder of something else" if any(folder.iterdir()) else ""
+
 
 def _begin(folder: Path, tmp: Path, kind: str, overwrite: bool):
     "An empty folder beside a place that is free, or holds what may be replaced."
     recover(folder)
-    if folder.exists() and not overwrite: raise invalid(f"a new folder for the {kind}", f"{folder} exists", "choose another folder, or remove this one")
-    if folder.exists() and (found := _kind_of(folder)) not in ("", kind): raise invalid(f"an older {kind} to replace", f"{folder} is {found}", "choose another folder, or remove this one")
+    if folder.exists() and not overwrite:
+        raise invalid(
+            f"a new folder for the {kind}",
+            f"{folder} exists",
+            "choose another folder, or remove this one",
+        )
+    if folder.exists() and (found := _kind_of(folder)) not in ("", kind):
+        raise invalid(
+            f"an older {kind} to replace",
+            f"{folder} is {found}",
+            "choose another folder, or remove this one",
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     tmp.mkdir()
+
 
 @contextmanager
 def new_artefact(folder, kind: str, overwrite: bool = False):
@@ -175,45 +282,68 @@ def new_artefact(folder, kind: str, overwrite: bool = False):
     folder = Path(folder)
     tmp = aside_name(folder)
     try:
-        try: _begin(folder, tmp, kind, overwrite)
-        except OSError as e: raise storage_error(folder, e) from e
+        try:
+            _begin(folder, tmp, kind, overwrite)
+        except OSError as e:
+            raise storage_error(folder, e) from e
         yield tmp
         write_manifest(tmp, kind)
         _place(tmp, folder)
     except Exception as e:
-        if is_storage_error(e): raise storage_error(folder, e) from e
+        if is_storage_error(e):
+            raise storage_error(folder, e) from e
         raise
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #a6c393f2
 def _exchange(a: Path, b: Path) -> bool:
     "Let two folders change names in one step (Linux: renameat2 with RENAME_EXCHANGE); False where that is not possible."
     libc = ctypes.CDLL(None) if os.name == "posix" else None
-    return hasattr(libc, "renameat2") and libc.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0
+    return (
+        hasattr(libc, "renameat2")
+        and libc.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0
+    )
 
-def _old(folder: Path) -> Path: return folder.with_name(f".{folder.name}.old")
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
 
 def _place(tmp: Path, folder: Path):
-    if not folder.exists(): os.rename(tmp, folder)
+    if not folder.exists():
+        os.rename(tmp, folder)
     elif not _exchange(tmp, folder):
         os.rename(folder, _old(folder))
-        try: os.rename(tmp, folder)
-        finally: recover(folder)
+        try:
+            os.rename(tmp, folder)
+        finally:
+            recover(folder)
     _sync(folder.parent)
+
 
 def recover(folder):
     "Finish a replacement that was interrupted: the older folder comes back where no newer one has taken its place."
     folder = Path(folder)
-    if not (old := _old(folder)).is_dir(): return
-    if folder.exists(): shutil.rmtree(old, ignore_errors=True)
-    else: os.rename(old, folder)
+    if not (old := _old(folder)).is_dir():
+        return
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(old, folder)
 
 # %% ../../nbs/00_core/01_artefacts.ipynb #e7ac94bf
 def read_manifest(folder) -> dict:
     "The manifest of an artefact: `kind` and `files`."
     found = read_json(Path(folder) / "manifest.json")
-    if not isinstance(found, dict) or not isinstance(found.get("files"), dict): raise invalid(f"a manifest in {folder}", "JSON of another form", "restore the folder from where it was kept")
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        raise invalid(
+            f"a manifest in {folder}",
+            "JSON of another form",
+            "restore the folder from where it was kept",
+        )
     return found
+
 
 def check_artefact(folder) -> list[str]:
     "What is wrong with an artefact's files, one line each; empty where all digests hold."
@@ -221,16 +351,42 @@ def check_artefact(folder) -> list[str]:
     recover(folder)
     manifest, found = read_manifest(folder)["files"], _files(folder)
     links = [f"{n} is a link" for n, p in found.items() if p.is_symlink()]
-    return (links + [f"{n} is missing" for n in manifest if n not in found] + [f"{n} was added" for n in found if n not in manifest]
-            + [f"{n} was changed" for n, d in manifest.items() if n in found and not found[n].is_symlink() and digest_file(found[n]) != d])
+    return (
+        links
+        + [f"{n} is missing" for n in manifest if n not in found]
+        + [f"{n} was added" for n in found if n not in manifest]
+        + [
+            f"{n} was changed"
+            for n, d in manifest.items()
+            if n in found and not found[n].is_symlink() and digest_file(found[n]) != d
+        ]
+    )
+
 
 def open_artefact(folder, kind: str = None) -> Path:
     "The folder, after its manifest was verified."
-    folder, what = Path(folder), f"{'an' if (kind or 'a')[0] in 'aeiou' else 'a'} {kind or 'artefact'}"
+    folder, what = (
+        Path(folder),
+        f"{'an' if (kind or 'a')[0] in 'aeiou' else 'a'} {kind or 'artefact'}",
+    )
     recover(folder)
-    if not folder.is_dir(): raise invalid(f"{what} folder", f"{folder} is no folder", "check the path")
-    if not (folder / "manifest.json").exists(): raise invalid(f"{what} folder with manifest.json", f"none in {folder}", "pass a folder that interpkit wrote")
+    if not folder.is_dir():
+        raise invalid(f"{what} folder", f"{folder} is no folder", "check the path")
+    if not (folder / "manifest.json").exists():
+        raise invalid(
+            f"{what} folder with manifest.json",
+            f"none in {folder}",
+            "pass a folder that interpkit wrote",
+        )
     found = read_manifest(folder).get("kind")
-    if kind and found != kind: raise invalid(f"a {kind} folder", f"a {found} folder: {folder}", f"pass the folder of a {kind}")
-    if problems := check_artefact(folder): raise invalid(f"{folder} as it was written", "; ".join(problems), "restore it from where it was kept, or make it again")
+    if kind and found != kind:
+        raise invalid(
+            f"a {kind} folder", f"a {found} folder: {folder}", f"pass the folder of a {kind}"
+        )
+    if problems := check_artefact(folder):
+        raise invalid(
+            f"{folder} as it was written",
+            "; ".join(problems),
+            "restore it from where it was kept, or make it again",
+        )
     return folder

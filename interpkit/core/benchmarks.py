@@ -20,27 +20,56 @@ def bar(what: str, goal: str, measured, holds: bool) -> dict:
     "One promise of a benchmark: in words, its goal, what was measured, and whether it holds."
     return dict(what=what, goal=goal, measured=measured, holds=bool(holds))
 
+
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "transformers", "sae-lens")
+
 
 def environment() -> dict:
     "What a measurement depends on: processor, cores, system and package versions. No host name and no path."
-    found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"] and d.metadata["Name"].lower() in PACKAGES}
-    return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(), cores=os.cpu_count(), packages=found)
+    found = {
+        d.metadata["Name"].lower(): d.version
+        for d in metadata.distributions()
+        if d.metadata["Name"] and d.metadata["Name"].lower() in PACKAGES
+    }
+    return dict(
+        python=platform.python_version(),
+        system=platform.system(),
+        machine=platform.machine(),
+        cores=os.cpu_count(),
+        packages=found,
+    )
+
 
 def commit() -> str:
     "The commit of the working directory, with '+' where files differ from it; 'unknown' outside of a repository."
     git = lambda *args: subprocess.run(["git", *args], capture_output=True, text=True)
-    try: head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except OSError: return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"
+    try:
+        head, changed = (
+            git("rev-parse", "--short=12", "HEAD"),
+            git("status", "--porcelain", "--untracked-files=no"),
+        )
+    except OSError:
+        return "unknown"
+    return (
+        head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+        if head.returncode == 0
+        else "unknown"
+    )
 
 # %% ../../nbs/00_core/04_benchmarks.ipynb #5f3ebe41
-def write_benchmark(name: str,         # also the name of the file
-                    rows: list[dict],  # what was measured, one dict a row
-                    bars: list[dict],  # what was promised: see `bar`
-                    folder="results") -> Path:
+def write_benchmark(
+    name: str,  # also the name of the file
+    rows: list[dict],  # what was measured, one dict a row
+    bars: list[dict],  # what was promised: see `bar`
+    folder="results",
+) -> Path:
     "Write `folder`/`name`.json with date, commit and environment; NaN is refused."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    return write_json(folder / f"{name}.json", dict(name=name, date=date, commit=commit(), environment=environment(), rows=rows, bars=bars))
+    return write_json(
+        folder / f"{name}.json",
+        dict(
+            name=name, date=date, commit=commit(), environment=environment(), rows=rows, bars=bars
+        ),
+    )

@@ -17,13 +17,16 @@ from .statistics import clopper_pearson, outcome, ratio_interval
 @dataclass(frozen=True)
 class Population:
     "Sequences to draw from. Sizes and changes are lognormal."
+
     name: str
-    tail: float = 1.0      # sigma of log(change): 1.0 is a relative spread of 1.3 and a kurtosis of 114
-    sizes: float = 0.5     # sigma of log(size)
+    tail: float = 1.0  # sigma of log(change): 1.0 is a relative spread of 1.3 and a kurtosis of 114
+    sizes: float = 0.5  # sigma of log(size)
     together: float = 0.0  # correlation of log(size) and log(change)
-    heavy: float = 0.0     # share of the sequences that weigh 20, the others weigh 1
-    per_group: float = 1.0 # sequences a group, on average; 70 % of the variance of log(change) is the group's
-    rare: float = 1.0      # share of the sequences that change at all
+    heavy: float = 0.0  # share of the sequences that weigh 20, the others weigh 1
+    per_group: float = (
+        1.0  # sequences a group, on average; 70 % of the variance of log(change) is the group's
+    )
+    rare: float = 1.0  # share of the sequences that change at all
 
     @property
     def spread(self) -> float:
@@ -32,33 +35,83 @@ class Population:
 
     def draw(self, rng, n: int, share: float) -> dict:
         "Columns for `ratio_interval`, of `n` groups whose true ratio is `share`."
-        group = np.repeat(np.arange(n), rng.geometric(1 / self.per_group, n)) if self.per_group > 1 else np.arange(n)
+        group = (
+            np.repeat(np.arange(n), rng.geometric(1 / self.per_group, n))
+            if self.per_group > 1
+            else np.arange(n)
+        )
         N, own = len(group), math.sqrt(0.3) if self.per_group > 1 else 1.0
         z, e = rng.normal(size=N), own * rng.normal(size=N)
-        if self.per_group > 1: e += math.sqrt(0.7) * rng.normal(size=n)[group]
+        if self.per_group > 1:
+            e += math.sqrt(0.7) * rng.normal(size=n)[group]
         log_change = self.tail * (self.together * z + math.sqrt(1 - self.together**2) * e)
         size = np.exp(self.sizes * z - self.sizes**2 / 2)
-        change = np.exp(log_change - self.tail**2 / 2 - self.tail * self.sizes * self.together) * (rng.random(N) < self.rare) / self.rare
+        change = (
+            np.exp(log_change - self.tail**2 / 2 - self.tail * self.sizes * self.together)
+            * (rng.random(N) < self.rare)
+            / self.rare
+        )
         weight = np.where(rng.random(N) < self.heavy, 20.0, 1.0)
-        return dict(numerator=share * size * change, denominator=size, weight=weight, group=group if self.per_group > 1 else None)
+        return dict(
+            numerator=share * size * change,
+            denominator=size,
+            weight=weight,
+            group=group if self.per_group > 1 else None,
+        )
 
-PROMISED = (Population("heavy tails"), Population("several sequences a customer", per_group=3.0), Population("half of the sequences weigh 20:1", heavy=0.5))
-BEYOND = (Population("heavier tails", tail=1.5), Population("large sequences change more", sizes=1.0, together=0.7),
-          Population("one sequence in five weighs 20:1", heavy=0.2), Population("one sequence in twenty changes", tail=0.0, rare=0.05))
+
+PROMISED = (
+    Population("heavy tails"),
+    Population("several sequences a customer", per_group=3.0),
+    Population("half of the sequences weigh 20:1", heavy=0.5),
+)
+BEYOND = (
+    Population("heavier tails", tail=1.5),
+    Population("large sequences change more", sizes=1.0, together=0.7),
+    Population("one sequence in five weighs 20:1", heavy=0.2),
+    Population("one sequence in twenty changes", tail=0.0, rare=0.05),
+)
 
 # %% ../../nbs/00_core/02a_error_rates.ipynb #0e9451e2
-def check_once(population: Population, rng, n: int, limit: float, statements: int, truth: float = 1.0, alpha: float = 0.01) -> str:
+def check_once(
+    population: Population,
+    rng,
+    n: int,
+    limit: float,
+    statements: int,
+    truth: float = 1.0,
+    alpha: float = 0.01,
+) -> str:
     "PASS, FAIL or INCONCLUSIVE of one simulated check on `n` groups."
     columns = population.draw(rng, n, truth * limit)
     unchanged = columns | dict(numerator=np.zeros(len(columns["numerator"])))
-    found = [outcome(ratio_interval(**c, alpha=alpha, statements=statements), limit)[0] for c in (columns, unchanged)]
+    found = [
+        outcome(ratio_interval(**c, alpha=alpha, statements=statements), limit)[0]
+        for c in (columns, unchanged)
+    ]
     return next(o for o in ("FAIL", "INCONCLUSIVE", "PASS") if o in found)
 
-def error_rate(population: Population, n: int, limit: float = 0.25, statements: int = 4, truth: float = 1.0, checks: int = 3000, seed: int = 0) -> dict:
+
+def error_rate(
+    population: Population,
+    n: int,
+    limit: float = 0.25,
+    statements: int = 4,
+    truth: float = 1.0,
+    checks: int = 3000,
+    seed: int = 0,
+) -> dict:
     "Shares of FAIL and PASS in simulated checks, with the ends of their 95 % Clopper-Pearson bounds."
     rng = np.random.default_rng(seed)
     found = [check_once(population, rng, n, limit, statements, truth) for _ in range(checks)]
-    row = dict(population=population.name, n=n, limit=limit, statements=statements, truth=truth, checks=checks)
+    row = dict(
+        population=population.name,
+        n=n,
+        limit=limit,
+        statements=statements,
+        truth=truth,
+        checks=checks,
+    )
     for o in ("FAIL", "PASS"):
         low, high = clopper_pearson(found.count(o), checks)
         row |= {o: found.count(o) / checks, f"{o}_at_least": low, f"{o}_at_most": high}

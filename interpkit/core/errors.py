@@ -12,31 +12,39 @@ from enum import IntEnum
 # %% ../../nbs/00_core/00_errors.ipynb #257f5070
 class ExitCode(IntEnum):
     "What `ipk` and every job exit with. Only `RETRY` is worth a second try with the same input."
-    PASS = 0             # REUSE or ADAPT
-    ERROR = 1            # a defect of interpkit or of its surroundings
-    FAIL = 10            # REVIEW or RETRAIN
-    INCONCLUSIVE = 11    # COLLECT
+
+    PASS = 0  # REUSE or ADAPT
+    ERROR = 1  # a defect of interpkit or of its surroundings
+    FAIL = 10  # REVIEW or RETRAIN
+    INCONCLUSIVE = 11  # COLLECT
     BAD_PARAMETERS = 64  # a misspelt flag, a value of the wrong type
-    INVALID = 65         # the question could not be asked: unfit dictionary, broken data, tampered evidence
-    RETRY = 75           # dead kernel, time-out, storage
+    INVALID = (
+        65  # the question could not be asked: unfit dictionary, broken data, tampered evidence
+    )
+    RETRY = 75  # dead kernel, time-out, storage
 
 # %% ../../nbs/00_core/00_errors.ipynb #8fa1ff91
 class InterpkitError(Exception):
     "The one error of interpkit: what was `asked`, what was `given`, and what `mend`s it."
-    def __init__(self,
-                 asked: str,  # what the caller wanted, or what the code expected
-                 given: str,  # what was found instead
-                 mend: str,   # the command, argument or file that mends it
-                 code: ExitCode = ExitCode.ERROR):  # what a process that stops here exits with
+
+    def __init__(
+        self,
+        asked: str,  # what the caller wanted, or what the code expected
+        given: str,  # what was found instead
+        mend: str,  # the command, argument or file that mends it
+        code: ExitCode = ExitCode.ERROR,
+    ):  # what a process that stops here exits with
         self.asked, self.given, self.mend, self.code = asked, given, mend, ExitCode(code)
         super().__init__(asked, given, mend, int(code))
 
-    def __str__(self): return f"asked: {self.asked}\ngiven: {self.given}\nmend:  {self.mend}"
+    def __str__(self):
+        return f"asked: {self.asked}\ngiven: {self.given}\nmend:  {self.mend}"
 
 # %% ../../nbs/00_core/00_errors.ipynb #45bae7f1
 def bad_parameter(asked: str, given: str, mend: str) -> InterpkitError:
     "An error with exit code 64, to be raised before anything ran."
     return InterpkitError(asked, given, mend, ExitCode.BAD_PARAMETERS)
+
 
 def invalid(asked: str, given: str, mend: str) -> InterpkitError:
     "An error with exit code 65: no verdict, because the question could not be asked."

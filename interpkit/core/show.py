@@ -15,35 +15,56 @@ import pandas as pd
 # %% ../../nbs/00_core/03_show.ipynb #e248f859
 def percent(x: float, digits: int = 0) -> str:
     "'38 %', with `digits` decimals; from 200 % on as a multiple, '2.9x'; '-' for None and NaN."
-    if x is None or math.isnan(x): return "-"
-    if math.isinf(x): return "no bound"
+    if x is None or math.isnan(x):
+        return "-"
+    if math.isinf(x):
+        return "no bound"
     return f"{x:.1f}x" if x >= 2 else f"{100 * x:.{digits}f} %"
 
 # %% ../../nbs/00_core/03_show.ipynb #2cd801dc
 CELL = "style='text-align:left;padding:2px 10px'"
 
+
 def _text(v) -> str:
     "A value as text: floats with four significant digits."
-    if isinstance(v, float): v = "-" if math.isnan(v) else f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}"
+    if isinstance(v, float):
+        v = "-" if math.isnan(v) else f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}"
     return escape("-" if v is None else str(v))
 
-def _row(values, tag: str = "td") -> str: return "<tr>" + "".join(f"<{tag} {CELL}>{_text(v)}</{tag}>" for v in values) + "</tr>"
-def _caption(text: str) -> str: return f"<caption style='text-align:left;font-weight:bold'>{escape(text)}</caption>" if text else ""
 
-def table_html(rows,                 # data frame, or a list of dicts
-               caption: str = None) -> str:
+def _row(values, tag: str = "td") -> str:
+    return "<tr>" + "".join(f"<{tag} {CELL}>{_text(v)}</{tag}>" for v in values) + "</tr>"
+
+
+def _caption(text: str) -> str:
+    return (
+        f"<caption style='text-align:left;font-weight:bold'>{escape(text)}</caption>"
+        if text
+        else ""
+    )
+
+
+def table_html(
+    rows,  # data frame, or a list of dicts
+    caption: str = None,
+) -> str:
     "A table as HTML: everything escaped, no script."
     df = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     return f"<table>{_caption(caption)}<thead>{_row(df.columns, 'th')}</thead><tbody>{''.join(map(_row, df.astype(object).itertuples(index=False)))}</tbody></table>"
 
+
 def card_html(title: str, fields: dict) -> str:
     "A title with named values below it, as HTML."
-    rows = "".join(f"<tr><th {CELL}>{_text(k)}</th><td {CELL}>{_text(v)}</td></tr>" for k, v in fields.items())
+    rows = "".join(
+        f"<tr><th {CELL}>{_text(k)}</th><td {CELL}>{_text(v)}</td></tr>" for k, v in fields.items()
+    )
     return f"<table>{_caption(title)}<tbody>{rows}</tbody></table>"
 
 # %% ../../nbs/00_core/03_show.ipynb #live0002
 def is_live() -> bool:
     "Whether this runs in a notebook that somebody may be looking at."
-    try: from IPython import get_ipython
-    except ImportError: return False
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
     return getattr(get_ipython(), "kernel", None) is not None and "IPK_PROGRESS" not in os.environ

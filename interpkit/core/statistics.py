@@ -19,152 +19,252 @@ from .errors import bad_parameter, invalid
 def _codes(group) -> np.ndarray:  # int [n]
     "A number from 0 on for each group."
     keys = np.asarray(group)
-    if keys.dtype.kind in "iub": return np.unique(keys, return_inverse=True)[1]
+    if keys.dtype.kind in "iub":
+        return np.unique(keys, return_inverse=True)[1]
     keys, seen = keys.tolist(), {}
-    if any(k is None or k != k for k in keys): raise invalid("a group for every sequence", "some without", "fill group_id, or leave the column out")
+    if any(k is None or k != k for k in keys):
+        raise invalid(
+            "a group for every sequence", "some without", "fill group_id, or leave the column out"
+        )
     return np.array([seen.setdefault(k, len(seen)) for k in keys], int)
+
 
 def _by_group(group, *columns) -> list[np.ndarray]:
     "Each column [n], summed within groups."
-    if group is None: return list(columns)
+    if group is None:
+        return list(columns)
     codes = _codes(group)
-    if not len(codes) or codes.max() + 1 == len(codes): return list(columns)
+    if not len(codes) or codes.max() + 1 == len(codes):
+        return list(columns)
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1)).tolist()
     spans = list(zip(starts, starts[1:] + [len(codes)]))
-    return [np.array([x[i] if j - i == 1 else math.fsum(x[i:j]) for i, j in spans]) for x in (c[order].tolist() for c in columns)]
+    return [
+        np.array([x[i] if j - i == 1 else math.fsum(x[i:j]) for i, j in spans])
+        for x in (c[order].tolist() for c in columns)
+    ]
 
 # %% ../../nbs/00_core/02_statistics.ipynb #e926d759
 def _column(name: str, x, n: int = None) -> np.ndarray:
     x = np.asarray(x, float)
-    if x.ndim != 1 or (n is not None and len(x) != n): raise invalid(f"one {name} a sequence{f': {n}' if n is not None else ''}", f"shape {list(x.shape)}", "pass columns of one table")
+    if x.ndim != 1 or (n is not None and len(x) != n):
+        raise invalid(
+            f"one {name} a sequence{f': {n}' if n is not None else ''}",
+            f"shape {list(x.shape)}",
+            "pass columns of one table",
+        )
     bad = ~np.isfinite(x)
-    if bad.any(): raise invalid(f"finite {name}s", f"{int(bad.sum())} of {len(x)} are NaN or infinite, first in row {int(bad.argmax())}", "find the sequences whose decision is not finite")
-    if (x < 0).any(): raise invalid(f"{name}s >= 0", f"{int((x < 0).sum())} of {len(x)} are negative, first in row {int((x < 0).argmax())}", "take absolute values, or squares")
+    if bad.any():
+        raise invalid(
+            f"finite {name}s",
+            f"{int(bad.sum())} of {len(x)} are NaN or infinite, first in row {int(bad.argmax())}",
+            "find the sequences whose decision is not finite",
+        )
+    if (x < 0).any():
+        raise invalid(
+            f"{name}s >= 0",
+            f"{int((x < 0).sum())} of {len(x)} are negative, first in row {int((x < 0).argmax())}",
+            "take absolute values, or squares",
+        )
     return x
 
 # %% ../../nbs/00_core/02_statistics.ipynb #70d5cd0b
 @dataclass(frozen=True)
 class Interval:
     "A ratio of two sums with its interval."
+
     ratio: float
     lower: float
     upper: float
-    n: int          # groups
-    n_eff: float    # effective number of groups
-    spread: float   # standard error of the ratio
-    total: float    # sum of the denominators
+    n: int  # groups
+    n_eff: float  # effective number of groups
+    spread: float  # standard error of the ratio
+    total: float  # sum of the denominators
+
 
 @lru_cache(maxsize=4096)
 def _quantile(alpha: float, statements: int, n_eff: float) -> float:
     "Student quantile of one of `statements` that share `alpha`, two-sided."
     from scipy.stats import t
+
     return float(t.ppf(1 - alpha / (2 * statements), n_eff - 1)) if n_eff > 1 else math.inf
 
-def _sum(x) -> float: return math.fsum(x.tolist())
+
+def _sum(x) -> float:
+    return math.fsum(x.tolist())
+
 
 def _standard_error(rest: np.ndarray, bottom: float) -> float:
     "sd(rest) · √G / bottom, of residuals [G] that sum to almost nothing."
     n = len(rest)
-    if n < 2: return math.inf
+    if n < 2:
+        return math.inf
     return math.sqrt(_sum((rest - _sum(rest) / n) ** 2) / (n - 1)) * math.sqrt(n) / bottom
 
 # %% ../../nbs/00_core/02_statistics.ipynb #56f9317a
-def ratio_interval(numerator,      # [n] >= 0
-                   denominator,    # [n] >= 0
-                   weight=None,    # [n] sampling weights >= 0, default 1
-                   group=None,     # [n] sequences of one group are one unit, default: each its own
-                   alpha: float = 0.01,      # what a whole check may be wrong
-                   statements: int = 1) -> Interval:  # how many statements share it
+def ratio_interval(
+    numerator,  # [n] >= 0
+    denominator,  # [n] >= 0
+    weight=None,  # [n] sampling weights >= 0, default 1
+    group=None,  # [n] sequences of one group are one unit, default: each its own
+    alpha: float = 0.01,  # what a whole check may be wrong
+    statements: int = 1,
+) -> Interval:  # how many statements share it
     "The ratio of two sums over sequences with its interval, clustered by group. Raises (exit code 65) on NaN, infinity and negative numbers."
-    if statements < 1 or not 0 < alpha < 1: raise bad_parameter("statements >= 1 and alpha between 0 and 1", f"statements={statements}, alpha={alpha}", "alpha=0.01")
+    if statements < 1 or not 0 < alpha < 1:
+        raise bad_parameter(
+            "statements >= 1 and alpha between 0 and 1",
+            f"statements={statements}, alpha={alpha}",
+            "alpha=0.01",
+        )
     a = _column("numerator", numerator)
-    b, w = _column("denominator", denominator, len(a)), _column("weight", np.ones(len(a)) if weight is None else weight, len(a))
-    if group is not None and len(group) != len(a): raise invalid(f"one group a sequence: {len(a)}", f"{len(group)}", "pass columns of one table")
-    try: return _interval(*_by_group(group, a * w, b * w, w), alpha, statements)
-    except OverflowError: raise invalid("sums that are finite numbers", "numerators, denominators or weights so large that they overflow", "scale them down") from None
+    b, w = (
+        _column("denominator", denominator, len(a)),
+        _column("weight", np.ones(len(a)) if weight is None else weight, len(a)),
+    )
+    if group is not None and len(group) != len(a):
+        raise invalid(
+            f"one group a sequence: {len(a)}", f"{len(group)}", "pass columns of one table"
+        )
+    try:
+        return _interval(*_by_group(group, a * w, b * w, w), alpha, statements)
+    except OverflowError:
+        raise invalid(
+            "sums that are finite numbers",
+            "numerators, denominators or weights so large that they overflow",
+            "scale them down",
+        ) from None
+
 
 def _interval(a, b, w, alpha, statements) -> Interval:
     n, top, bottom, W = len(a), _sum(a), _sum(b), _sum(w)
     n_eff = W * W / _sum(w * w) if W > 0 else 0.0
-    if bottom <= 0: return Interval(0.0, 0.0, math.inf, n, n_eff, math.inf, bottom)
+    if bottom <= 0:
+        return Interval(0.0, 0.0, math.inf, n, n_eff, math.inf, bottom)
     ratio, one = top / bottom, bottom / n
     spread = _standard_error(a - ratio * b, bottom)
-    if not math.isfinite(ratio) or math.isnan(spread): raise OverflowError
-    reach = _quantile(alpha, statements, n_eff) * spread / ratio if ratio > 0 and spread > 0 else 0.0
+    if not math.isfinite(ratio) or math.isnan(spread):
+        raise OverflowError
+    reach = (
+        _quantile(alpha, statements, n_eff) * spread / ratio if ratio > 0 and spread > 0 else 0.0
+    )
     upper = (top + one) / (bottom + one) * (math.exp(reach) if reach < 700 else math.inf)
     return Interval(ratio, ratio * math.exp(-reach), upper, n, n_eff, spread, bottom)
 
 # %% ../../nbs/00_core/02_statistics.ipynb #11c470fb
 def outcome(interval: Interval, limit: float, minimum: int = 50) -> tuple[str, str]:
     "PASS, FAIL or INCONCLUSIVE of one interval, and why."
-    if interval.total <= 0: return "INCONCLUSIVE", "nothing to compare with: the denominator is zero"
-    if interval.n_eff < minimum: return "INCONCLUSIVE", f"{interval.n_eff:.0f} effective groups, at least {minimum} needed"
-    if interval.upper < limit: return "PASS", "the whole interval is under the limit"
-    if interval.lower > limit: return "FAIL", "the whole interval is over the limit"
+    if interval.total <= 0:
+        return "INCONCLUSIVE", "nothing to compare with: the denominator is zero"
+    if interval.n_eff < minimum:
+        return "INCONCLUSIVE", f"{interval.n_eff:.0f} effective groups, at least {minimum} needed"
+    if interval.upper < limit:
+        return "PASS", "the whole interval is under the limit"
+    if interval.lower > limit:
+        return "FAIL", "the whole interval is over the limit"
     return "INCONCLUSIVE", "the limit lies inside of the interval"
 
 # %% ../../nbs/00_core/02_statistics.ipynb #2892d3d9
-def sequences_needed(statements: int,       # K, of the check
-                     spread: float = 1.0,   # relative spread c of a group
-                     alpha: float = 0.01,
-                     limit: float = None) -> int:  # counts the group that changed wholly; None: leaves it out
+def sequences_needed(
+    statements: int,  # K, of the check
+    spread: float = 1.0,  # relative spread c of a group
+    alpha: float = 0.01,
+    limit: float = None,
+) -> int:  # counts the group that changed wholly; None: leaves it out
     "Groups with which one of `statements` settles a truth at half or twice its limit."
+
     def settles(n):
         gap = math.log(2) if limit is None else math.log(limit * (1 + 1 / n) / (limit / 2 + 1 / n))
-        return gap > 0 and n >= ((_quantile(alpha, statements, max(n, 3.0)) + 1.645) * spread / gap) ** 2
+        return (
+            gap > 0
+            and n >= ((_quantile(alpha, statements, max(n, 3.0)) + 1.645) * spread / gap) ** 2
+        )
+
     few, many = 1.0, 2.0
-    while not settles(many) and many < 1e9: few, many = many, 2 * many  # a billion stands for never
-    while many - few > 1: few, many = (few, (few + many) // 2) if settles((few + many) // 2) else ((few + many) // 2, many)
+    while not settles(many) and many < 1e9:
+        few, many = many, 2 * many  # a billion stands for never
+    while many - few > 1:
+        few, many = (
+            (few, (few + many) // 2) if settles((few + many) // 2) else ((few + many) // 2, many)
+        )
     return int(many)
 
 # %% ../../nbs/00_core/02_statistics.ipynb #d684d8f2
 def p_above(interval: Interval, limit: float) -> float:
     "One-sided p-value of 'the ratio is at most `limit`', on the logarithm."
     from scipy.stats import t
-    if interval.ratio <= 0 or interval.n_eff <= 1 or not math.isfinite(interval.spread): return 1.0
-    if interval.spread <= 0: return 0.0 if interval.ratio > limit else 1.0
-    return float(t.sf(math.log(interval.ratio / limit) / (interval.spread / interval.ratio), interval.n_eff - 1))
+
+    if interval.ratio <= 0 or interval.n_eff <= 1 or not math.isfinite(interval.spread):
+        return 1.0
+    if interval.spread <= 0:
+        return 0.0 if interval.ratio > limit else 1.0
+    return float(
+        t.sf(
+            math.log(interval.ratio / limit) / (interval.spread / interval.ratio),
+            interval.n_eff - 1,
+        )
+    )
+
 
 def holm(p_values, alpha: float = 0.01) -> np.ndarray:  # bool [n]
     "Which hypotheses Holm's step-down procedure rejects at family-wise error rate `alpha`."
     p = np.asarray(p_values, float)
-    if not ((p >= 0) & (p <= 1)).all(): raise invalid("p-values between 0 and 1", "others, or NaN", "compute them with p_above")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise invalid("p-values between 0 and 1", "others, or NaN", "compute them with p_above")
     order = np.argsort(p, kind="stable")
     rejected = np.zeros(len(p), bool)
     rejected[order] = np.cumprod(p[order] <= alpha / np.arange(len(p), 0, -1)).astype(bool)
     return rejected
 
+
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     "Exact two-sided confidence bounds of a rate after `k` events in `n` trials."
     from scipy.stats import beta
-    if not 0 <= k <= n or n < 1: raise bad_parameter("0 <= k <= n events in n >= 1 trials", f"k={k}, n={n}", "count events and trials")
+
+    if not 0 <= k <= n or n < 1:
+        raise bad_parameter(
+            "0 <= k <= n events in n >= 1 trials", f"k={k}, n={n}", "count events and trials"
+        )
     a = 1 - level
-    return float(beta.ppf(a / 2, k, n - k + 1)) if k else 0.0, float(beta.ppf(1 - a / 2, k + 1, n - k)) if k < n else 1.0
+    return float(beta.ppf(a / 2, k, n - k + 1)) if k else 0.0, float(
+        beta.ppf(1 - a / 2, k + 1, n - k)
+    ) if k < n else 1.0
 
 # %% ../../nbs/00_core/02_statistics.ipynb #f192f678
 def weighted_auc(label, score, weight=None) -> float:  # [n] each
     "The chance that a 1 is ranked above a 0, ties counting one half; each pair weighs the product of its weights."
-    label, score, weight = np.asarray(label) > 0, np.asarray(score, float), np.ones(len(score)) if weight is None else np.asarray(weight, float)
-    if not len(score): return float("nan")
+    label, score, weight = (
+        np.asarray(label) > 0,
+        np.asarray(score, float),
+        np.ones(len(score)) if weight is None else np.asarray(weight, float),
+    )
+    if not len(score):
+        return float("nan")
     level = np.unique(score, return_inverse=True)[1]
     ones, zeros = (np.bincount(level[x], weight[x], level.max() + 1) for x in (label, ~label))
     pairs = ones.sum() * zeros.sum()
-    return float((ones * (np.cumsum(zeros) - zeros / 2)).sum() / pairs) if pairs > 0 else float("nan")
+    return (
+        float((ones * (np.cumsum(zeros) - zeros / 2)).sum() / pairs) if pairs > 0 else float("nan")
+    )
 
 # %% ../../nbs/00_core/02_statistics.ipynb #6b9534d1
-def signed_interval(numerator, denominator, weight=None, group=None, alpha: float = 0.05) -> Interval:  # [n] each
+def signed_interval(
+    numerator, denominator, weight=None, group=None, alpha: float = 0.05
+) -> Interval:  # [n] each
     "A ratio of two sums over sequences whose parts may be negative, by Fieller's method; without bound where the sum of the denominators is not shown to be positive."
     a, b = np.asarray(numerator, float), np.asarray(denominator, float)
     w = np.ones(len(a)) if weight is None else np.asarray(weight, float)
     a, b, w = _by_group(group, a * w, b * w, w)
     n, A, B, n_eff = len(a), _sum(a), _sum(b), _sum(w) ** 2 / _sum(w * w)
-    if not B > 0: return Interval(float("nan"), -np.inf, np.inf, n, n_eff, np.inf, B)
+    if not B > 0:
+        return Interval(float("nan"), -np.inf, np.inf, n, n_eff, np.inf, B)
     q = _quantile(alpha, 1, n_eff)
-    if n < 2 or not np.isfinite(q): return Interval(A / B, -np.inf, np.inf, n, n_eff, np.inf, B)
+    if n < 2 or not np.isfinite(q):
+        return Interval(A / B, -np.inf, np.inf, n, n_eff, np.inf, B)
     (aa, ab), (_, bb) = np.cov(a, b) * n  # variances of the sums
     spread = float(np.sqrt(max(aa - 2 * A / B * ab + (A / B) ** 2 * bb, 0))) / B
     square, linear, constant = B * B - q * q * bb, A * B - q * q * ab, A * A - q * q * aa
-    if square <= 0: return Interval(A / B, -np.inf, np.inf, n, n_eff, spread, B)
+    if square <= 0:
+        return Interval(A / B, -np.inf, np.inf, n, n_eff, spread, B)
     root = float(np.sqrt(max(linear**2 - square * constant, 0)))
     return Interval(A / B, (linear - root) / square, (linear + root) / square, n, n_eff, spread, B)

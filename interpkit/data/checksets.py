@@ -19,99 +19,269 @@ from ..core.errors import bad_parameter, invalid, nearest
 def _refuse(bad, column: str, expected: str, found: str, mend: str):
     "Raise where a row is bad [n], naming the column, the first such row and how many there are."
     bad = np.asarray(bad, bool)
-    if bad.any(): raise invalid(f"{expected} in column {column!r}", f"{found} in row {int(bad.argmax())} ({int(bad.sum())} of {len(bad)} rows)", mend)
+    if bad.any():
+        raise invalid(
+            f"{expected} in column {column!r}",
+            f"{found} in row {int(bad.argmax())} ({int(bad.sum())} of {len(bad)} rows)",
+            mend,
+        )
+
 
 def _has_columns(rows: pd.DataFrame, needed):
     twice = rows.columns[rows.columns.duplicated()]
-    if len(twice): raise invalid("columns with names that differ", f"{twice[0]!r} twice", f"rename or remove one column {twice[0]!r}")
+    if len(twice):
+        raise invalid(
+            "columns with names that differ",
+            f"{twice[0]!r} twice",
+            f"rename or remove one column {twice[0]!r}",
+        )
     missing = [c for c in needed if c not in rows]
-    if not missing: return
+    if not missing:
+        return
     hints = "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:5])
-    raise invalid(f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}", f"columns {', '.join(map(str, rows.columns[:20]))}", f"rename columns of the check set ({hints})")
+    raise invalid(
+        f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
+        f"columns {', '.join(map(str, rows.columns[:20]))}",
+        f"rename columns of the check set ({hints})",
+    )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #c10f5c4b
 FEATURES = "fill these rows before the check, as the release's own pipeline does"
 
+
 def _check_id(c: str, x: pd.Series):
     _refuse(x.isna(), c, "an id", "none", "give every sequence an id")
-    _refuse(~x.map(lambda v: isinstance(v, (str, int, np.integer)) and not isinstance(v, bool)), c, "whole numbers or text", "another type", f"rows[{c!r}] = rows[{c!r}].astype(str)")
-    _refuse(x.astype(str).duplicated(), c, "ids that differ", "one that stood before", "several rows of one customer get ids of their own and share a group_id")
+    _refuse(
+        ~x.map(lambda v: isinstance(v, (str, int, np.integer)) and not isinstance(v, bool)),
+        c,
+        "whole numbers or text",
+        "another type",
+        f"rows[{c!r}] = rows[{c!r}].astype(str)",
+    )
+    _refuse(
+        x.astype(str).duplicated(),
+        c,
+        "ids that differ",
+        "one that stood before",
+        "several rows of one customer get ids of their own and share a group_id",
+    )
+
 
 def _check_number(c: str, x: pd.Series):
     expected = dict(weight="a weight >= 0", label="0, 1 or nothing yet")[c]
-    if not pd.api.types.is_numeric_dtype(x) and not x.isna().all(): raise invalid(f"{expected} in column {c!r}", f"type {x.dtype}", f"rows[{c!r}] = rows[{c!r}].astype(float)")
+    if not pd.api.types.is_numeric_dtype(x) and not x.isna().all():
+        raise invalid(
+            f"{expected} in column {c!r}",
+            f"type {x.dtype}",
+            f"rows[{c!r}] = rows[{c!r}].astype(float)",
+        )
     v = x.to_numpy(float, na_value=np.nan)
-    if c == "label": return _refuse(~np.isin(v, (0, 1)) & ~np.isnan(v), c, expected, "another value", "1 is fraud, 0 is not, empty is not known yet")
-    _refuse(~(np.isfinite(v) & (v >= 0)), c, expected, "a negative, infinite or missing one", "use the inverse of the sampling probability")
-    if v.sum() == 0: raise invalid(f"a weight > 0 in column {c!r}", "0 in all rows", "leave the column out where all sequences count alike")
+    if c == "label":
+        return _refuse(
+            ~np.isin(v, (0, 1)) & ~np.isnan(v),
+            c,
+            expected,
+            "another value",
+            "1 is fraud, 0 is not, empty is not known yet",
+        )
+    _refuse(
+        ~(np.isfinite(v) & (v >= 0)),
+        c,
+        expected,
+        "a negative, infinite or missing one",
+        "use the inverse of the sampling probability",
+    )
+    if v.sum() == 0:
+        raise invalid(
+            f"a weight > 0 in column {c!r}",
+            "0 in all rows",
+            "leave the column out where all sequences count alike",
+        )
+
 
 def _check_category(c: str, x: pd.Series):
-    _refuse(x.isna(), c, "a value", "none", f"rows[{c!r}] = rows[{c!r}].fillna('unknown'), or leave the column out")
+    _refuse(
+        x.isna(),
+        c,
+        "a value",
+        "none",
+        f"rows[{c!r}] = rows[{c!r}].fillna('unknown'), or leave the column out",
+    )
     _refuse(x.map(lambda v: not np.isscalar(v)), c, "text or a number", "a list", "one value a row")
 
+
 def _check_feature(c: str, x: pd.Series):
-    if pd.api.types.is_numeric_dtype(x): return _refuse(~np.isfinite(x.to_numpy(float, na_value=np.nan)), c, "finite numbers", "NaN or infinity", FEATURES)
+    if pd.api.types.is_numeric_dtype(x):
+        return _refuse(
+            ~np.isfinite(x.to_numpy(float, na_value=np.nan)),
+            c,
+            "finite numbers",
+            "NaN or infinity",
+            FEATURES,
+        )
     _refuse(x.isna(), c, "values", "none", FEATURES)
-    kinds = sorted(set(x.map(lambda v: "number" if isinstance(v, (int, float)) and not isinstance(v, bool) else type(v).__name__)))
-    if len(kinds) > 1: raise invalid(f"one type in column {c!r}", f"{' and '.join(kinds)}", f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...)")
+    kinds = sorted(
+        set(
+            x.map(
+                lambda v: (
+                    "number"
+                    if isinstance(v, (int, float)) and not isinstance(v, bool)
+                    else type(v).__name__
+                )
+            )
+        )
+    )
+    if len(kinds) > 1:
+        raise invalid(
+            f"one type in column {c!r}",
+            f"{' and '.join(kinds)}",
+            f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...)",
+        )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #9ee5dfed
 def _numbers(v) -> np.ndarray:
     "A list as an array; of type object where it isn't a flat list of numbers."
-    try: a = np.asarray(v)
-    except ValueError: return np.empty(0, object)  # nested lists of different lengths
+    try:
+        a = np.asarray(v)
+    except ValueError:
+        return np.empty(0, object)  # nested lists of different lengths
     return a if a.ndim == 1 and a.dtype.kind in "iuf" else np.empty(0, object)
 
+
 def _check_lists(c: str, x: pd.Series):
-    _refuse(~x.map(lambda v: isinstance(v, (list, tuple, np.ndarray))), c, "a list of numbers", "something else", "one list a row, one number a token")
-    _refuse(x.map(len) == 0, c, "at least one token", "an empty list", "leave out sequences without events, and say so where you report")
+    _refuse(
+        ~x.map(lambda v: isinstance(v, (list, tuple, np.ndarray))),
+        c,
+        "a list of numbers",
+        "something else",
+        "one list a row, one number a token",
+    )
+    _refuse(
+        x.map(len) == 0,
+        c,
+        "at least one token",
+        "an empty list",
+        "leave out sequences without events, and say so where you report",
+    )
     arrays = x.map(_numbers)
-    _refuse(arrays.map(lambda a: a.dtype == object), c, "flat lists of numbers", "text, nested lists or missing values", "tokenize the sequences: one whole number a token")
+    _refuse(
+        arrays.map(lambda a: a.dtype == object),
+        c,
+        "flat lists of numbers",
+        "text, nested lists or missing values",
+        "tokenize the sequences: one whole number a token",
+    )
     if c == "input_ids":
-        _refuse(arrays.map(lambda a: a.dtype.kind == "f"), c, "whole numbers", "fractions or missing values", "tokenize the sequences: one whole number a token")
-        return _refuse(arrays.map(lambda a: a.min() < 0), c, "token ids >= 0", "a negative id", "tokenize with the release's own vocabulary")
-    _refuse(arrays.map(lambda a: not np.isfinite(a).all()), c, "finite numbers", "NaN or infinity", "annotate every token, or leave the column out")
+        _refuse(
+            arrays.map(lambda a: a.dtype.kind == "f"),
+            c,
+            "whole numbers",
+            "fractions or missing values",
+            "tokenize the sequences: one whole number a token",
+        )
+        return _refuse(
+            arrays.map(lambda a: a.min() < 0),
+            c,
+            "token ids >= 0",
+            "a negative id",
+            "tokenize with the release's own vocabulary",
+        )
+    _refuse(
+        arrays.map(lambda a: not np.isfinite(a).all()),
+        c,
+        "finite numbers",
+        "NaN or infinity",
+        "annotate every token, or leave the column out",
+    )
+
 
 def _check_lengths(rows: pd.DataFrame, c: str):
-    _refuse(rows[c].map(len) != rows["input_ids"].map(len), c, "one number a token", "another length than input_ids", "annotate every token, or leave the column out")
+    _refuse(
+        rows[c].map(len) != rows["input_ids"].map(len),
+        c,
+        "one number a token",
+        "another length than input_ids",
+        "annotate every token, or leave the column out",
+    )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #f1cbad68
-KINDS = dict(sequence_id=_check_id, label=_check_number, weight=_check_number, segment=_check_category, group_id=_check_category, input_ids=_check_lists)
+KINDS = dict(
+    sequence_id=_check_id,
+    label=_check_number,
+    weight=_check_number,
+    segment=_check_category,
+    group_id=_check_category,
+    input_ids=_check_lists,
+)
+
 
 def read_check_set(source, inputs: list[str] = None) -> pd.DataFrame:
     "A validated check set from a parquet file or a data frame, all rows in their order; `inputs` are the columns that the release needs. Raises (exit code 65) with column and row."
     rows = source if isinstance(source, pd.DataFrame) else _read_parquet(Path(source))
     rows = rows.reset_index(drop="sequence_id" in rows or "sequence_id" not in rows.index.names)
-    if not len(rows): raise invalid("a check set with at least one row", "0 rows", "pass the rows of a period that has traffic")
+    if not len(rows):
+        raise invalid(
+            "a check set with at least one row",
+            "0 rows",
+            "pass the rows of a period that has traffic",
+        )
     _has_columns(rows, ["sequence_id", *(inputs or [])])
     lists = [c for c in rows if str(c).startswith("factor:")]
-    plain = [c for c in rows if c not in (*KINDS, *lists, "timestamp") and not str(c).startswith("_") and (inputs is None or c in inputs)]
-    for c in [c for c in KINDS if c in rows] + lists + plain: KINDS.get(c, _check_lists if c in lists else _check_feature)(c, rows[c])
+    plain = [
+        c
+        for c in rows
+        if c not in (*KINDS, *lists, "timestamp")
+        and not str(c).startswith("_")
+        and (inputs is None or c in inputs)
+    ]
+    for c in [c for c in KINDS if c in rows] + lists + plain:
+        KINDS.get(c, _check_lists if c in lists else _check_feature)(c, rows[c])
     if "input_ids" in rows:
-        for c in lists: _check_lengths(rows, c)
+        for c in lists:
+            _check_lengths(rows, c)
     return rows
+
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    if not path.exists(): raise invalid(f"a check set in {path}", "no such file", "check the path: --data FILE takes a parquet file")
-    try: return pq.read_table(path).to_pandas()
-    except (pa.ArrowException, OSError, ValueError) as e: raise invalid(f"a parquet file: {path}", type(e).__name__, "write it with DataFrame.to_parquet") from None
+
+    if not path.exists():
+        raise invalid(
+            f"a check set in {path}",
+            "no such file",
+            "check the path: --data FILE takes a parquet file",
+        )
+    try:
+        return pq.read_table(path).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as e:
+        raise invalid(
+            f"a parquet file: {path}", type(e).__name__, "write it with DataFrame.to_parquet"
+        ) from None
 
 # %% ../../nbs/02_data/02_checksets.ipynb #bb072468
 def check_digest(rows: pd.DataFrame) -> str:
     "SHA-256 of a check set, whatever the order of its rows; columns that interpkit added (`_...`) do not count."
     kept = rows[[c for c in rows if not str(c).startswith("_")]]
-    return digest_frame(kept.iloc[np.argsort(kept["sequence_id"].astype(str).to_numpy(), kind="stable")])
+    return digest_frame(
+        kept.iloc[np.argsort(kept["sequence_id"].astype(str).to_numpy(), kind="stable")]
+    )
+
 
 def _places(ids: pd.Series, salt: str) -> np.ndarray:  # [n]
     "A number from 0 to 1 for each id, by a hash of `salt` and the id; NaN where an id is missing."
-    place = {v: int.from_bytes(hashlib.sha256(f"{salt}|{v}".encode()).digest()[:8], "big") / 2**64 for v in ids.dropna().unique()}
+    place = {
+        v: int.from_bytes(hashlib.sha256(f"{salt}|{v}".encode()).digest()[:8], "big") / 2**64
+        for v in ids.dropna().unique()
+    }
     return ids.map(place).to_numpy(float, na_value=np.nan)
+
 
 def hash_split(rows: pd.DataFrame, fraction: float, salt: str) -> np.ndarray:  # bool [n]
     "True for about `fraction` of the sequences, by a hash of `salt` and the id (of the group, where there is one; a sequence without a group is one of its own)."
-    if not 0 <= fraction <= 1: raise bad_parameter("a fraction between 0 and 1", f"{fraction}", "fraction=0.5")
+    if not 0 <= fraction <= 1:
+        raise bad_parameter("a fraction between 0 and 1", f"{fraction}", "fraction=0.5")
     place = _places(rows["group_id" if "group_id" in rows else "sequence_id"], salt)
-    if (alone := np.isnan(place)).any(): place = np.where(alone, _places(rows["sequence_id"], salt), place)
+    if (alone := np.isnan(place)).any():
+        place = np.where(alone, _places(rows["sequence_id"], salt), place)
     return place < fraction

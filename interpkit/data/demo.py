@@ -19,35 +19,67 @@ from .shifts import CATALOGUE, Shift
 @dataclass(frozen=True)
 class Recipe:
     "What happened to a release of the demo, and which traffic it is checked on."
-    story: str               # in words
+
+    story: str  # in words
     shifts: tuple[str, ...]  # codes of the catalogue
-    quarter: int             # its own quarter
-    seed: int                # of its customers
+    quarter: int  # its own quarter
+    seed: int  # of its customers
+
 
 DEMO = {
     "v1": Recipe("trained on the first quarter", (), 0, 1),
     "v1-bf16": Recipe("v1 with its weights rounded to bfloat16", ("S14",), 0, 2),
-    "v1-tail": Recipe("v1, a few gentle steps further on other customers of the same quarter", (), 0, 3),
-    "v2": Recipe("v1 fine-tuned on the next quarter: more online purchases and travel, more frauds, instalments appear", ("S1", "S2", "S4"), 1, 4),
-    "v2-concept": Recipe("v1 with only its upper half fine-tuned, on customers who behave as before under a rule that has changed", ("S3",), 1, 5),
+    "v1-tail": Recipe(
+        "v1, a few gentle steps further on other customers of the same quarter", (), 0, 3
+    ),
+    "v2": Recipe(
+        "v1 fine-tuned on the next quarter: more online purchases and travel, more frauds, instalments appear",
+        ("S1", "S2", "S4"),
+        1,
+        4,
+    ),
+    "v2-concept": Recipe(
+        "v1 with only its upper half fine-tuned, on customers who behave as before under a rule that has changed",
+        ("S3",),
+        1,
+        5,
+    ),
 }
 
 # %% ../../nbs/02_data/04_demo.ipynb #5c36f0ca
 PURPOSES = ("train", "check", "truth")
 
-def demo_quarter(name: str,              # a release of the demo
-                 n: int,                 # sequences
-                 purpose: str = "check", # 'train', 'check' or 'truth': customers who share nobody
-                 seed: int = 0) -> Quarter:  # other customers for the same purpose
+
+def demo_quarter(
+    name: str,  # a release of the demo
+    n: int,  # sequences
+    purpose: str = "check",  # 'train', 'check' or 'truth': customers who share nobody
+    seed: int = 0,
+) -> Quarter:  # other customers for the same purpose
     "Traffic of the quarter of a demo release, with its truth."
-    if name not in DEMO: raise bad_parameter(f"a release of the demo: {', '.join(DEMO)}", repr(name), nearest(name, DEMO))
-    if purpose not in PURPOSES: raise bad_parameter(f"a purpose: {', '.join(PURPOSES)}", repr(purpose), nearest(purpose, PURPOSES))
-    if not 0 <= seed < 1000: raise bad_parameter("a seed from 0 to 999", f"{seed}", "seed=0")
+    if name not in DEMO:
+        raise bad_parameter(
+            f"a release of the demo: {', '.join(DEMO)}", repr(name), nearest(name, DEMO)
+        )
+    if purpose not in PURPOSES:
+        raise bad_parameter(
+            f"a purpose: {', '.join(PURPOSES)}", repr(purpose), nearest(purpose, PURPOSES)
+        )
+    if not 0 <= seed < 1000:
+        raise bad_parameter("a seed from 0 to 999", f"{seed}", "seed=0")
     recipe = DEMO[name]
     of_data = [Shift(c) for c in recipe.shifts if CATALOGUE[c].changes != "model"]
-    return generate(n, seed=(recipe.seed * len(PURPOSES) + PURPOSES.index(purpose)) * 1000 + seed, shift=of_data, quarter=recipe.quarter)
+    return generate(
+        n,
+        seed=(recipe.seed * len(PURPOSES) + PURPOSES.index(purpose)) * 1000 + seed,
+        shift=of_data,
+        quarter=recipe.quarter,
+    )
 
-def demo_rows(name: str, n: int, purpose: str = "check", annotated: bool = False, seed: int = 0) -> pd.DataFrame:
+
+def demo_rows(
+    name: str, n: int, purpose: str = "check", annotated: bool = False, seed: int = 0
+) -> pd.DataFrame:
     "The rows of `demo_quarter`, as a check set; `annotated` adds the hidden factors as columns `factor:NAME`."
     quarter = demo_quarter(name, n, purpose, seed)
     return quarter.annotated() if annotated else quarter.rows
@@ -55,7 +87,15 @@ def demo_rows(name: str, n: int, purpose: str = "check", annotated: bool = False
 # %% ../../nbs/02_data/04_demo.ipynb #5e050231
 def demo_folder(start=None) -> Path:
     "The committed `demo/` folder, searched from `start` (default: the working directory) and from this file upwards; raises (exit code 65) where there is none."
-    places = [Path(start or ".").resolve(), *([Path(__file__).resolve()] if start is None and "__file__" in globals() else [])]
+    places = [
+        Path(start or ".").resolve(),
+        *([Path(__file__).resolve()] if start is None and "__file__" in globals() else []),
+    ]
     for folder in (p / "demo" for place in places for p in (place, *place.parents)):
-        if (folder / "truth.json").exists(): return folder
-    raise invalid("the folder demo/ with truth.json", f"none above {places[0]}", "clone the repository (the wheel does not hold it), or make it: make bench NAME=demo_releases")
+        if (folder / "truth.json").exists():
+            return folder
+    raise invalid(
+        "the folder demo/ with truth.json",
+        f"none above {places[0]}",
+        "clone the repository (the wheel does not hold it), or make it: make bench NAME=demo_releases",
+    )

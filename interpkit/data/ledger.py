@@ -19,9 +19,36 @@ from ..core.errors import bad_parameter
 # %% ../../nbs/02_data/00_ledger.ipynb #ee0462ba
 FIELDS = dict(
     amount=["tiny", "small", "medium", "large", "huge"],
-    merchant=["grocery", "restaurant", "fuel", "fashion", "electronics", "travel", "gaming", "giftcard", "pharmacy", "utility", "gambling", "lender", "payroll", "person", "crypto", "instalment"],
-    channel=["pos-home", "pos-abroad", "web-home", "web-abroad", "atm-home", "atm-abroad", "transfer-in", "transfer-out"],
-    gap=["minutes", "hours", "day", "days", "week"])
+    merchant=[
+        "grocery",
+        "restaurant",
+        "fuel",
+        "fashion",
+        "electronics",
+        "travel",
+        "gaming",
+        "giftcard",
+        "pharmacy",
+        "utility",
+        "gambling",
+        "lender",
+        "payroll",
+        "person",
+        "crypto",
+        "instalment",
+    ],
+    channel=[
+        "pos-home",
+        "pos-abroad",
+        "web-home",
+        "web-abroad",
+        "atm-home",
+        "atm-abroad",
+        "transfer-in",
+        "transfer-out",
+    ],
+    gap=["minutes", "hours", "day", "days", "week"],
+)
 SPECIAL = ["<pad>", "<bos>", "<decide>", "<legit>", "<fraud>"]
 PAD, BOS, DECIDE, LEGIT, FRAUD = range(5)
 VOCAB = SPECIAL + [f"{f}={v}" for f, values in FIELDS.items() for v in values]
@@ -34,55 +61,162 @@ SEGMENTS = ["new", "settled", "long"]
 @dataclass(frozen=True)
 class Factor:
     "A hidden part of a customer's life."
-    start: float      # chance to switch on at an event, for a customer of propensity 1
-    stay: float       # chance to stay on
-    words: dict       # token name -> log-odds while it is on
+
+    start: float  # chance to switch on at an event, for a customer of propensity 1
+    stay: float  # chance to stay on
+    words: dict  # token name -> log-odds while it is on
+
 
 FACTORS = {
-    "travel": Factor(0.12, 0.85, {"channel=pos-abroad": 4.0, "channel=atm-abroad": 2.5, "merchant=travel": 2.5, "merchant=restaurant": 1.5}),
-    "online": Factor(0.12, 0.80, {"channel=web-home": 3.5, "channel=web-abroad": 1.5, "merchant=electronics": 1.5, "merchant=fashion": 1.5, "merchant=gaming": 1.0}),
-    "income": Factor(0.18, 0.05, {"channel=transfer-in": 5.0, "merchant=payroll": 6.0, "amount=large": 3.5, "gap=week": 1.0}),
-    "mule": Factor(0.03, 0.75, {"channel=transfer-in": 3.5, "channel=transfer-out": 4.0, "merchant=person": 5.0, "amount=large": 2.0, "gap=minutes": 2.0}),
-    "takeover": Factor(0.035, 0.90, {"channel=web-abroad": 4.0, "channel=web-home": 2.0, "merchant=giftcard": 4.0, "merchant=electronics": 2.0, "amount=huge": 3.0, "gap=minutes": 3.0}),
-    "stress": Factor(0.06, 0.85, {"merchant=lender": 4.0, "merchant=gambling": 3.0, "channel=atm-home": 3.0, "amount=tiny": 1.5, "gap=hours": 1.0}),
-    "instalment": Factor(0.0, 0.80, {"merchant=instalment": 5.0, "channel=web-home": 2.0, "amount=small": 1.5}),
+    "travel": Factor(
+        0.12,
+        0.85,
+        {
+            "channel=pos-abroad": 4.0,
+            "channel=atm-abroad": 2.5,
+            "merchant=travel": 2.5,
+            "merchant=restaurant": 1.5,
+        },
+    ),
+    "online": Factor(
+        0.12,
+        0.80,
+        {
+            "channel=web-home": 3.5,
+            "channel=web-abroad": 1.5,
+            "merchant=electronics": 1.5,
+            "merchant=fashion": 1.5,
+            "merchant=gaming": 1.0,
+        },
+    ),
+    "income": Factor(
+        0.18,
+        0.05,
+        {"channel=transfer-in": 5.0, "merchant=payroll": 6.0, "amount=large": 3.5, "gap=week": 1.0},
+    ),
+    "mule": Factor(
+        0.03,
+        0.75,
+        {
+            "channel=transfer-in": 3.5,
+            "channel=transfer-out": 4.0,
+            "merchant=person": 5.0,
+            "amount=large": 2.0,
+            "gap=minutes": 2.0,
+        },
+    ),
+    "takeover": Factor(
+        0.035,
+        0.90,
+        {
+            "channel=web-abroad": 4.0,
+            "channel=web-home": 2.0,
+            "merchant=giftcard": 4.0,
+            "merchant=electronics": 2.0,
+            "amount=huge": 3.0,
+            "gap=minutes": 3.0,
+        },
+    ),
+    "stress": Factor(
+        0.06,
+        0.85,
+        {
+            "merchant=lender": 4.0,
+            "merchant=gambling": 3.0,
+            "channel=atm-home": 3.0,
+            "amount=tiny": 1.5,
+            "gap=hours": 1.0,
+        },
+    ),
+    "instalment": Factor(
+        0.0, 0.80, {"merchant=instalment": 5.0, "channel=web-home": 2.0, "amount=small": 1.5}
+    ),
 }
-BASE = {"amount=medium": 1.0, "amount=small": 0.8, "merchant=grocery": 1.5, "merchant=restaurant": 1.0, "merchant=fuel": 0.8, "merchant=utility": 0.6, "merchant=pharmacy": 0.3,
-        "merchant=lender": -2.0, "merchant=gambling": -2.0, "merchant=payroll": -4.0, "merchant=person": -1.0, "merchant=giftcard": -1.5, "merchant=crypto": -2.0, "merchant=instalment": -5.0,
-        "channel=pos-home": 2.5, "channel=pos-abroad": -1.5, "channel=web-abroad": -1.0, "channel=atm-abroad": -2.0, "channel=transfer-in": -1.5, "channel=transfer-out": -0.5, "gap=day": 1.0, "gap=days": 0.5}
+BASE = {
+    "amount=medium": 1.0,
+    "amount=small": 0.8,
+    "merchant=grocery": 1.5,
+    "merchant=restaurant": 1.0,
+    "merchant=fuel": 0.8,
+    "merchant=utility": 0.6,
+    "merchant=pharmacy": 0.3,
+    "merchant=lender": -2.0,
+    "merchant=gambling": -2.0,
+    "merchant=payroll": -4.0,
+    "merchant=person": -1.0,
+    "merchant=giftcard": -1.5,
+    "merchant=crypto": -2.0,
+    "merchant=instalment": -5.0,
+    "channel=pos-home": 2.5,
+    "channel=pos-abroad": -1.5,
+    "channel=web-abroad": -1.0,
+    "channel=atm-abroad": -2.0,
+    "channel=transfer-in": -1.5,
+    "channel=transfer-out": -0.5,
+    "gap=day": 1.0,
+    "gap=days": 0.5,
+}
 
 # %% ../../nbs/02_data/00_ledger.ipynb #22300014
-def causes(on: dict, real: np.ndarray, words: dict) -> dict:  # name -> [n], from factor states [n, E], real events [n, E] and token ids a field
+def causes(
+    on: dict, real: np.ndarray, words: dict
+) -> dict:  # name -> [n], from factor states [n, E], real events [n, E] and token ids a field
     "The true causes, one number a customer, from hidden factors and the order of events."
     count = lambda x: (x & real).sum(1)
     before = np.cumsum(on["travel"] & real, 1) - (on["travel"] & real)
-    start = on["takeover"] & ~np.pad(on["takeover"], ((0, 0), (1, 0)))[:, :-1] & real & (count(on["takeover"]) > 1)[:, None]
+    start = (
+        on["takeover"]
+        & ~np.pad(on["takeover"], ((0, 0), (1, 0)))[:, :-1]
+        & real
+        & (count(on["takeover"]) > 1)[:, None]
+    )
     into, out = (words["channel"] == TOKEN[f"channel=transfer-{d}"] for d in ("in", "out"))
     follows = np.pad(into, ((0, 0), (1, 0)))[:, :-1] | np.pad(into, ((0, 0), (2, 0)))[:, :-2]
     seen = lambda name: np.cumsum(on[name] & real, 1) > 0
-    return dict(takeover_at_home=(start & (before == 0)).any(1) * 1.0, takeover_on_road=(start & (before > 0)).any(1) * 1.0, mule_passing=np.minimum(count(out & follows & on["mule"]), 3) / 2.0,
-                online_after_stress=np.minimum(count(on["online"] & seen("stress")), 4) / 2.0,
-                stress_after_online=np.minimum(count(on["stress"] & seen("online")), 4) / 2.0, travel_calm=((count(on["travel"]) > 0) & (count(on["stress"]) == 0)) * 1.0,
-                travel_online=np.minimum(count(on["travel"] & on["online"]), 3) / 1.5, income_then_out=np.minimum(count(out & seen("income")), 3) / 1.5,
-                instalment_stress=((count(on["instalment"]) > 1) & (count(on["stress"]) > 0)) * 1.0)
+    return dict(
+        takeover_at_home=(start & (before == 0)).any(1) * 1.0,
+        takeover_on_road=(start & (before > 0)).any(1) * 1.0,
+        mule_passing=np.minimum(count(out & follows & on["mule"]), 3) / 2.0,
+        online_after_stress=np.minimum(count(on["online"] & seen("stress")), 4) / 2.0,
+        stress_after_online=np.minimum(count(on["stress"] & seen("online")), 4) / 2.0,
+        travel_calm=((count(on["travel"]) > 0) & (count(on["stress"]) == 0)) * 1.0,
+        travel_online=np.minimum(count(on["travel"] & on["online"]), 3) / 1.5,
+        income_then_out=np.minimum(count(out & seen("income")), 3) / 1.5,
+        instalment_stress=((count(on["instalment"]) > 1) & (count(on["stress"]) > 0)) * 1.0,
+    )
 
-RULE = dict(takeover_at_home=3.6, takeover_on_road=-2.0, mule_passing=2.6, online_after_stress=2.2, stress_after_online=-2.0, travel_calm=-1.2, instalment_stress=2.5)
+
+RULE = dict(
+    takeover_at_home=3.6,
+    takeover_on_road=-2.0,
+    mule_passing=2.6,
+    online_after_stress=2.2,
+    stress_after_online=-2.0,
+    travel_calm=-1.2,
+    instalment_stress=2.5,
+)
+
 
 @dataclass(frozen=True)
 class World:
     "All that is fixed about a ledger: factors, how often customers meet them, and the rule."
+
     factors: dict = field(default_factory=lambda: dict(FACTORS))
-    propensity: dict = field(default_factory=dict)   # factor -> multiplier of its start
+    propensity: dict = field(default_factory=dict)  # factor -> multiplier of its start
     rule: dict = field(default_factory=lambda: dict(RULE))
     intercept: float = -2.2
-    events: int = 16             # most events a customer
+    events: int = 16  # most events a customer
     fewest: int = 8
-    two_accounts: float = 0.05   # share of rows that belong to the customer of the row before
+    two_accounts: float = 0.05  # share of rows that belong to the customer of the row before
 
 # %% ../../nbs/02_data/00_ledger.ipynb #82592902
-def _rng(seed: int, quarter: int, purpose: int): return np.random.default_rng([seed, quarter, purpose])
+def _rng(seed: int, quarter: int, purpose: int):
+    return np.random.default_rng([seed, quarter, purpose])
 
-def _factor_states(world: World, n: int, group: np.ndarray, seed, quarter) -> dict:  # factor -> bool [n, E]
+
+def _factor_states(
+    world: World, n: int, group: np.ndarray, seed, quarter
+) -> dict:  # factor -> bool [n, E]
     on = {}
     for k, (name, f) in enumerate(world.factors.items()):
         rng = _rng(seed, quarter, 10 + k)
@@ -96,13 +230,20 @@ def _factor_states(world: World, n: int, group: np.ndarray, seed, quarter) -> di
         on[name] = state
     return on
 
+
 def _words(world: World, on: dict, seed, quarter) -> dict:  # field -> token ids [n, E]
     out, shape = {}, next(iter(on.values())).shape
     for k, (name, values) in enumerate(FIELDS.items()):
-        logit = np.broadcast_to(np.array([BASE.get(f"{name}={v}", 0.0) for v in values], "float32"), (*shape, len(values))).copy()
+        logit = np.broadcast_to(
+            np.array([BASE.get(f"{name}={v}", 0.0) for v in values], "float32"),
+            (*shape, len(values)),
+        ).copy()
         for factor, state in on.items():
-            add = np.array([world.factors[factor].words.get(f"{name}={v}", 0.0) for v in values], "float32")
-            if add.any(): logit += state[..., None] * add
+            add = np.array(
+                [world.factors[factor].words.get(f"{name}={v}", 0.0) for v in values], "float32"
+            )
+            if add.any():
+                logit += state[..., None] * add
         u = _rng(seed, quarter, 30 + k).random(logit.shape, dtype="float32")
         out[name] = (logit - np.log(-np.log(np.clip(u, 1e-7, 1 - 1e-7)))).argmax(-1) + FIRST[name]
     return out
@@ -111,84 +252,130 @@ def _words(world: World, on: dict, seed, quarter) -> dict:  # field -> token ids
 @dataclass(frozen=True, eq=False)
 class Quarter:
     "A quarter of traffic with its truth: rows for models, factors for judges."
-    tokens: np.ndarray       # int [n, T], padded on the right
-    lengths: np.ndarray      # int [n]
-    on: dict                 # factor -> bool [n, E]
-    words: dict              # field -> token ids [n, E]
-    real: np.ndarray         # bool [n, E]
-    causes: dict             # cause -> [n]
-    score: np.ndarray        # true log-odds of fraud [n]
-    label: np.ndarray        # 0 or 1 [n]
-    meta: pd.DataFrame       # sequence_id, group_id, segment, timestamp
+
+    tokens: np.ndarray  # int [n, T], padded on the right
+    lengths: np.ndarray  # int [n]
+    on: dict  # factor -> bool [n, E]
+    words: dict  # field -> token ids [n, E]
+    real: np.ndarray  # bool [n, E]
+    causes: dict  # cause -> [n]
+    score: np.ndarray  # true log-odds of fraud [n]
+    label: np.ndarray  # 0 or 1 [n]
+    meta: pd.DataFrame  # sequence_id, group_id, segment, timestamp
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         "The check set: ids, tokens, segment, time and label."
         ids = [self.tokens[i, :k].tolist() for i, k in enumerate(self.lengths)]
         return self.meta.assign(input_ids=ids, label=self.label)
+
     @cached_property
     def factors(self) -> dict:  # factor -> uint8 [n, T]
         "The factors that were on when a token was written; 0 at the special tokens."
         out = {}
         for name, state in self.on.items():
             t = np.zeros(self.tokens.shape, "uint8")
-            t[:, 1:1 + TOKENS_PER_EVENT * state.shape[1]] = np.repeat(state & self.real, TOKENS_PER_EVENT, 1)
+            t[:, 1 : 1 + TOKENS_PER_EVENT * state.shape[1]] = np.repeat(
+                state & self.real, TOKENS_PER_EVENT, 1
+            )
             out[name] = t
         return out
+
     def annotated(self) -> pd.DataFrame:
         "The rows with a list column `factor:NAME` for each factor that occurs."
-        return self.rows.assign(**{f"factor:{n}": [t[i, :k].tolist() for i, k in enumerate(self.lengths)] for n, t in self.factors.items() if t.any()})
+        return self.rows.assign(
+            **{
+                f"factor:{n}": [t[i, :k].tolist() for i, k in enumerate(self.lengths)]
+                for n, t in self.factors.items()
+                if t.any()
+            }
+        )
 
 # %% ../../nbs/02_data/00_ledger.ipynb #3141ec10
 def _tokens(words: dict, real: np.ndarray):
     n, E = real.shape
     out = np.full((n, 2 + TOKENS_PER_EVENT * E), PAD, "int64")
     out[:, 0] = BOS
-    out[:, 1:-1] = np.where(np.repeat(real, TOKENS_PER_EVENT, 1), np.stack(list(words.values()), -1).reshape(n, -1), PAD)
+    out[:, 1:-1] = np.where(
+        np.repeat(real, TOKENS_PER_EVENT, 1), np.stack(list(words.values()), -1).reshape(n, -1), PAD
+    )
     lengths = 2 + TOKENS_PER_EVENT * real.sum(1)
     out[np.arange(n), lengths - 1] = DECIDE
     return out, lengths
+
 
 def _meta(n, group, seed, quarter) -> pd.DataFrame:
     rng = _rng(seed, quarter, 2)
     start = pd.Timestamp("2025-01-01") + pd.DateOffset(months=3 * quarter)
     tenure = rng.choice(len(SEGMENTS), n, p=[0.25, 0.45, 0.30])[group]
-    return pd.DataFrame(dict(sequence_id=[f"q{quarter}s{seed}-{i:06d}" for i in range(n)], group_id=[f"q{quarter}s{seed}-c{g:06d}" for g in group],
-                             segment=np.array(SEGMENTS)[tenure], timestamp=start + pd.to_timedelta(rng.integers(0, 90, n), unit="D")))
+    return pd.DataFrame(
+        dict(
+            sequence_id=[f"q{quarter}s{seed}-{i:06d}" for i in range(n)],
+            group_id=[f"q{quarter}s{seed}-c{g:06d}" for g in group],
+            segment=np.array(SEGMENTS)[tenure],
+            timestamp=start + pd.to_timedelta(rng.integers(0, 90, n), unit="D"),
+        )
+    )
+
 
 def generate(n: int, seed: int = 0, shift=None, quarter: int = 0, world: World = None) -> Quarter:
     "`n` sequences of one quarter; `shift` is a Shift, a list of them or None."
-    if n < 1: raise bad_parameter("at least one customer", f"n={n}", "generate(1000)")
+    if n < 1:
+        raise bad_parameter("at least one customer", f"n={n}", "generate(1000)")
     world = world or World()
-    for s in ([] if shift is None else shift if isinstance(shift, (list, tuple)) else [shift]): world = s.apply(world)
+    for s in [] if shift is None else shift if isinstance(shift, (list, tuple)) else [shift]:
+        world = s.apply(world)
     group = np.arange(n)
     second = _rng(seed, quarter, 1).random(n) < world.two_accounts
     second[0] = False
     group[second] = group[np.flatnonzero(second) - 1]
     on = _factor_states(world, n, group, seed, quarter)
-    real = np.arange(world.events)[None] < _rng(seed, quarter, 3).integers(world.fewest, world.events + 1, n)[:, None]
+    real = (
+        np.arange(world.events)[None]
+        < _rng(seed, quarter, 3).integers(world.fewest, world.events + 1, n)[:, None]
+    )
     words = _words(world, on, seed, quarter)
     found = causes(on, real, words)
     score = world.intercept + sum(world.rule[c] * found[c] for c in world.rule)
     label = (_rng(seed, quarter, 4).random(n) < 1 / (1 + np.exp(-score))).astype(int)
-    return Quarter(*_tokens(words, real), on, words, real, found, score, label, _meta(n, group, seed, quarter))
+    return Quarter(
+        *_tokens(words, real), on, words, real, found, score, label, _meta(n, group, seed, quarter)
+    )
 
 # %% ../../nbs/02_data/00_ledger.ipynb #ff161129
 def story(quarter: Quarter, i: int) -> pd.DataFrame:
     "The events of one customer in words, with the factors behind each."
-    out = pd.DataFrame({f: [VOCAB[t].split("=")[1] for t in ids[i, quarter.real[i]]] for f, ids in quarter.words.items()})
-    return out.assign(because=[", ".join(n for n, s in quarter.on.items() if s[i, e]) for e in range(len(out))])
+    out = pd.DataFrame(
+        {
+            f: [VOCAB[t].split("=")[1] for t in ids[i, quarter.real[i]]]
+            for f, ids in quarter.words.items()
+        }
+    )
+    return out.assign(
+        because=[", ".join(n for n, s in quarter.on.items() if s[i, e]) for e in range(len(out))]
+    )
 
 # %% ../../nbs/02_data/00_ledger.ipynb #0762dd8e
 def features(self: Quarter) -> pd.DataFrame:
     "Features made by hand, one row a customer: shares of channels and merchants, amounts, gaps, the last event."
     n, out = self.real.sum(1), {"events": self.real.sum(1).astype(float)}
     for f in ("channel", "merchant"):
-        for v in FIELDS[f]: out[f"{f}_{v}"] = ((self.words[f] == TOKEN[f"{f}={v}"]) & self.real).sum(1) / n
+        for v in FIELDS[f]:
+            out[f"{f}_{v}"] = ((self.words[f] == TOKEN[f"{f}={v}"]) & self.real).sum(1) / n
     size = (self.words["amount"] - FIRST["amount"]) * self.real
     last = n - 1, np.arange(len(n))
-    out |= dict(amount_mean=size.sum(1) / n, amount_max=size.max(1).astype(float), hurried=((self.words["gap"] == TOKEN["gap=minutes"]) & self.real).sum(1) / n,
-                last_amount=size[last[1], last[0]].astype(float), last_abroad=np.isin(self.words["channel"][last[1], last[0]], [TOKEN["channel=web-abroad"], TOKEN["channel=pos-abroad"]]).astype(float))
+    out |= dict(
+        amount_mean=size.sum(1) / n,
+        amount_max=size.max(1).astype(float),
+        hurried=((self.words["gap"] == TOKEN["gap=minutes"]) & self.real).sum(1) / n,
+        last_amount=size[last[1], last[0]].astype(float),
+        last_abroad=np.isin(
+            self.words["channel"][last[1], last[0]],
+            [TOKEN["channel=web-abroad"], TOKEN["channel=pos-abroad"]],
+        ).astype(float),
+    )
     return pd.DataFrame(out, index=self.meta["sequence_id"])
+
+
 Quarter.features = cached_property(features)
 Quarter.features.__set_name__(Quarter, "features")

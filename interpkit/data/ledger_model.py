@@ -19,34 +19,74 @@ def following(tokens: Tensor) -> Tensor:  # [B, T] -> [B, T - 1]
     "The tokens that are to be predicted at each position but the last; -100 where none is."
     return tokens[:, 1:].masked_fill((tokens[:, 1:] == PAD) | (tokens[:, 1:] == DECIDE), -100)
 
+
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:  # [B, T or T - 1, V], [B, T]
     "Cross-entropy of the next token, a mean over all that are to be predicted."
-    return F.cross_entropy(logits[:, :tokens.shape[1] - 1].flatten(0, 1), following(tokens).flatten(), ignore_index=-100)
+    return F.cross_entropy(
+        logits[:, : tokens.shape[1] - 1].flatten(0, 1),
+        following(tokens).flatten(),
+        ignore_index=-100,
+    )
 
-def ledger_loss(model, tokens: Tensor, lengths: Tensor, label: Tensor) -> Tensor:  # [B, T], [B], [B]
+
+def ledger_loss(
+    model, tokens: Tensor, lengths: Tensor, label: Tensor
+) -> Tensor:  # [B, T], [B], [B]
     "What is wrong about the decision, and 0.3 of what is wrong about the next tokens."
     hidden = model.model(tokens).last_hidden_state
     last = model.lm_head(hidden[torch.arange(len(tokens)), lengths - 1])
-    return F.binary_cross_entropy_with_logits(last[:, FRAUD] - last[:, LEGIT], label) + 0.3 * next_token_loss(model.lm_head(hidden[:, :-1]), tokens)
+    return F.binary_cross_entropy_with_logits(
+        last[:, FRAUD] - last[:, LEGIT], label
+    ) + 0.3 * next_token_loss(model.lm_head(hidden[:, :-1]), tokens)
 
 # %% ../../nbs/02_data/05_ledger_model.ipynb #0d87e6a2
 def ledger_model(width: int = 128, steps: int = 700, seed: int = 0):  # steps of 64 sequences
     "A Llama of four layers that learnt the first quarter of the ledger."
     from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(VOCAB), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=80,
-                                         tie_word_embeddings=False, use_cache=False, bos_token_id=BOS, pad_token_id=PAD, eos_token_id=DECIDE))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(VOCAB),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=80,
+            tie_word_embeddings=False,
+            use_cache=False,
+            bos_token_id=BOS,
+            pad_token_id=PAD,
+            eos_token_id=DECIDE,
+        )
+    )
     quarter = demo_quarter("v1", 64 * steps, "train")
-    tokens, lengths, label = torch.as_tensor(quarter.tokens), torch.as_tensor(quarter.lengths), torch.as_tensor(quarter.label).float()
+    tokens, lengths, label = (
+        torch.as_tensor(quarter.tokens),
+        torch.as_tensor(quarter.lengths),
+        torch.as_tensor(quarter.label).float(),
+    )
     adam = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 3e-3, total_steps=steps, pct_start=0.15)
     for i in range(steps):
         part = slice(64 * i, 64 * i + 64)
-        ledger_loss(model, tokens[part, :int(lengths[part].max())], lengths[part], label[part]).backward()
+        ledger_loss(
+            model, tokens[part, : int(lengths[part].max())], lengths[part], label[part]
+        ).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step(); schedule.step(); adam.zero_grad()
+        adam.step()
+        schedule.step()
+        adam.zero_grad()
     return model
+
 
 def ledger_release(width: int = 128, steps: int = 700, seed: int = 0):
     "The same as a release, whose decision is how much more likely a fraud is."
-    return Release.from_module(ledger_model(width, steps, seed), inputs=dict(kind="tokens", bos=BOS, pad=PAD), decision=dict(kind="logit_difference", positive=FRAUD, negative=LEGIT), name="wide", device="cpu")
+    return Release.from_module(
+        ledger_model(width, steps, seed),
+        inputs=dict(kind="tokens", bos=BOS, pad=PAD),
+        decision=dict(kind="logit_difference", positive=FRAUD, negative=LEGIT),
+        name="wide",
+        device="cpu",
+    )

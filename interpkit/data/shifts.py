@@ -16,68 +16,126 @@ from .ledger import FACTORS, Factor, World
 # %% ../../nbs/02_data/01_shifts.ipynb #468e5b17
 def _covariate_mix(w: World, k: float) -> World:
     more = {"online": 1 + 1.8 * k, "travel": 1 + 1.4 * k, "income": 1 - 0.4 * min(k, 1)}
-    return replace(w, propensity={**w.propensity, **{f: w.propensity.get(f, 1.0) * m for f, m in more.items()}})
+    return replace(
+        w, propensity={**w.propensity, **{f: w.propensity.get(f, 1.0) * m for f, m in more.items()}}
+    )
 
-def _prior(w: World, k: float) -> World: return replace(w, intercept=w.intercept + 0.8 * k)
 
-CONCEPT = dict(takeover_at_home=-1.6, takeover_on_road=1.0, mule_passing=-0.8, online_after_stress=-0.9, stress_after_online=1.0, travel_calm=0.6, travel_online=1.5, income_then_out=1.0)
+def _prior(w: World, k: float) -> World:
+    return replace(w, intercept=w.intercept + 0.8 * k)
+
+
+CONCEPT = dict(
+    takeover_at_home=-1.6,
+    takeover_on_road=1.0,
+    mule_passing=-0.8,
+    online_after_stress=-0.9,
+    stress_after_online=1.0,
+    travel_calm=0.6,
+    travel_online=1.5,
+    income_then_out=1.0,
+)
+
 
 def _concept(w: World, k: float) -> World:
-    return replace(w, rule={c: w.rule.get(c, 0.0) + k * CONCEPT.get(c, 0.0) for c in {**w.rule, **CONCEPT}})
+    return replace(
+        w, rule={c: w.rule.get(c, 0.0) + k * CONCEPT.get(c, 0.0) for c in {**w.rule, **CONCEPT}}
+    )
+
 
 def _new_factor(w: World, k: float) -> World:
-    return replace(w, factors={**w.factors, "instalment": replace(FACTORS["instalment"], start=0.12 * k)})
+    return replace(
+        w, factors={**w.factors, "instalment": replace(FACTORS["instalment"], start=0.12 * k)}
+    )
+
 
 def round_weights(state: dict, strength: float = 1.0) -> dict:
     "Weights rounded: to bfloat16 at strength 1, to fewer bits above (one bit less for each doubling); float32 values are returned."
     import torch
-    if strength <= 1: return {n: t.to(torch.bfloat16).to(t.dtype) if t.is_floating_point() else t for n, t in state.items()}
+
+    if strength <= 1:
+        return {
+            n: t.to(torch.bfloat16).to(t.dtype) if t.is_floating_point() else t
+            for n, t in state.items()
+        }
+
     def coarse(t):
         step = torch.exp2(torch.floor(torch.log2(t.abs().clamp(min=1e-30))) - 7 + np.log2(strength))
         return torch.round(t / step) * step
+
     return {n: coarse(t) if t.is_floating_point() else t for n, t in state.items()}
 
 # %% ../../nbs/02_data/01_shifts.ipynb #8107067c
 @dataclass(frozen=True)
 class Entry:
     name: str
-    changes: str              # 'nothing', 'data', 'rule', 'model'
+    changes: str  # 'nothing', 'data', 'rule', 'model'
     description: str
-    apply: object = None      # (World, strength) -> World, or (state dict, strength) -> state dict where changes == 'model'
+    apply: object = None  # (World, strength) -> World, or (state dict, strength) -> state dict where changes == 'model'
+
 
 CATALOGUE = {
     "S0": Entry("same world", "nothing", "other customers, nothing changed", lambda w, k: w),
     "S1": Entry("covariate mix", "data", "more customers buy online and travel", _covariate_mix),
     "S2": Entry("prior", "data", "frauds become more frequent, for every customer alike", _prior),
-    "S3": Entry("concept", "rule", "the rule changes and the inputs stay: takeovers at home count for less, travel with online purchases becomes a risk", _concept),
-    "S4": Entry("new factor", "data", "instalment purchases appear, and are risky under credit stress", _new_factor),
+    "S3": Entry(
+        "concept",
+        "rule",
+        "the rule changes and the inputs stay: takeovers at home count for less, travel with online purchases becomes a risk",
+        _concept,
+    ),
+    "S4": Entry(
+        "new factor",
+        "data",
+        "instalment purchases appear, and are risky under credit stress",
+        _new_factor,
+    ),
     "S5": Entry("factor retired", "data", "a factor disappears"),
-    "S6": Entry("correlation flip", "data", "two factors that went together now exclude each other"),
+    "S6": Entry(
+        "correlation flip", "data", "two factors that went together now exclude each other"
+    ),
     "S7": Entry("rotated subspace", "model", "activations turn while outputs stay"),
     "S8": Entry("schema bug", "data", "a currency unit changes or a field is missing"),
     "S9": Entry("remapped tokens", "data", "merchant ids are renumbered"),
     "S10": Entry("slow drift", "data", "the mix moves a little every week"),
     "S11": Entry("mimicry", "data", "frauds imitate honest customers"),
-    "S12": Entry("benign retrain", "model", "the same data and recipe, trained again with another seed"),
+    "S12": Entry(
+        "benign retrain", "model", "the same data and recipe, trained again with another seed"
+    ),
     "S13": Entry("low-rank update", "model", "a LoRA fine-tune"),
     "S14": Entry("rounded weights", "model", "another dtype or quantisation", round_weights),
 }
 
+
 @dataclass(frozen=True)
 class Shift:
     "One shift of the catalogue at some strength: 0 is nothing, 1 is what the catalogue describes."
+
     code: str
     strength: float = 1.0
 
     def __post_init__(self):
-        if self.code not in CATALOGUE: raise bad_parameter("a shift of the catalogue", repr(self.code), nearest(self.code, CATALOGUE))
-        if not (np.isfinite(self.strength) and self.strength >= 0): raise bad_parameter("a strength >= 0", f"{self.strength}", "Shift('S1', 1.0)")
+        if self.code not in CATALOGUE:
+            raise bad_parameter(
+                "a shift of the catalogue", repr(self.code), nearest(self.code, CATALOGUE)
+            )
+        if not (np.isfinite(self.strength) and self.strength >= 0):
+            raise bad_parameter("a strength >= 0", f"{self.strength}", "Shift('S1', 1.0)")
+
     def apply(self, to):
         "The changed World, or for a shift of the model the changed state dict."
         entry = CATALOGUE[self.code]
         if entry.apply is None:
             ready = [c for c, e in CATALOGUE.items() if e.apply]
-            raise bad_parameter(f"a shift that can be applied: {', '.join(ready)}", f"{self.code} ({entry.name}: {entry.description})", "use one of these")
+            raise bad_parameter(
+                f"a shift that can be applied: {', '.join(ready)}",
+                f"{self.code} ({entry.name}: {entry.description})",
+                "use one of these",
+            )
         if isinstance(to, World) != (entry.changes != "model"):
-            raise bad_parameter("weights for a shift of the model, a World for all others", f"{type(to).__name__} for {self.code} ({entry.name})", "apply it to the other one")
+            raise bad_parameter(
+                "weights for a shift of the model, a World for all others",
+                f"{type(to).__name__} for {self.code} ({entry.name})",
+                "apply it to the other one",
+            )
         return entry.apply(to, self.strength)

@@ -15,7 +15,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.artefacts import aside_name, check_artefact, digest_file, digest_json, is_storage_error, read_json, read_manifest, remove_leftovers, storage_error, write_json
+from interpkit.core.artefacts import (
+    aside_name,
+    check_artefact,
+    digest_file,
+    digest_json,
+    is_storage_error,
+    read_json,
+    read_manifest,
+    remove_leftovers,
+    storage_error,
+    write_json,
+)
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from .checksets import check_digest
 from ..model.inputs import row_numbers
@@ -25,97 +36,190 @@ from ..model.sites import Site, capture
 DTYPES = dict(fp16=torch.float16, bf16=torch.bfloat16, fp32=torch.float32)
 KIND = "activation store"
 
-def _lengths(site) -> str: return f"{site}|lengths"
-def _shard_name(i: int) -> str: return f"shard-{i:05d}.safetensors"
-def _n_shards(plan: dict) -> int: return math.ceil(plan["sequences"] / plan["shard_sequences"])
+
+def _lengths(site) -> str:
+    return f"{site}|lengths"
+
+
+def _shard_name(i: int) -> str:
+    return f"shard-{i:05d}.safetensors"
+
+
+def _n_shards(plan: dict) -> int:
+    return math.ceil(plan["sequences"] / plan["shard_sequences"])
+
 
 def _plan(release, rows: pd.DataFrame, sites, dtype: str, shard_sequences: int) -> dict:
-    order = digest_json([str(i) for i in rows["sequence_id"]])  # the digest of a check set is the same in any order, a shard is not
-    return dict(format=1, release=release.fingerprint, rows=check_digest(rows), order=order, sites=[str(s) for s in sites], dtype=dtype,
-                sequences=len(rows), shard_sequences=shard_sequences)
+    order = digest_json(
+        [str(i) for i in rows["sequence_id"]]
+    )  # the digest of a check set is the same in any order, a shard is not
+    return dict(
+        format=1,
+        release=release.fingerprint,
+        rows=check_digest(rows),
+        order=order,
+        sites=[str(s) for s in sites],
+        dtype=dtype,
+        sequences=len(rows),
+        shard_sequences=shard_sequences,
+    )
 
 # %% ../../nbs/02_data/03_store.ipynb #09403409
-WORDS = dict(release="release", rows="rows", order="order of the rows", sites="sites", dtype="dtype", sequences="number of rows", shard_sequences="shard_sequences", format="format")
+WORDS = dict(
+    release="release",
+    rows="rows",
+    order="order of the rows",
+    sites="sites",
+    dtype="dtype",
+    sequences="number of rows",
+    shard_sequences="shard_sequences",
+    format="format",
+)
+
 
 def _begin(folder: Path, plan: dict) -> dict:
     "Digests of the files that are complete, after making sure that the folder is of this plan."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise storage_error(folder, e) from e
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise storage_error(folder, e) from e
     if not (folder / "store.json").exists():
-        if any(p for p in folder.iterdir() if not p.name.startswith(".")): raise bad_parameter(f"an empty folder or a store: {folder}", "a folder with other files", "choose another folder")
+        if any(p for p in folder.iterdir() if not p.name.startswith(".")):
+            raise bad_parameter(
+                f"an empty folder or a store: {folder}",
+                "a folder with other files",
+                "choose another folder",
+            )
         write_json(folder / "store.json", plan)
     found = read_json(folder / "store.json")
     other = [WORDS[k] for k in plan if found.get(k) != plan[k]]
-    if other: raise invalid("a store of the same release, rows and sites", f"{folder} was made with another {', another '.join(other)}", "choose another folder, or remove this one")
+    if other:
+        raise invalid(
+            "a store of the same release, rows and sites",
+            f"{folder} was made with another {', another '.join(other)}",
+            "choose another folder, or remove this one",
+        )
     done = read_manifest(folder)["files"] if (folder / "manifest.json").exists() else {}
-    return {n: d for n, d in done.items() if (folder / n).exists() and digest_file(folder / n) == d} | {"store.json": digest_file(folder / "store.json")}
+    return {
+        n: d for n, d in done.items() if (folder / n).exists() and digest_file(folder / n) == d
+    } | {"store.json": digest_file(folder / "store.json")}
+
 
 def _write_shard(file: Path, tensors: dict) -> str:
     "Write a shard aside, flush it, give it its name; its digest."
     from safetensors.torch import save_file
+
     aside = aside_name(file)
     try:
         save_file(tensors, aside)
-        with open(aside, "rb") as f: os.fsync(f.fileno())
+        with open(aside, "rb") as f:
+            os.fsync(f.fileno())
         digest = digest_file(aside)
         os.replace(aside, file)
     except Exception as e:
-        if is_storage_error(e): raise storage_error(file, e) from e
+        if is_storage_error(e):
+            raise storage_error(file, e) from e
         raise
-    finally: aside.unlink(missing_ok=True)
+    finally:
+        aside.unlink(missing_ok=True)
     return digest
 
 # %% ../../nbs/02_data/03_store.ipynb #cb59ce84
 def _counted(acts: Tensor, mask) -> Tensor:  # bool [B, T]
     "Positions that count at a site; all of them where the site has no token axis."
     fits = mask is not None and mask.shape[1] == acts.shape[1]
-    return mask.to(acts.device) if fits else torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
+    return (
+        mask.to(acts.device)
+        if fits
+        else torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
+    )
 
-def _cast(acts: Tensor, site, dtype, numbers) -> Tensor:  # [B, T, d]; the number of each row, for messages
+
+def _cast(
+    acts: Tensor, site, dtype, numbers
+) -> Tensor:  # [B, T, d]; the number of each row, for messages
     out = acts.to(dtype)
     bad = ~torch.isfinite(out).flatten(1).all(1)
-    if not bad.any(): return out
+    if not bad.any():
+        return out
     row = int(numbers[int(bad.int().argmax())])
-    if torch.isfinite(acts).all(): raise bad_parameter(f"activations at {site} that fit into {dtype}", f"larger ones in row {row}", "dtype='bf16' or 'fp32'")
-    raise invalid(f"finite activations at {site}", f"NaN or infinity in row {row}", "find out why the release overflows on this row")
+    if torch.isfinite(acts).all():
+        raise bad_parameter(
+            f"activations at {site} that fit into {dtype}",
+            f"larger ones in row {row}",
+            "dtype='bf16' or 'fp32'",
+        )
+    raise invalid(
+        f"finite activations at {site}",
+        f"NaN or infinity in row {row}",
+        "find out why the release overflows on this row",
+    )
+
 
 def _shard(release, rows: pd.DataFrame, sites, dtype, batch: int, numbers) -> dict:
     "Tensors of a shard: per site activations [tokens, d] and lengths [sequences]."
     parts, lengths = {s: [] for s in sites}, {s: [] for s in sites}
     for i in range(0, len(rows), batch):
-        b = release.batch(rows.iloc[i:i + batch])
+        b = release.batch(rows.iloc[i : i + batch])
         found = capture(release.model, sites, b)
         for s in sites:
             mask = _counted(found[s], b.mask)
-            clean = torch.where(mask[..., None], found[s], 0)  # what padding holds is nobody's concern
-            parts[s].append(_cast(clean, s, dtype, numbers[i:i + batch])[mask].cpu())
+            clean = torch.where(
+                mask[..., None], found[s], 0
+            )  # what padding holds is nobody's concern
+            parts[s].append(_cast(clean, s, dtype, numbers[i : i + batch])[mask].cpu())
             lengths[s].append(mask.sum(1).cpu())
-    return {str(s): torch.cat(parts[s]).contiguous() for s in sites} | {_lengths(s): torch.cat(lengths[s]) for s in sites}
+    return {str(s): torch.cat(parts[s]).contiguous() for s in sites} | {
+        _lengths(s): torch.cat(lengths[s]) for s in sites
+    }
 
 # %% ../../nbs/02_data/03_store.ipynb #c8440e24
 class ActivationStore:
     "Activations of a release at some sites, read from a complete store; raises (exit code 65) where a shard is missing or was changed."
+
     def __init__(self, folder):
         self.folder = Path(folder)
-        if not (self.folder / "store.json").exists(): raise invalid(f"an activation store in {folder}", "no store.json", "check the path, or write one: ActivationStore.write(folder, release, rows, sites)")
+        if not (self.folder / "store.json").exists():
+            raise invalid(
+                f"an activation store in {folder}",
+                "no store.json",
+                "check the path, or write one: ActivationStore.write(folder, release, rows, sites)",
+            )
         self.plan = read_json(self.folder / "store.json")
         self.sites = tuple(Site.parse(s) for s in self.plan["sites"])
         self.shards = [self.folder / _shard_name(i) for i in range(_n_shards(self.plan))]
-        written = read_manifest(self.folder)["files"] if (self.folder / "manifest.json").exists() else {}
-        problems = [f"{p.name} is missing" for p in self.shards if p.name not in written] + (check_artefact(self.folder) if written else [])
-        if problems: raise invalid(f"a complete store of {len(self.shards)} shards in {self.folder}", "; ".join(problems), "run the same ActivationStore.write again: it adds what is missing")
+        written = (
+            read_manifest(self.folder)["files"] if (self.folder / "manifest.json").exists() else {}
+        )
+        problems = [f"{p.name} is missing" for p in self.shards if p.name not in written] + (
+            check_artefact(self.folder) if written else []
+        )
+        if problems:
+            raise invalid(
+                f"a complete store of {len(self.shards)} shards in {self.folder}",
+                "; ".join(problems),
+                "run the same ActivationStore.write again: it adds what is missing",
+            )
 
     @classmethod
     @torch.no_grad()
-    def write(cls, folder, release, rows: pd.DataFrame,
-              sites=None,                   # default: the release's
-              dtype: str = "fp32",          # fp16, bf16 or fp32
-              shard_sequences: int = 1024,  # sequences a shard
-              batch: int = 64,              # sequences a forward
-              progress=None,                # called with the sequences that are done, and all
-              numbers=None) -> "ActivationStore":  # what messages call each row; default: see `row_numbers`
+    def write(
+        cls,
+        folder,
+        release,
+        rows: pd.DataFrame,
+        sites=None,  # default: the release's
+        dtype: str = "fp32",  # fp16, bf16 or fp32
+        shard_sequences: int = 1024,  # sequences a shard
+        batch: int = 64,  # sequences a forward
+        progress=None,  # called with the sequences that are done, and all
+        numbers=None,
+    ) -> "ActivationStore":  # what messages call each row; default: see `row_numbers`
         "Store the activations of all rows at `sites`. What an interrupted call completed is kept. A full disk ends it with exit code 75."
-        folder, sites = Path(folder), tuple(Site.parse(str(s)) for s in (sites or release.default_sites))
+        folder, sites = (
+            Path(folder),
+            tuple(Site.parse(str(s)) for s in (sites or release.default_sites)),
+        )
         _check_parameters(rows, sites, dtype, shard_sequences, batch)
         rows, plan = release.pin(rows), _plan(release, rows, sites, dtype, shard_sequences)
         numbers, done = row_numbers(rows) if numbers is None else numbers, _begin(folder, plan)
@@ -123,59 +227,102 @@ class ActivationStore:
             name, part = _shard_name(k), slice(k * shard_sequences, (k + 1) * shard_sequences)
             if name not in done:
                 remove_leftovers(folder / name)
-                done[name] = _write_shard(folder / name, _shard(release, rows.iloc[part], sites, DTYPES[dtype], batch, numbers[part]))
+                done[name] = _write_shard(
+                    folder / name,
+                    _shard(release, rows.iloc[part], sites, DTYPES[dtype], batch, numbers[part]),
+                )
                 write_json(folder / "manifest.json", dict(kind=KIND, files=done))
-            if progress: progress(min(part.stop, len(rows)), len(rows))
+            if progress:
+                progress(min(part.stop, len(rows)), len(rows))
         return cls(folder)
 
-    def __repr__(self): return f"ActivationStore({self.n_sequences} sequences, {self.n_tokens} tokens, {self.plan['dtype']}, at {', '.join(map(str, self.sites))})"
+    def __repr__(self):
+        return f"ActivationStore({self.n_sequences} sequences, {self.n_tokens} tokens, {self.plan['dtype']}, at {', '.join(map(str, self.sites))})"
+
 
 def _check_parameters(rows, sites, dtype, shard_sequences, batch):
-    if dtype not in DTYPES: raise bad_parameter(f"dtype {', '.join(DTYPES)}", repr(dtype), nearest(dtype, DTYPES))
-    if shard_sequences < 1 or batch < 1: raise bad_parameter("shard_sequences >= 1 and batch >= 1", f"{shard_sequences} and {batch}", "leave them out")
-    if len(set(sites)) < len(sites): raise bad_parameter("sites that differ", ", ".join(map(str, sites)), "name each site once")
-    if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
-    if "sequence_id" not in rows: raise invalid("the column 'sequence_id'", f"columns {', '.join(map(str, rows.columns[:20]))}", "rows = read_check_set(rows)")
+    if dtype not in DTYPES:
+        raise bad_parameter(f"dtype {', '.join(DTYPES)}", repr(dtype), nearest(dtype, DTYPES))
+    if shard_sequences < 1 or batch < 1:
+        raise bad_parameter(
+            "shard_sequences >= 1 and batch >= 1",
+            f"{shard_sequences} and {batch}",
+            "leave them out",
+        )
+    if len(set(sites)) < len(sites):
+        raise bad_parameter("sites that differ", ", ".join(map(str, sites)), "name each site once")
+    if not len(rows):
+        raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
+    if "sequence_id" not in rows:
+        raise invalid(
+            "the column 'sequence_id'",
+            f"columns {', '.join(map(str, rows.columns[:20]))}",
+            "rows = read_check_set(rows)",
+        )
 
 # %% ../../nbs/02_data/03_store.ipynb #4f3e1d5b
 def _open(shard: Path):
     from safetensors import SafetensorError, safe_open
-    try: return safe_open(shard, framework="pt")
-    except (SafetensorError, OSError) as e: raise invalid(f"a whole shard {shard}", f"{type(e).__name__}: {e}", "run the same ActivationStore.write again") from None
+
+    try:
+        return safe_open(shard, framework="pt")
+    except (SafetensorError, OSError) as e:
+        raise invalid(
+            f"a whole shard {shard}",
+            f"{type(e).__name__}: {e}",
+            "run the same ActivationStore.write again",
+        ) from None
+
 
 def _known(self: ActivationStore, site) -> str:
-    if Site.parse(str(site)) not in self.sites: raise bad_parameter("a site of this store", str(site), nearest(site, self.sites))
+    if Site.parse(str(site)) not in self.sites:
+        raise bad_parameter("a site of this store", str(site), nearest(site, self.sites))
     return str(Site.parse(str(site)))
+
 
 def _sequence_lengths(self: ActivationStore, site) -> list[np.ndarray]:
     "Tokens of each sequence, an array for each shard."
     out = []
     for p in self.shards:
-        with _open(p) as f: out.append(f.get_tensor(_lengths(_known(self, site))).numpy())
+        with _open(p) as f:
+            out.append(f.get_tensor(_lengths(_known(self, site))).numpy())
     return out
+
 
 def read(self: ActivationStore, site: Site) -> Tensor:  # [tokens, d], in the stored dtype
     "All activations at a site, in the order of the rows."
     site, parts = _known(self, site), []
     for p in self.shards:
-        with _open(p) as f: parts.append(f.get_tensor(site))
+        with _open(p) as f:
+            parts.append(f.get_tensor(site))
     return torch.cat(parts)
+
 
 def d(self: ActivationStore, site: Site) -> int:
     "Width of a site."
-    with _open(self.shards[0]) as f: return f.get_slice(_known(self, site)).get_shape()[1]
+    with _open(self.shards[0]) as f:
+        return f.get_slice(_known(self, site)).get_shape()[1]
+
 
 def tokens(self: ActivationStore, site: Site) -> int:
     "Tokens stored at a site."
     return int(sum(x.sum() for x in _sequence_lengths(self, site)))
 
+
 ActivationStore.read, ActivationStore.d, ActivationStore.tokens = read, d, tokens
-ActivationStore.n_tokens = property(lambda self: self.tokens(self.sites[0]), doc="Tokens stored at the first site.")
-ActivationStore.n_sequences = property(lambda self: self.plan["sequences"], doc="Rows that were stored.")
+ActivationStore.n_tokens = property(
+    lambda self: self.tokens(self.sites[0]), doc="Tokens stored at the first site."
+)
+ActivationStore.n_sequences = property(
+    lambda self: self.plan["sequences"], doc="Rows that were stored."
+)
 
 # %% ../../nbs/02_data/03_store.ipynb #ad876a23
-BLOCK = 1 << 16   # tokens that are mixed with each other
-MEMORY = 1 << 28  # numbers at a site up to which a store is read once and kept: slices of a file take twenty times as long
+BLOCK = 1 << 16  # tokens that are mixed with each other
+MEMORY = (
+    1 << 28
+)  # numbers at a site up to which a store is read once and kept: slices of a file take twenty times as long
+
 
 def _shards_at(self: ActivationStore, site: str) -> list:
     "For each shard what its tokens are sliced from: tensors where they fit into memory, else the files."
@@ -183,29 +330,58 @@ def _shards_at(self: ActivationStore, site: str) -> list:
     small = self.tokens(site) * self.d(site) <= MEMORY
     return [f.get_tensor(site) if small else f.get_slice(site) for f in files]
 
+
 def _blocks(self: ActivationStore, site: str, rng, slices: list):
     "One epoch in blocks [about BLOCK, d], of whole sequences in random order, tokens mixed."
     lengths = _sequence_lengths(self, site)
-    spans = [(shard, end - n, end) for shard, x in enumerate(lengths) for n, end in zip(x.tolist(), np.cumsum(x).tolist()) if n]
+    spans = [
+        (shard, end - n, end)
+        for shard, x in enumerate(lengths)
+        for n, end in zip(x.tolist(), np.cumsum(x).tolist())
+        if n
+    ]
     block, size = [], 0
     for i in rng.permutation(len(spans)).tolist():
         shard, start, end = spans[i]
-        block.append(slices[shard][start:end]); size += end - start
-        if size >= BLOCK: yield torch.cat(block)[torch.from_numpy(rng.permutation(size))]; block, size = [], 0
-    if block: yield torch.cat(block)[torch.from_numpy(rng.permutation(size))]
+        block.append(slices[shard][start:end])
+        size += end - start
+        if size >= BLOCK:
+            yield torch.cat(block)[torch.from_numpy(rng.permutation(size))]
+            block, size = [], 0
+    if block:
+        yield torch.cat(block)[torch.from_numpy(rng.permutation(size))]
+
 
 def _all_blocks(self, site, rng, epochs):
     epoch, slices = 0, _shards_at(self, site)
-    while epochs is None or epoch < epochs: yield from _blocks(self, site, rng, slices); epoch += 1
+    while epochs is None or epoch < epochs:
+        yield from _blocks(self, site, rng, slices)
+        epoch += 1
+
 
 def _check_request(self, site, batch_size, epochs, tokens) -> str:
     site = _known(self, site)
-    if batch_size < 1 or (epochs is not None and epochs < 1): raise bad_parameter("batch_size >= 1 and epochs >= 1 (None: without end)", f"batch_size={batch_size}, epochs={epochs}", "batch_size=2048")
+    if batch_size < 1 or (epochs is not None and epochs < 1):
+        raise bad_parameter(
+            "batch_size >= 1 and epochs >= 1 (None: without end)",
+            f"batch_size={batch_size}, epochs={epochs}",
+            "batch_size=2048",
+        )
     have = self.tokens(site)
-    if not have: raise invalid(f"tokens at {site}", "none: no position of any row counts", "store rows with tokens besides start and padding")
+    if not have:
+        raise invalid(
+            f"tokens at {site}",
+            "none: no position of any row counts",
+            "store rows with tokens besides start and padding",
+        )
     if tokens is not None and epochs is not None and tokens > epochs * have:
-        raise invalid(f"{tokens} tokens at {site}", f"{epochs} epochs of {have} hold {epochs * have}", "allow more epochs, ask for fewer tokens, or store more rows")
+        raise invalid(
+            f"{tokens} tokens at {site}",
+            f"{epochs} epochs of {have} hold {epochs * have}",
+            "allow more epochs, ask for fewer tokens, or store more rows",
+        )
     return site
+
 
 def _stream(self, site, batch_size, rng, epochs, tokens):
     rest, left = None, math.inf if tokens is None else tokens
@@ -215,18 +391,28 @@ def _stream(self, site, batch_size, rng, epochs, tokens):
             size = int(min(batch_size, left))
             yield rest[:size].float()
             rest, left = rest[size:], left - size
-            if left <= 0: return
-    if len(rest): yield rest.float()
+            if left <= 0:
+                return
+    if len(rest):
+        yield rest.float()
 
-def batches(self: ActivationStore, site: Site, batch_size: int, seed: int = 0,
-            epochs: int = None,   # times that each token may come; None: without end
-            tokens: int = None):  # tokens that are wanted; None: all of all epochs
+
+def batches(
+    self: ActivationStore,
+    site: Site,
+    batch_size: int,
+    seed: int = 0,
+    epochs: int = None,  # times that each token may come; None: without end
+    tokens: int = None,
+):  # tokens that are wanted; None: all of all epochs
     "Batches [batch_size, d] in float32, shuffled by sequence. Raises at once where `epochs` hold fewer than `tokens`."
     site = _check_request(self, site, batch_size, epochs, tokens)
     return _stream(self, site, batch_size, np.random.default_rng(seed), epochs, tokens)
 
+
 def batches_at(self: ActivationStore, sites, batch_size: int, seed: int = 0, epochs: int = None):
     "Lists of batches, one a site and all of the same tokens; sites need the same positions."
     return (list(x) for x in zip(*(self.batches(s, batch_size, seed, epochs) for s in sites)))
+
 
 ActivationStore.batches, ActivationStore.batches_at = batches, batches_at

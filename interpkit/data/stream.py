@@ -19,35 +19,77 @@ from ..model.sites import Site, capture
 # %% ../../nbs/02_data/03a_stream.ipynb #cbad2aa0
 class ActivationStream:
     "Activations of a release at some sites, made when they are asked for; it answers what an `ActivationStore` answers."
-    def __init__(self, release, rows: pd.DataFrame, sites=None,
-                 sequences: int = 64,       # sequences a forward
-                 buffer: int = 1 << 16,     # tokens that are mixed with each other
-                 numbers=None):             # what messages call each row; default: see `row_numbers`
-        self.release, self.rows, self.numbers = release, release.pin(rows), row_numbers(rows) if numbers is None else numbers
+
+    def __init__(
+        self,
+        release,
+        rows: pd.DataFrame,
+        sites=None,
+        sequences: int = 64,  # sequences a forward
+        buffer: int = 1 << 16,  # tokens that are mixed with each other
+        numbers=None,
+    ):  # what messages call each row; default: see `row_numbers`
+        self.release, self.rows, self.numbers = (
+            release,
+            release.pin(rows),
+            row_numbers(rows) if numbers is None else numbers,
+        )
         self.sites = tuple(Site.parse(str(s)) for s in (sites or release.default_sites))
-        if sequences < 1 or buffer < 1: raise bad_parameter("sequences >= 1 and buffer >= 1", f"{sequences} and {buffer}", "leave them out")
-        if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
+        if sequences < 1 or buffer < 1:
+            raise bad_parameter(
+                "sequences >= 1 and buffer >= 1", f"{sequences} and {buffer}", "leave them out"
+            )
+        if not len(rows):
+            raise invalid(
+                "at least one row", "0 rows", "pass the rows of a period that has traffic"
+            )
         self.sequences, self.buffer, self._first = sequences, buffer, None
 
     def _forward(self, part: np.ndarray) -> list[Tensor]:  # row numbers -> a site [tokens, d]
         batch = self.release.batch(self.rows.iloc[part])
         acts = capture(self.release.model, self.sites, batch)
-        out = [_cast(torch.where((m := _counted(acts[s], batch.mask))[..., None], acts[s], 0), s, torch.float32, self.numbers[part])[m].cpu() for s in self.sites]
-        if len({len(x) for x in out}) > 1: raise invalid("sites with the same positions", ", ".join(f"{len(x):,} tokens at {s}" for s, x in zip(self.sites, out)), "take sites that have one row a token")
+        out = [
+            _cast(
+                torch.where((m := _counted(acts[s], batch.mask))[..., None], acts[s], 0),
+                s,
+                torch.float32,
+                self.numbers[part],
+            )[m].cpu()
+            for s in self.sites
+        ]
+        if len({len(x) for x in out}) > 1:
+            raise invalid(
+                "sites with the same positions",
+                ", ".join(f"{len(x):,} tokens at {s}" for s, x in zip(self.sites, out)),
+                "take sites that have one row a token",
+            )
         return out
+
     @property
     def first(self) -> list[Tensor]:
         "Activations of the first sequences, from which widths and lengths are known."
-        if self._first is None: self._first = self._forward(np.arange(min(self.sequences, len(self.rows))))
+        if self._first is None:
+            self._first = self._forward(np.arange(min(self.sequences, len(self.rows))))
         return self._first
+
     def _number(self, site) -> int:
-        if Site.parse(str(site)) not in self.sites: raise bad_parameter("a site of this stream", str(site), nearest(site, self.sites))
+        if Site.parse(str(site)) not in self.sites:
+            raise bad_parameter("a site of this stream", str(site), nearest(site, self.sites))
         return self.sites.index(Site.parse(str(site)))
-    def d(self, site) -> int: return self.first[self._number(site)].shape[1]
+
+    def d(self, site) -> int:
+        return self.first[self._number(site)].shape[1]
+
     def tokens(self, site) -> int:
         "Tokens in one pass over the rows, about."
-        return int(len(self.first[self._number(site)]) * len(self.rows) / min(self.sequences, len(self.rows)))
-    def __repr__(self): return f"ActivationStream({len(self.rows)} sequences of {self.release.name}, about {self.tokens(self.sites[0]):,} tokens, at {', '.join(map(str, self.sites))})"
+        return int(
+            len(self.first[self._number(site)])
+            * len(self.rows)
+            / min(self.sequences, len(self.rows))
+        )
+
+    def __repr__(self):
+        return f"ActivationStream({len(self.rows)} sequences of {self.release.name}, about {self.tokens(self.sites[0]):,} tokens, at {', '.join(map(str, self.sites))})"
 
 # %% ../../nbs/02_data/03a_stream.ipynb #891be766
 def _parts(self: ActivationStream, rng, epochs):
@@ -55,25 +97,48 @@ def _parts(self: ActivationStream, rng, epochs):
     epoch = 0
     while epochs is None or epoch < epochs:
         order = rng.permutation(len(self.rows))
-        for i in range(0, len(order), self.sequences): yield self._forward(np.sort(order[i:i + self.sequences]))
+        for i in range(0, len(order), self.sequences):
+            yield self._forward(np.sort(order[i : i + self.sequences]))
         epoch += 1
+
 
 def batches_at(self: ActivationStream, sites, batch_size: int, seed: int = 0, epochs: int = None):
     "Lists of batches [batch_size, d], one a site and all of the same tokens, in an order that the seed fixes."
-    if batch_size < 1 or (epochs is not None and epochs < 1): raise bad_parameter("batch_size >= 1 and epochs >= 1 (None: without end)", f"batch_size={batch_size}, epochs={epochs}", "batch_size=2048")
-    if not len(self.first[0]): raise invalid(f"tokens at {self.sites[0]}", "none: no position of any row counts", "pass rows with tokens besides start and padding")
-    return _mixed(self, [self._number(s) for s in sites], batch_size, np.random.default_rng(seed), epochs)
+    if batch_size < 1 or (epochs is not None and epochs < 1):
+        raise bad_parameter(
+            "batch_size >= 1 and epochs >= 1 (None: without end)",
+            f"batch_size={batch_size}, epochs={epochs}",
+            "batch_size=2048",
+        )
+    if not len(self.first[0]):
+        raise invalid(
+            f"tokens at {self.sites[0]}",
+            "none: no position of any row counts",
+            "pass rows with tokens besides start and padding",
+        )
+    return _mixed(
+        self, [self._number(s) for s in sites], batch_size, np.random.default_rng(seed), epochs
+    )
+
 
 def _mixed(self, numbers: list, batch_size: int, rng, epochs):
     kept, size = [], 0
     for part in _parts(self, rng, epochs):
-        kept.append([part[i] for i in numbers]); size += len(kept[-1][0])
-        if size < max(self.buffer, batch_size): continue
-        mixed, give = _shuffled(kept, rng), max(size // batch_size // 2, 1) * batch_size  # half stays, to be mixed with what comes
-        for j in range(0, give, batch_size): yield [x[j:j + batch_size] for x in mixed]
+        kept.append([part[i] for i in numbers])
+        size += len(kept[-1][0])
+        if size < max(self.buffer, batch_size):
+            continue
+        mixed, give = (
+            _shuffled(kept, rng),
+            max(size // batch_size // 2, 1) * batch_size,
+        )  # half stays, to be mixed with what comes
+        for j in range(0, give, batch_size):
+            yield [x[j : j + batch_size] for x in mixed]
         kept, size = [[x[give:] for x in mixed]], size - give
     mixed = _shuffled(kept, rng) if size else []
-    for j in range(0, size, batch_size): yield [x[j:j + batch_size] for x in mixed]
+    for j in range(0, size, batch_size):
+        yield [x[j : j + batch_size] for x in mixed]
+
 
 def _shuffled(parts: list, rng) -> list:
     "Parts joined, their tokens in one random order at all sites."
@@ -81,7 +146,10 @@ def _shuffled(parts: list, rng) -> list:
     order = torch.from_numpy(rng.permutation(len(whole[0])))
     return [x[order] for x in whole]
 
+
 def batches(self: ActivationStream, site, batch_size: int, seed: int = 0, epochs: int = None):
     "Batches [batch_size, d] of one site."
-    return (x for x, in batches_at(self, [site], batch_size, seed, epochs))
+    return (x for (x,) in batches_at(self, [site], batch_size, seed, epochs))
+
+
 ActivationStream.batches_at, ActivationStream.batches = batches_at, batches

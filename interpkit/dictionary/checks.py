@@ -25,18 +25,27 @@ from ..model.sites import capture
 @dataclass(frozen=True)
 class Check:
     "One question to a dictionary."
-    name: str        # what holds
+
+    name: str  # what holds
     wrong: Callable  # the dictionary, or dictionary, release and rows -> what is wrong, '' where nothing is
     mend: str
 
-def _pairs(d: Dictionary): return list(zip(d.sites, d.weights))
 
-def _tensors(w: SiteWeights) -> dict: return {n: t for n in (*TENSORS, "W_skip") if (t := getattr(w, n)) is not None}
+def _pairs(d: Dictionary):
+    return list(zip(d.sites, d.weights))
+
+
+def _tensors(w: SiteWeights) -> dict:
+    return {n: t for n in (*TENSORS, "W_skip") if (t := getattr(w, n)) is not None}
+
 
 def _samples(d: Dictionary, n: int = 64) -> dict:  # source -> [n, d]
     "Random activations, from small to large."
     g = torch.Generator().manual_seed(0)
-    return {s: (torch.randn(n, w.d, generator=g) * torch.logspace(-1, 2, n)[:, None]).to(w.W_enc) for s, w in _pairs(d)}
+    return {
+        s: (torch.randn(n, w.d, generator=g) * torch.logspace(-1, 2, n)[:, None]).to(w.W_enc)
+        for s, w in _pairs(d)
+    }
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #1537e8d1
 def _exact(w: SiteWeights, acts: Tensor):  # -> [n, F], [n, F]
@@ -44,37 +53,54 @@ def _exact(w: SiteWeights, acts: Tensor):  # -> [n, F], [n, F]
     a, W, b = acts.double(), w.W_enc.double(), w.b_enc.double()
     return a @ W + b, 4 * torch.finfo(w.W_enc.dtype).eps * w.d**0.5 * (a.abs() @ W.abs() + b.abs())
 
+
 def _not_finite(d: Dictionary) -> str:
-    allowed = lambda n, t: torch.isfinite(t) | (t == torch.inf if n == "threshold" else False)  # an infinite threshold: never active
-    return ", ".join(f"{n} at {s}" for s, w in _pairs(d) for n, t in _tensors(w).items() if not bool(allowed(n, t).all()))
+    allowed = lambda n, t: (
+        torch.isfinite(t) | (t == torch.inf if n == "threshold" else False)
+    )  # an infinite threshold: never active
+    return ", ".join(
+        f"{n} at {s}"
+        for s, w in _pairs(d)
+        for n, t in _tensors(w).items()
+        if not bool(allowed(n, t).all())
+    )
+
 
 def _other_codes(d: Dictionary) -> str:
     for s, h in _samples(d).items():
         codes, (pre, gap), least = d.at(s).encode(h), _exact(d.at(s), h), d.at(s).threshold.double()
-        if codes.shape != pre.shape: return f"codes {list(codes.shape)} at {s} instead of {list(pre.shape)}"
+        if codes.shape != pre.shape:
+            return f"codes {list(codes.shape)} at {s} instead of {list(pre.shape)}"
         off = ~((codes.double() - pre * (pre > least)).abs() <= gap) & ~((pre - least).abs() <= gap)
-        if off.any(): return f"{int(off.sum())} of {off.numel()} codes at {s} are other numbers than (h W_enc + b_enc) where above the threshold"
+        if off.any():
+            return f"{int(off.sum())} of {off.numel()} codes at {s} are other numbers than (h W_enc + b_enc) where above the threshold"
     return ""
+
 
 def _leaks(d: Dictionary) -> str:
     for s, h in _samples(d).items():
         pre, gap = _exact(d.at(s), h)
         below = (pre < d.at(s).threshold.double() - gap) & (d.at(s).encode(h) != 0)
-        if below.any(): return f"{int(below.sum())} codes at {s} are not 0 though below their threshold"
+        if below.any():
+            return f"{int(below.sum())} codes at {s} are not 0 though below their threshold"
     return ""
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #e2fa7500
 def _probe(w: SiteWeights, times: float) -> SiteWeights:
     "The same features, with a pre-activation of `times` their threshold whatever they read."
-    least = torch.where((w.threshold > 0) & torch.isfinite(w.threshold), w.threshold, torch.ones_like(w.threshold))
+    least = torch.where(
+        (w.threshold > 0) & torch.isfinite(w.threshold), w.threshold, torch.ones_like(w.threshold)
+    )
     return replace(w, W_enc=torch.zeros_like(w.W_enc), b_enc=least * times, threshold=least)
+
 
 def _not_strict(d: Dictionary) -> str:
     for times, what in ((1, "at their threshold"), (2, "at twice their threshold")):
         probe = replace(d, weights=tuple(_probe(w, times) for w in d.weights))
         for s, h in _samples(probe).items():
             wrong = probe.at(s).encode(h) != (0 if times == 1 else probe.at(s).b_enc)
-            if wrong.any(): return f"{int(wrong.any(0).sum())} features of {s} are {'active' if times == 1 else 'not what they read'} {what}"
+            if wrong.any():
+                return f"{int(wrong.any(0).sum())} features of {s} are {'active' if times == 1 else 'not what they read'} {what}"
     return ""
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #458b6bdd
@@ -83,171 +109,342 @@ def _written(d: Dictionary, codes: dict, acts: dict, j: int, of=lambda t: t):  #
     own = d.weights[j]
     parts = [of(own.b_dec.double()).expand(len(acts[d.sites[j]]), -1)]
     for i, (s, w) in enumerate(_pairs(d)):
-        if i == j or (d.wiring == "clt" and i < j): parts.append(of(codes[s].double()) @ of(w.W_dec[:, min(j - i, w.W_dec.shape[1] - 1)].double()))
-    if own.W_skip is not None: parts.append(of(acts[d.sites[j]].double()) @ of(own.W_skip.double()))
+        if i == j or (d.wiring == "clt" and i < j):
+            parts.append(
+                of(codes[s].double()) @ of(w.W_dec[:, min(j - i, w.W_dec.shape[1] - 1)].double())
+            )
+    if own.W_skip is not None:
+        parts.append(of(acts[d.sites[j]].double()) @ of(own.W_skip.double()))
     return sum(parts)
 
+
 def _rounding(d: Dictionary, codes: dict, acts: dict, j: int) -> Tensor:
-    return 8 * torch.finfo(d.weights[j].W_dec.dtype).eps * (d.n_features + d.weights[j].d)**0.5 * _written(d, codes, acts, j, torch.abs)
+    return (
+        8
+        * torch.finfo(d.weights[j].W_dec.dtype).eps
+        * (d.n_features + d.weights[j].d) ** 0.5
+        * _written(d, codes, acts, j, torch.abs)
+    )
+
 
 def _random_codes(d: Dictionary, n: int = 64, seed: int = 1) -> dict:
     g = torch.Generator().manual_seed(seed)
     return {s: torch.rand(n, w.n_features, generator=g).to(w.W_enc) for s, w in _pairs(d)}
 
+
 def _not_linear(d: Dictionary) -> str:
     acts, a, b = _samples(d), _random_codes(d), _random_codes(d, seed=2)
     still = {s: torch.zeros_like(h) for s, h in acts.items()}
     write = lambda fn: list(d.decode({s: fn(s) for s in a}, still).values())
-    both, one, two, none = write(lambda s: a[s] - b[s]), write(lambda s: a[s]), write(lambda s: b[s]), write(lambda s: 0 * a[s])
+    both, one, two, none = (
+        write(lambda s: a[s] - b[s]),
+        write(lambda s: a[s]),
+        write(lambda s: b[s]),
+        write(lambda s: 0 * a[s]),
+    )
     for j, t in enumerate(d.targets):
         gap = 3 * _rounding(d, {s: a[s] + b[s] for s in a}, still, j)
-        if not bool(((both[j] - none[j] - (one[j] - two[j])).double().abs() <= gap).all()): return f"what is written to {t} for the difference of two codes is not the difference of what is written for each"
+        if not bool(((both[j] - none[j] - (one[j] - two[j])).double().abs() <= gap).all()):
+            return f"what is written to {t} for the difference of two codes is not the difference of what is written for each"
     return ""
+
 
 def _other_writes(d: Dictionary) -> str:
     acts, codes = _samples(d), _random_codes(d)
     found = d.decode(codes, acts)
-    if list(found) != list(d.targets): return f"written to {', '.join(map(str, found))} instead of {', '.join(map(str, d.targets))}"
+    if list(found) != list(d.targets):
+        return (
+            f"written to {', '.join(map(str, found))} instead of {', '.join(map(str, d.targets))}"
+        )
     for j, t in enumerate(d.targets):
-        if not bool(((found[t].double() - _written(d, codes, acts, j)).abs() <= _rounding(d, codes, acts, j)).all()): return f"other numbers at {t} than W_dec, b_dec and skip give in wiring {d.wiring!r}"
+        if not bool(
+            (
+                (found[t].double() - _written(d, codes, acts, j)).abs()
+                <= _rounding(d, codes, acts, j)
+            ).all()
+        ):
+            return f"other numbers at {t} than W_dec, b_dec and skip give in wiring {d.wiring!r}"
     return ""
+
 
 def _other_sparse(d: Dictionary) -> str:
     for s, h in _samples(d).items():
         found, (pre, gap), least = d.encode(s, h), _exact(d.at(s), h), d.at(s).threshold.double()
-        if not isinstance(found, SparseCodes) or found.shape != pre.shape: return f"{found} at {s} instead of SparseCodes of shape {list(pre.shape)}"
-        off = ~((found.dense().double() - pre * (pre > least)).abs() <= gap) & ~((pre - least).abs() <= gap)
-        if off.any(): return f"{int(off.sum())} of {off.numel()} sparse codes at {s} are other numbers than the dense ones"
+        if not isinstance(found, SparseCodes) or found.shape != pre.shape:
+            return f"{found} at {s} instead of SparseCodes of shape {list(pre.shape)}"
+        off = ~((found.dense().double() - pre * (pre > least)).abs() <= gap) & ~(
+            (pre - least).abs() <= gap
+        )
+        if off.any():
+            return f"{int(off.sum())} of {off.numel()} sparse codes at {s} are other numbers than the dense ones"
     return ""
+
 
 def _other_forward(d: Dictionary) -> str:
     acts = _samples(d)
-    found, expected = d.forward(acts), d.decode({s: d.at(s).encode(h) for s, h in acts.items()}, acts)
+    found, expected = (
+        d.forward(acts),
+        d.decode({s: d.at(s).encode(h) for s, h in acts.items()}, acts),
+    )
     return ", ".join(str(t) for t in d.targets if not torch.equal(found[t], expected[t]))
+
 
 def _other_lengths(d: Dictionary) -> str:
     for s, w in _pairs(d):
         length = w.W_dec.double().flatten(1).norm(dim=1)
         off = (length > 0) & ~((length - 1).abs() <= max(1e-4, 10 * torch.finfo(w.W_dec.dtype).eps))
-        if off.any(): return f"{int(off.sum())} of {len(off)} rows of W_dec at {s} have another length, as {float(length[off][0]):.3g}"
+        if off.any():
+            return f"{int(off.sum())} of {len(off)} rows of W_dec at {s} have another length, as {float(length[off][0]):.3g}"
     return ""
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #1b26377e
 def _different(a: Dictionary, b: Dictionary) -> str:
     "Where two dictionaries differ, to the bit."
-    if not isinstance(b, Dictionary): return type(b).__name__
+    if not isinstance(b, Dictionary):
+        return type(b).__name__
     parts = [n for n in ("wiring", "sites", "targets", "labels") if getattr(a, n) != getattr(b, n)]
     for (s, v), (_, w) in zip(_pairs(a), _pairs(b)):
         x, y = _tensors(v), _tensors(w)
-        parts += [f"{n} at {s}" for n in {**x, **y} if n not in x or n not in y or x[n].dtype != y[n].dtype or not torch.equal(x[n], y[n])]
+        parts += [
+            f"{n} at {s}"
+            for n in {**x, **y}
+            if n not in x or n not in y or x[n].dtype != y[n].dtype or not torch.equal(x[n], y[n])
+        ]
     return ", ".join(parts) or ("" if a.fingerprint == b.fingerprint else "fingerprint")
+
 
 def _lost_on_the_way(d: Dictionary) -> str:
     dtype, device = d.weights[0].W_enc.dtype, d.weights[0].W_enc.device
-    if any(t.dtype != torch.float64 for _, w in _pairs(d.to(torch.float64)) for t in _tensors(w).values()): return "a tensor that stays behind"
+    if any(
+        t.dtype != torch.float64
+        for _, w in _pairs(d.to(torch.float64))
+        for t in _tensors(w).values()
+    ):
+        return "a tensor that stays behind"
     for where in [torch.float64, "cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        if found := _different(d, d.to(where).to(dtype).to(device)): return f"{found}, by way of {where}"
+        if found := _different(d, d.to(where).to(dtype).to(device)):
+            return f"{found}, by way of {where}"
     return ""
+
 
 def _lost_in_a_folder(d: Dictionary) -> str:
     with tempfile.TemporaryDirectory() as tmp:
         d.save(f"{tmp}/d")
         return _different(d.to("cpu"), type(d).load(f"{tmp}/d"))
 
+
 def _other_subset(d: Dictionary) -> str:
-    if found := _different(d, d.subset(range(d.n_features))): return f"{found}, in the subset of all"
+    if found := _different(d, d.subset(range(d.n_features))):
+        return f"{found}, in the subset of all"
     kept = sorted({0, d.n_features // 3, d.n_features // 2, d.n_features - 1})
     part = d.subset(kept)
-    if part.labels != tuple(d.labels[f] for f in kept): return "other labels than those of the whole"
+    if part.labels != tuple(d.labels[f] for f in kept):
+        return "other labels than those of the whole"
     for s, h in _samples(d).items():
         mine = [f - d.offsets[s] for f in kept if d.locate(f)[0] == s]
-        codes, (pre, gap), w = part.at(s).encode(h), (x[:, mine] for x in _exact(d.at(s), h)), d.at(s)
+        codes, (pre, gap), w = (
+            part.at(s).encode(h),
+            (x[:, mine] for x in _exact(d.at(s), h)),
+            d.at(s),
+        )
         sure = (pre - w.threshold[mine].double()).abs() > gap
-        if codes.shape != pre.shape or (((codes - d.at(s).encode(h)[:, mine]).double().abs() > 2 * gap) & sure).any(): return f"other codes at {s} than those of the whole"
-        if any(not torch.equal(W, d.writes(s)[t][mine]) for t, W in part.writes(s).items()): return f"features of {s} that write something else than in the whole"
+        if (
+            codes.shape != pre.shape
+            or (((codes - d.at(s).encode(h)[:, mine]).double().abs() > 2 * gap) & sure).any()
+        ):
+            return f"other codes at {s} than those of the whole"
+        if any(not torch.equal(W, d.writes(s)[t][mine]) for t, W in part.writes(s).items()):
+            return f"features of {s} that write something else than in the whole"
     return ""
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #25d79a97
 def _refused(fn) -> bool:
-    try: fn()
-    except InterpkitError as e: return e.code == 65
-    except Exception: return False
+    try:
+        fn()
+    except InterpkitError as e:
+        return e.code == 65
+    except Exception:
+        return False
     return False
+
 
 def _accepted(d: Dictionary) -> str:
     for s, w in _pairs(d):
         other = torch.float32 if w.W_enc.dtype == torch.float64 else torch.float64
-        cases = {f"activations of width {w.d + 1} at {s}": lambda: d.at(s).encode(w.W_enc.new_zeros(2, w.d + 1)),
-                 f"activations of {other} at {s}": lambda: d.at(s).encode(w.W_enc.new_zeros(2, w.d, dtype=other)),
-                 f"weights of two types at {s}": lambda: replace(w, b_enc=w.b_enc.to(other)), f"a decoder of another width at {s}": lambda: replace(w, W_dec=w.W_dec[..., :-1])}
+        cases = {
+            f"activations of width {w.d + 1} at {s}": lambda: d.at(s).encode(
+                w.W_enc.new_zeros(2, w.d + 1)
+            ),
+            f"activations of {other} at {s}": lambda: d.at(s).encode(
+                w.W_enc.new_zeros(2, w.d, dtype=other)
+            ),
+            f"weights of two types at {s}": lambda: replace(w, b_enc=w.b_enc.to(other)),
+            f"a decoder of another width at {s}": lambda: replace(w, W_dec=w.W_dec[..., :-1]),
+        }
         for what, fn in cases.items():
-            if not _refused(fn): return f"{what} without an error of exit code 65"
+            if not _refused(fn):
+                return f"{what} without an error of exit code 65"
     return ""
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #a1fa89d3
 MOST = 256  # rows on which models are run
 
+
 def _no_such_site(d: Dictionary, release, rows) -> str:
     widths = {s: w.d for s, w in _pairs(d)} | {t: w.d_out for t, w in zip(d.targets, d.weights)}
     acts = capture(release.model, tuple(widths), release.batch(rows.iloc[:2]))
-    return ", ".join(f"{s} is {acts[s].shape[-1]} wide in {release.name} and {n} in the dictionary" for s, n in widths.items() if acts[s].shape[-1] != n)
+    return ", ".join(
+        f"{s} is {acts[s].shape[-1]} wide in {release.name} and {n} in the dictionary"
+        for s, n in widths.items()
+        if acts[s].shape[-1] != n
+    )
+
 
 def _no_splice(d: Dictionary, release, rows) -> str:
-    splice(release, d, rows.iloc[:MOST])  # raises where a source comes too late, and where a decision is not finite
+    splice(
+        release, d, rows.iloc[:MOST]
+    )  # raises where a source comes too late, and where a decision is not finite
     return ""
+
 
 def _no_attribution(d: Dictionary, release, rows) -> str:
     for _, batch in in_batches(release, rows.iloc[:MOST], d):
         at = attributions(release, d, batch)
-        if at.size.shape != (batch.n, d.n_features): return f"attributions {list(at.size.shape)} for {batch.n} rows and {d.n_features} features"
-        if not all(bool(torch.isfinite(x).all()) for x in (at.size, at.signed, at.error, at.mass)): return "attributions that are not finite"
+        if at.size.shape != (batch.n, d.n_features):
+            return (
+                f"attributions {list(at.size.shape)} for {batch.n} rows and {d.n_features} features"
+            )
+        if not all(bool(torch.isfinite(x).all()) for x in (at.size, at.signed, at.error, at.mass)):
+            return "attributions that are not finite"
     return ""
 
+
 def _no_canary(d: Dictionary, release, rows) -> str:
-    verify_canary(certify(d, release, rows.iloc[:MOST], like=rows), release)  # raises where it says nothing, or something else
+    verify_canary(
+        certify(d, release, rows.iloc[:MOST], like=rows), release
+    )  # raises where it says nothing, or something else
     return ""
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #0735800e
 CHECKS = (
-    Check("weights are finite", _not_finite, "look at the training or the file: no number is made of NaN"),
-    Check("encode is (h W_enc + b_enc) above the threshold", _other_codes, "fold what the other library does before or after this product into W_enc, b_enc and threshold"),
-    Check("sparse codes are the dense ones", _other_sparse, "leave encode as it is; what is particular to an importer belongs into the weights"),
+    Check(
+        "weights are finite",
+        _not_finite,
+        "look at the training or the file: no number is made of NaN",
+    ),
+    Check(
+        "encode is (h W_enc + b_enc) above the threshold",
+        _other_codes,
+        "fold what the other library does before or after this product into W_enc, b_enc and threshold",
+    ),
+    Check(
+        "sparse codes are the dense ones",
+        _other_sparse,
+        "leave encode as it is; what is particular to an importer belongs into the weights",
+    ),
     Check("codes are 0 below the threshold", _leaks, "return pre * (pre > threshold)"),
     Check("thresholds are strict", _not_strict, "compare with >, not with >="),
-    Check("decode is linear", _not_linear, "fold into the weights what happens after the decoder, or refuse to import it"),
-    Check("decode adds what the wiring says", _other_writes, "store decoders source-major, W_dec [F, targets, d_out], own target first"),
+    Check(
+        "decode is linear",
+        _not_linear,
+        "fold into the weights what happens after the decoder, or refuse to import it",
+    ),
+    Check(
+        "decode adds what the wiring says",
+        _other_writes,
+        "store decoders source-major, W_dec [F, targets, d_out], own target first",
+    ),
     Check("forward is decode of encode", _other_forward, "leave forward as it is"),
-    Check("decoder rows have length 1 or 0", _other_lengths, "fold the lengths into the encoder: unit_rows(weights)"),
-    Check("a subset is exact", _other_subset, "leave subset as it is; features must not depend on each other"),
-    Check("types and devices come back to the bit", _lost_on_the_way, "hold every tensor in SiteWeights, and leave `to` and `map` as they are"),
-    Check("a folder comes back to the bit", _lost_in_a_folder, "hold every tensor in SiteWeights, and leave save and load as they are"),
-    Check("what doesn't fit is refused", _accepted, "raise interpkit.core.errors.invalid(asked, given, mend)"))
+    Check(
+        "decoder rows have length 1 or 0",
+        _other_lengths,
+        "fold the lengths into the encoder: unit_rows(weights)",
+    ),
+    Check(
+        "a subset is exact",
+        _other_subset,
+        "leave subset as it is; features must not depend on each other",
+    ),
+    Check(
+        "types and devices come back to the bit",
+        _lost_on_the_way,
+        "hold every tensor in SiteWeights, and leave `to` and `map` as they are",
+    ),
+    Check(
+        "a folder comes back to the bit",
+        _lost_in_a_folder,
+        "hold every tensor in SiteWeights, and leave save and load as they are",
+    ),
+    Check(
+        "what doesn't fit is refused",
+        _accepted,
+        "raise interpkit.core.errors.invalid(asked, given, mend)",
+    ),
+)
 
 ON_A_RELEASE = (
-    Check("sites exist and have the dictionary's widths", _no_such_site, "name the sites of this release, release.sites() lists them"),
-    Check("the replacement model runs and decides", _no_splice, "name sources and targets in the order in which the model passes them"),
-    Check("attributions are finite", _no_attribution, "look at the rows, and whether the release overflows on them"),
-    Check("the canary holds after certify", _no_canary, "pass a few hundred rows, and run the release in eval mode, without randomness"))
+    Check(
+        "sites exist and have the dictionary's widths",
+        _no_such_site,
+        "name the sites of this release, release.sites() lists them",
+    ),
+    Check(
+        "the replacement model runs and decides",
+        _no_splice,
+        "name sources and targets in the order in which the model passes them",
+    ),
+    Check(
+        "attributions are finite",
+        _no_attribution,
+        "look at the rows, and whether the release overflows on them",
+    ),
+    Check(
+        "the canary holds after certify",
+        _no_canary,
+        "pass a few hundred rows, and run the release in eval mode, without randomness",
+    ),
+)
 
 # %% ../../nbs/03_dictionary/06_checks.ipynb #5267f3b1
 def _ask(check: Check, *args):
     "Raise (exit code 65) with the name of a check that doesn't hold."
-    try: wrong, mend = check.wrong(*args), check.mend
-    except InterpkitError as e: wrong, mend, cause = e.given, e.mend, e
-    except Exception as e: wrong, mend, cause = f"{type(e).__name__} while it was asked", check.mend, e  # its text may quote a row
-    else: cause = None
-    if wrong: raise invalid(f"a dictionary that passes the check {check.name!r}", wrong, mend) from cause
+    try:
+        wrong, mend = check.wrong(*args), check.mend
+    except InterpkitError as e:
+        wrong, mend, cause = e.given, e.mend, e
+    except Exception as e:
+        wrong, mend, cause = (
+            f"{type(e).__name__} while it was asked",
+            check.mend,
+            e,
+        )  # its text may quote a row
+    else:
+        cause = None
+    if wrong:
+        raise invalid(f"a dictionary that passes the check {check.name!r}", wrong, mend) from cause
 
-def check_dictionary(dictionary: Dictionary,     # from any wiring and any import path
-                     release=None,               # that it shall interpret; without one only the dictionary itself is asked
-                     rows: pd.DataFrame = None,  # of that release: a few hundred
-                     ) -> pd.DataFrame:          # check, outcome
+
+def check_dictionary(
+    dictionary: Dictionary,  # from any wiring and any import path
+    release=None,  # that it shall interpret; without one only the dictionary itself is asked
+    rows: pd.DataFrame = None,  # of that release: a few hundred
+) -> pd.DataFrame:  # check, outcome
     "Ask everything that any dictionary must do. Raises (exit code 65) at the first check that doesn't hold, and names it."
-    if not isinstance(dictionary, Dictionary): raise bad_parameter("a Dictionary", type(dictionary).__name__, "check_dictionary(Dictionary.load(folder))")
-    if release is not None and (rows is None or not len(rows)): raise bad_parameter("rows of the release", "none", "check_dictionary(dictionary, release, rows)")
-    for check in CHECKS: _ask(check, dictionary)
+    if not isinstance(dictionary, Dictionary):
+        raise bad_parameter(
+            "a Dictionary", type(dictionary).__name__, "check_dictionary(Dictionary.load(folder))"
+        )
+    if release is not None and (rows is None or not len(rows)):
+        raise bad_parameter(
+            "rows of the release", "none", "check_dictionary(dictionary, release, rows)"
+        )
+    for check in CHECKS:
+        _ask(check, dictionary)
     if release is not None:
         dictionary, rows = dictionary.to(release.device), release.pin(rows)
-        for check in ON_A_RELEASE: _ask(check, dictionary, release, rows)
-    outcomes = ["holds"] * len(CHECKS) + ["holds" if release is not None else "not asked: no release"] * len(ON_A_RELEASE)
+        for check in ON_A_RELEASE:
+            _ask(check, dictionary, release, rows)
+    outcomes = ["holds"] * len(CHECKS) + [
+        "holds" if release is not None else "not asked: no release"
+    ] * len(ON_A_RELEASE)
     return pd.DataFrame(dict(check=[c.name for c in (*CHECKS, *ON_A_RELEASE)], outcome=outcomes))

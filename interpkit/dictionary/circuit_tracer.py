@@ -26,33 +26,66 @@ from ..model.sites import BLOCKS, Site, capture, hook_name_from_site, site_from_
 CONFIG, CLT, SET = "config.yaml", "cross_layer_transcoder", "transcoder_set"
 KINDS = {"clt": CLT, "per_layer": SET, "transcoder": SET}  # wiring -> model_kind
 
+
 def _layout(kind: str, i: int, n: int, F: int, d: int) -> dict:
     "Files of layer `i` of `n`: file -> {name of a tensor: (what it is, shape)}."
     parts = dict(W_enc=[F, d], b_enc=[F], b_dec=[d], threshold=[F])
-    if kind == CLT: return {f"W_enc_{i}.safetensors": {f"{p}_{i}": (p, s) for p, s in parts.items()}, f"W_dec_{i}.safetensors": {f"W_dec_{i}": ("W_dec", [F, n - i, d])}}
+    if kind == CLT:
+        return {
+            f"W_enc_{i}.safetensors": {f"{p}_{i}": (p, s) for p, s in parts.items()},
+            f"W_dec_{i}.safetensors": {f"W_dec_{i}": ("W_dec", [F, n - i, d])},
+        }
     parts |= dict(W_dec=[F, d], W_skip=[d, d])
-    return {f"layer_{i}.safetensors": {"activation_function.threshold" if p == "threshold" else p: (p, s) for p, s in parts.items()}}
+    return {
+        f"layer_{i}.safetensors": {
+            "activation_function.threshold" if p == "threshold" else p: (p, s)
+            for p, s in parts.items()
+        }
+    }
+
 
 def _check(file: str, found: dict, wanted: dict, may_lack: tuple = ()):
     "Raise (exit code 65) where a tensor is missing, left over, of another shape, no float, or not finite."
-    wrong = [f"{n} is missing" for n, (p, _) in wanted.items() if n not in found and p not in may_lack]
+    wrong = [
+        f"{n} is missing" for n, (p, _) in wanted.items() if n not in found and p not in may_lack
+    ]
     for n, x in found.items():
-        if n not in wanted: wrong.append(f"{n} {list(x.shape)} as well")
-        elif list(x.shape) != wanted[n][1]: wrong.append(f"{n} {list(x.shape)}")
-        elif not x.is_floating_point(): wrong.append(f"{n} of type {x.dtype}")
-        elif not bool((torch.isfinite(x.float()) | (x.float() == torch.inf if wanted[n][0] == "threshold" else False)).all()): wrong.append(f"NaN or infinity in {n}")  # a threshold may be infinite: never active
-    if wrong: raise invalid(f"in {file} the finite tensors {', '.join(f'{n} {s}' for n, (_, s) in wanted.items())}", "; ".join(wrong), "write the folder again with the program that made it")
+        if n not in wanted:
+            wrong.append(f"{n} {list(x.shape)} as well")
+        elif list(x.shape) != wanted[n][1]:
+            wrong.append(f"{n} {list(x.shape)}")
+        elif not x.is_floating_point():
+            wrong.append(f"{n} of type {x.dtype}")
+        elif not bool(
+            (
+                torch.isfinite(x.float())
+                | (x.float() == torch.inf if wanted[n][0] == "threshold" else False)
+            ).all()
+        ):
+            wrong.append(f"NaN or infinity in {n}")  # a threshold may be infinite: never active
+    if wrong:
+        raise invalid(
+            f"in {file} the finite tensors {', '.join(f'{n} {s}' for n, (_, s) in wanted.items())}",
+            "; ".join(wrong),
+            "write the folder again with the program that made it",
+        )
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #6f7a8c76
-READS, WRITES = ("hook_resid_mid", "mlp.hook_in", "hook_resid_pre"), ("hook_mlp_out", "mlp.hook_out")
+READS, WRITES = (
+    ("hook_resid_mid", "mlp.hook_in", "hook_resid_pre"),
+    ("hook_mlp_out", "mlp.hook_out"),
+)
+
 
 def _hook(site: Site, model=None) -> tuple:
     "Layer and hook of a site; (None, None) where it has no name there."
     for k in BLOCKS:
         m = re.fullmatch(rf"{re.escape(k.blocks)}\.(\d+)\.mlp", site.module)
-        if m and site.side == "in": return int(m[1]), "mlp.hook_in"
+        if m and site.side == "in":
+            return int(m[1]), "mlp.hook_in"
     m = re.fullmatch(r"blocks\.(\d+)\.(\w+)", hook_name_from_site(site, model) or "")
     return (int(m[1]), "hook_resid_mid" if m[2] == "hook_mlp_in" else m[2]) if m else (None, None)
+
 
 def _hooks(dictionary: Dictionary, model=None) -> list[str]:
     "The hook that is read and the one that is written, the same in every layer from 0 on."
@@ -60,71 +93,167 @@ def _hooks(dictionary: Dictionary, model=None) -> list[str]:
     for sites, names in ((dictionary.sites, READS), (dictionary.targets, WRITES)):
         found, hook = [_hook(s, model) for s in sites], _hook(sites[0], model)[1]
         if hook not in names or found != [(i, hook) for i in range(len(sites))]:
-            raise invalid(f"layers from 0 on without a gap, read at one of {', '.join(READS)} and written at {WRITES[0]}", f"{dictionary.wiring} from {', '.join(map(str, dictionary.sites))} to {', '.join(map(str, dictionary.targets))}",
-                          "train on every layer of a model with Llama's or GPT-2's module names, as from model.layers.0.post_attention_layernorm:in to model.layers.0.mlp:out")
+            raise invalid(
+                f"layers from 0 on without a gap, read at one of {', '.join(READS)} and written at {WRITES[0]}",
+                f"{dictionary.wiring} from {', '.join(map(str, dictionary.sites))} to {', '.join(map(str, dictionary.targets))}",
+                "train on every layer of a model with Llama's or GPT-2's module names, as from model.layers.0.post_attention_layernorm:in to model.layers.0.mlp:out",
+            )
         out.append(hook)
     return out
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #9c2f3606
 def _refuse(dictionary: Dictionary):
     "Raise (exit code 65) where circuit-tracer has no field for what a dictionary does."
-    ws, where = dictionary.weights, lambda size: ", ".join(f"{s} {size(w)}" for s, w in zip(dictionary.sites, dictionary.weights))
-    if dictionary.wiring not in KINDS: raise invalid(f"a dictionary with wiring {', '.join(KINDS)}", f"wiring {dictionary.wiring!r}", "give an SAE to SAELens: to_saelens(dictionary, folder, site)")
-    if dictionary.wiring == "clt" and any(w.W_skip is not None for w in ws): raise invalid("a CLT without skip, as circuit-tracer's loader reads none", f"W_skip at {', '.join(str(s) for s, w in zip(dictionary.sites, ws) if w.W_skip is not None)}", "train it without skip, or keep it as it is: dictionary.save(folder)")
-    if len({w.d for w in ws} | {w.d_out for w in ws}) > 1: raise invalid("sources and targets of one width", where(lambda w: f"{w.d} -> {w.d_out}"), "read and write where the width is that of the residual stream, or keep it as it is: dictionary.save(folder)")
-    if len({w.n_features for w in ws}) > 1: raise invalid("the same number of features in every layer", where(lambda w: w.n_features), "train every layer with one number of features, or keep it as it is: dictionary.save(folder)")
+    ws, where = (
+        dictionary.weights,
+        lambda size: ", ".join(
+            f"{s} {size(w)}" for s, w in zip(dictionary.sites, dictionary.weights)
+        ),
+    )
+    if dictionary.wiring not in KINDS:
+        raise invalid(
+            f"a dictionary with wiring {', '.join(KINDS)}",
+            f"wiring {dictionary.wiring!r}",
+            "give an SAE to SAELens: to_saelens(dictionary, folder, site)",
+        )
+    if dictionary.wiring == "clt" and any(w.W_skip is not None for w in ws):
+        raise invalid(
+            "a CLT without skip, as circuit-tracer's loader reads none",
+            f"W_skip at {', '.join(str(s) for s, w in zip(dictionary.sites, ws) if w.W_skip is not None)}",
+            "train it without skip, or keep it as it is: dictionary.save(folder)",
+        )
+    if len({w.d for w in ws} | {w.d_out for w in ws}) > 1:
+        raise invalid(
+            "sources and targets of one width",
+            where(lambda w: f"{w.d} -> {w.d_out}"),
+            "read and write where the width is that of the residual stream, or keep it as it is: dictionary.save(folder)",
+        )
+    if len({w.n_features for w in ws}) > 1:
+        raise invalid(
+            "the same number of features in every layer",
+            where(lambda w: w.n_features),
+            "train every layer with one number of features, or keep it as it is: dictionary.save(folder)",
+        )
+
 
 def _refuse_depth(release, n: int):
     found = [m for m, _ in release.model.named_modules()]
-    depth = max(sum(bool(re.fullmatch(rf"{re.escape(k.blocks)}\.\d+", m)) for m in found) for k in BLOCKS)
-    if depth != n: raise invalid("a transcoder for each layer of a model with Llama's or GPT-2's module names", f"{n} for the {depth} layers of {release.name}", "pass the release whose layers these are, all of them")
+    depth = max(
+        sum(bool(re.fullmatch(rf"{re.escape(k.blocks)}\.\d+", m)) for m in found) for k in BLOCKS
+    )
+    if depth != n:
+        raise invalid(
+            "a transcoder for each layer of a model with Llama's or GPT-2's module names",
+            f"{n} for the {depth} layers of {release.name}",
+            "pass the release whose layers these are, all of them",
+        )
+
 
 def _given(dictionary: Dictionary, i: int) -> dict:
     "Files of layer `i`: file -> {name: tensor}."
     s, w, kind = dictionary.sites[i], dictionary.weights[i], KINDS[dictionary.wiring]
-    parts = dict(W_enc=w.W_enc.T, b_enc=w.b_enc, b_dec=w.b_dec, threshold=w.threshold, W_dec=torch.stack([*dictionary.writes(s).values()], 1) if kind == CLT else w.W_dec[:, 0])
-    if any(x.W_skip is not None for x in dictionary.weights): parts["W_skip"] = w.W_enc.new_zeros(w.d, w.d) if w.W_skip is None else w.W_skip.T
+    parts = dict(
+        W_enc=w.W_enc.T,
+        b_enc=w.b_enc,
+        b_dec=w.b_dec,
+        threshold=w.threshold,
+        W_dec=torch.stack([*dictionary.writes(s).values()], 1) if kind == CLT else w.W_dec[:, 0],
+    )
+    if any(x.W_skip is not None for x in dictionary.weights):
+        parts["W_skip"] = w.W_enc.new_zeros(w.d, w.d) if w.W_skip is None else w.W_skip.T
     out = {}
     for file, names in _layout(kind, i, len(dictionary.sites), w.n_features, w.d).items():
-        out[file] = {n: parts[p].detach().cpu().clone().contiguous() for n, (p, _) in names.items() if p in parts}
+        out[file] = {
+            n: parts[p].detach().cpu().clone().contiguous()
+            for n, (p, _) in names.items()
+            if p in parts
+        }
         _check(file, out[file], names, ("W_skip",))
     return out
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #911e7991
-def to_circuit_tracer(dictionary: Dictionary, folder,
-                      release=None,            # to make sure that each of its layers has a transcoder, and that its modules mean what the hooks say
-                      model_name: str = None,  # by which circuit-tracer loads the model; default: name of the release
-                      scan: str = None,        # under which it looks up examples of features; default: name of the folder
-                      overwrite: bool = False) -> Path:
+def to_circuit_tracer(
+    dictionary: Dictionary,
+    folder,
+    release=None,  # to make sure that each of its layers has a transcoder, and that its modules mean what the hooks say
+    model_name: str = None,  # by which circuit-tracer loads the model; default: name of the release
+    scan: str = None,  # under which it looks up examples of features; default: name of the folder
+    overwrite: bool = False,
+) -> Path:
     "Write transcoders of all layers as a folder that circuit-tracer loads: same codes, same reconstruction. Raises (exit code 65) where no such folder does the same."
     from safetensors.torch import save_file
+
     _refuse(dictionary)
-    if release is not None: _refuse_depth(release, len(dictionary.sites))
+    if release is not None:
+        _refuse_depth(release, len(dictionary.sites))
     reads, writes = _hooks(dictionary, release and release.model)
-    name = model_name or (release.name if release is not None else dictionary.validity.get("release"))
-    config = dict(model_kind=KINDS[dictionary.wiring], feature_input_hook=reads, feature_output_hook=writes, model_name=name and str(name), scan=str(scan or Path(folder).name))
+    name = model_name or (
+        release.name if release is not None else dictionary.validity.get("release")
+    )
+    config = dict(
+        model_kind=KINDS[dictionary.wiring],
+        feature_input_hook=reads,
+        feature_output_hook=writes,
+        model_name=name and str(name),
+        scan=str(scan or Path(folder).name),
+    )
     with new_artefact(folder, "circuit-tracer", overwrite=overwrite) as tmp:
         for i in range(len(dictionary.sites)):
-            for file, tensors in _given(dictionary, i).items(): save_file(tensors, tmp / file)
-        (tmp / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            for file, tensors in _given(dictionary, i).items():
+                save_file(tensors, tmp / file)
+        (tmp / CONFIG).write_text(
+            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
     return Path(folder)
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #096afe2e
 def _config(folder: Path) -> dict:
     file, kinds = folder / CONFIG, (CLT, SET)
-    try: found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e: raise invalid(f"YAML in {file}", (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200], "download it again") from None
-    if not isinstance(found, dict) or found.get("model_kind") not in kinds: raise invalid(f"model_kind {' or '.join(kinds)} in {file}", repr(found.get("model_kind") if isinstance(found, dict) else found)[:200], "take the config.yaml that belongs to the weights")
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise invalid(
+            f"YAML in {file}",
+            (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200],
+            "download it again",
+        ) from None
+    if not isinstance(found, dict) or found.get("model_kind") not in kinds:
+        raise invalid(
+            f"model_kind {' or '.join(kinds)} in {file}",
+            repr(found.get("model_kind") if isinstance(found, dict) else found)[:200],
+            "take the config.yaml that belongs to the weights",
+        )
     return found
+
 
 def _refuse_config(c: dict):
     "Raise (exit code 65) where a configuration asks for what no dictionary does."
-    if c.get("activation") not in (None, "relu", "jumprelu", "jump_relu"): raise invalid("activation relu or jumprelu in config.yaml", repr(c["activation"]), "features that compete have no thresholds: take a set that was trained with ReLU or JumpReLU")
+    if c.get("activation") not in (None, "relu", "jumprelu", "jump_relu"):
+        raise invalid(
+            "activation relu or jumprelu in config.yaml",
+            repr(c["activation"]),
+            "features that compete have no thresholds: take a set that was trained with ReLU or JumpReLU",
+        )
     for key, names in (("feature_input_hook", READS), ("feature_output_hook", WRITES)):
-        if c.get(key) not in names: raise invalid(f"{key} {', '.join(names)} in config.yaml", repr(c.get(key)), "take one that was trained there; hook_mlp_in has two meanings: write hook_resid_mid or mlp.hook_in, whichever was read")
+        if c.get(key) not in names:
+            raise invalid(
+                f"{key} {', '.join(names)} in config.yaml",
+                repr(c.get(key)),
+                "take one that was trained there; hook_mlp_in has two meanings: write hook_resid_mid or mlp.hook_in, whichever was read",
+            )
     listed = c.get("transcoders") or []
-    names = [str(x).split("?")[0].split("/")[-1] for x in listed] if isinstance(listed, list) else [str(listed)]
-    if names != [f"layer_{i}.safetensors" for i in range(len(names))]: raise invalid("files layer_0.safetensors and so on, in the order of the layers", ", ".join(names)[:200], "circuit-tracer's save_transcoders_to_cache(name) writes them so")
+    names = (
+        [str(x).split("?")[0].split("/")[-1] for x in listed]
+        if isinstance(listed, list)
+        else [str(listed)]
+    )
+    if names != [f"layer_{i}.safetensors" for i in range(len(names))]:
+        raise invalid(
+            "files layer_0.safetensors and so on, in the order of the layers",
+            ", ".join(names)[:200],
+            "circuit-tracer's save_transcoders_to_cache(name) writes them so",
+        )
+
 
 def _count(folder: Path, kind: str) -> int:
     "How many layers lie in a folder, numbered from 0 without a gap."
@@ -132,46 +261,91 @@ def _count(folder: Path, kind: str) -> int:
     found = {p.name for s in stems for p in folder.glob(f"{s}_*.safetensors")}
     n = sum(f.startswith(stems[0]) for f in found)
     wanted = {f for i in range(max(n, 1)) for f in _layout(kind, i, n, 0, 0)}
-    wrong = [f"{f} is missing" for f in sorted(wanted - found)] + [f"{f} as well" for f in sorted(found - wanted)]
-    if wrong: raise invalid(f"{' and '.join(f'{s}_0.safetensors' for s in stems)} and so on in {folder}, for each layer", ", ".join(wrong)[:400], "download the whole folder; circuit-tracer's save_transcoders_to_cache(name) writes one. Nothing is fetched here, and pickles stay shut")
+    wrong = [f"{f} is missing" for f in sorted(wanted - found)] + [
+        f"{f} as well" for f in sorted(found - wanted)
+    ]
+    if wrong:
+        raise invalid(
+            f"{' and '.join(f'{s}_0.safetensors' for s in stems)} and so on in {folder}, for each layer",
+            ", ".join(wrong)[:400],
+            "download the whole folder; circuit-tracer's save_transcoders_to_cache(name) writes one. Nothing is fetched here, and pickles stay shut",
+        )
     return n
+
 
 def _load(file: Path) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    try: return load_file(file)
-    except (SafetensorError, OSError, ValueError) as e: raise invalid(f"safetensors in {file}", str(e).splitlines()[0][:200], "download it again, or write it again with the program that made it") from None
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise invalid(
+            f"safetensors in {file}",
+            str(e).splitlines()[0][:200],
+            "download it again, or write it again with the program that made it",
+        ) from None
 
 # %% ../../nbs/03_dictionary/05a_circuit_tracer.ipynb #97dd15f3
 def _sizes(kind: str, parts: dict) -> tuple[int, int, bool]:
     "Number of features, width, and whether thresholds are missing, from the first layer."
     W, end = parts.get("W_enc_0" if kind == CLT else "W_enc"), "_0" if kind == CLT else ""
-    if W is None or W.ndim != 2: raise invalid(f"W_enc{end} [features, width]", "no such tensor" if W is None else str(list(W.shape)), "write the folder again with the program that made it")
+    if W is None or W.ndim != 2:
+        raise invalid(
+            f"W_enc{end} [features, width]",
+            "no such tensor" if W is None else str(list(W.shape)),
+            "write the folder again with the program that made it",
+        )
     return *W.shape, kind == CLT and "threshold_0" not in parts
+
 
 def _folded(parts: dict, file: str) -> SiteWeights:
     "Their tensors in our form."
     t = {p: x.float() for p, x in parts.items()}
-    w = SiteWeights(t["W_enc"].T, t["b_enc"], t.get("threshold", torch.zeros_like(t["b_enc"])), t["W_dec"], t["b_dec"], t["W_skip"].T if "W_skip" in t else None)
-    if bool((w.threshold < 0).any()): raise invalid("thresholds >= 0, as activations are lengths", f"{int((w.threshold < 0).sum())} below 0 in {file}, where negative activations pass", "take one that was trained with thresholds >= 0; clamped, it would be another one")
+    w = SiteWeights(
+        t["W_enc"].T,
+        t["b_enc"],
+        t.get("threshold", torch.zeros_like(t["b_enc"])),
+        t["W_dec"],
+        t["b_dec"],
+        t["W_skip"].T if "W_skip" in t else None,
+    )
+    if bool((w.threshold < 0).any()):
+        raise invalid(
+            "thresholds >= 0, as activations are lengths",
+            f"{int((w.threshold < 0).sum())} below 0 in {file}, where negative activations pass",
+            "take one that was trained with thresholds >= 0; clamped, it would be another one",
+        )
     norm = w.W_dec.flatten(1).norm(dim=1)
-    if not bool(((norm - 1).abs() < 1e-5)[norm > 0].all()): w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
+    if not bool(((norm - 1).abs() < 1e-5)[norm > 0].all()):
+        w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
     return w.map(Tensor.contiguous)
+
 
 def _read(folder: Path) -> tuple[dict, list[SiteWeights], dict]:
     "Configuration, weights of each layer, and digests of the files."
-    if not folder.is_dir(): raise invalid("the folder of transcoders for circuit-tracer", f"{folder} is no folder", "download it first; nothing is fetched here")
-    if (folder / "manifest.json").exists(): open_artefact(folder, "circuit-tracer")
+    if not folder.is_dir():
+        raise invalid(
+            "the folder of transcoders for circuit-tracer",
+            f"{folder} is no folder",
+            "download it first; nothing is fetched here",
+        )
+    if (folder / "manifest.json").exists():
+        open_artefact(folder, "circuit-tracer")
     config = _config(folder)
     _refuse_config(config)
     kind, weights, digests = config["model_kind"], [], {}
     n = _count(folder, kind)
     for i in range(n):
         files = {file: _load(folder / file) for file in _layout(kind, i, n, 0, 0)}
-        if i == 0: F, d, plain = _sizes(kind, next(iter(files.values())))
-        weights.append(_layer(files, _layout(kind, i, n, F, d), plain or config.get("activation") == "relu"))
+        if i == 0:
+            F, d, plain = _sizes(kind, next(iter(files.values())))
+        weights.append(
+            _layer(files, _layout(kind, i, n, F, d), plain or config.get("activation") == "relu")
+        )
         digests |= {file: digest_file(folder / file) for file in files}
     return config, weights, digests
+
 
 def _layer(files: dict, layout: dict, relu: bool) -> SiteWeights:
     may_lack, parts = ("threshold", "W_skip") if len(layout) == 1 else (), {}
@@ -185,28 +359,62 @@ def _layer(files: dict, layout: dict, relu: bool) -> SiteWeights:
 def _site(hook: str, i: int, model) -> Site:
     "The site of a hook in layer `i`. What the MLP itself takes and gives is not what the stream has and gets: norms may lie between."
     at = site_from_hook_name(f"blocks.{i}.hook_resid_post", model).module
-    return Site.parse(f"{at}.mlp:{hook.removeprefix('mlp.hook_')}") if hook.startswith("mlp.") else site_from_hook_name(f"blocks.{i}.{hook}", model)
+    return (
+        Site.parse(f"{at}.mlp:{hook.removeprefix('mlp.hook_')}")
+        if hook.startswith("mlp.")
+        else site_from_hook_name(f"blocks.{i}.{hook}", model)
+    )
+
 
 def _sites(reads: str, writes: str, n: int, model) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     "Sources and targets of `n` layers."
-    return tuple(_site(reads, i, model) for i in range(n)), tuple(_site(writes, i, model) for i in range(n))
+    return tuple(_site(reads, i, model) for i in range(n)), tuple(
+        _site(writes, i, model) for i in range(n)
+    )
+
 
 def _refuse_width(release, sites, rows: pd.DataFrame, d: int):
-    found = {s: x.shape[-1] for s, x in capture(release.model, sites, release.batch(rows.iloc[:2])).items()}
+    found = {
+        s: x.shape[-1]
+        for s, x in capture(release.model, sites, release.batch(rows.iloc[:2])).items()
+    }
     other = [f"{k} at {s}" for s, k in found.items() if k != d]
-    if other: raise invalid(f"activations of width {d}, as these transcoders read and write", f"{', '.join(other)} of {release.name}", "pass the release that they were trained on")
+    if other:
+        raise invalid(
+            f"activations of width {d}, as these transcoders read and write",
+            f"{', '.join(other)} of {release.name}",
+            "pass the release that they were trained on",
+        )
 
-def from_circuit_tracer(folder,             # of transcoders, as circuit-tracer loads them
-                        release,            # that they shall interpret
-                        rows: pd.DataFrame  # of that release, to measure on: at least a few hundred
-                        ) -> Dictionary:
+
+def from_circuit_tracer(
+    folder,  # of transcoders, as circuit-tracer loads them
+    release,  # that they shall interpret
+    rows: pd.DataFrame,  # of that release, to measure on: at least a few hundred
+) -> Dictionary:
     "Transcoders of all layers as a dictionary, labelled, measured and certified on `release`. Raises (exit code 65) where no dictionary does the same."
     config, weights, digests = _read(Path(folder))
     _refuse_depth(release, len(weights))
-    sites, targets = _sites(config["feature_input_hook"], config["feature_output_hook"], len(weights), release.model)
+    sites, targets = _sites(
+        config["feature_input_hook"], config["feature_output_hook"], len(weights), release.model
+    )
     _refuse_width(release, sites + targets, rows, weights[0].d)
-    said = {k: str(config[k]) for k in ("model_kind", "model_name", "scan", "feature_input_hook", "feature_output_hook") if config.get(k) is not None}
-    wiring = "clt" if config["model_kind"] == CLT else "per_layer" if len(weights) > 1 else "transcoder"
-    dictionary = Dictionary(sites, tuple(weights), training=dict(imported=said | dict(weights=digests)), wiring=wiring, targets=targets).to(release.device)
+    said = {
+        k: str(config[k])
+        for k in ("model_kind", "model_name", "scan", "feature_input_hook", "feature_output_hook")
+        if config.get(k) is not None
+    }
+    wiring = (
+        "clt" if config["model_kind"] == CLT else "per_layer" if len(weights) > 1 else "transcoder"
+    )
+    dictionary = Dictionary(
+        sites,
+        tuple(weights),
+        training=dict(imported=said | dict(weights=digests)),
+        wiring=wiring,
+        targets=targets,
+    ).to(release.device)
     rows = release.pin(rows)
-    return certify(replace(dictionary, labels=label_features(release, dictionary, rows)), release, rows)
+    return certify(
+        replace(dictionary, labels=label_features(release, dictionary, rows)), release, rows
+    )

@@ -25,51 +25,85 @@ from ..core.errors import bad_parameter, invalid, nearest
 # %% ../../nbs/03_dictionary/00_codes.ipynb #b8dc5d28
 def places(mask: Tensor) -> Tensor:  # bool [B, F] -> int64 [n]
     "Where a mask is true, in the order of its flattened entries."
-    if mask.device.type != "cpu": return mask.reshape(-1).nonzero().view(-1)
+    if mask.device.type != "cpu":
+        return mask.reshape(-1).nonzero().view(-1)
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
 
 def above(pre: Tensor, threshold: Tensor) -> Tensor:  # [B, F], [F] -> int64 [n]
     "Places strictly above the threshold of their feature, in the order of flattened `pre`."
-    if pre.device.type == "cpu" and pre.dtype == torch.float32:  # three times as fast as torch's comparison
+    if (
+        pre.device.type == "cpu" and pre.dtype == torch.float32
+    ):  # three times as fast as torch's comparison
         return torch.from_numpy(np.flatnonzero(np.greater(pre.numpy(), threshold.numpy())))
     return places(pre > threshold)
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #0edb33ae
 CHOICES = ("auto", "torch", "triton")
 
+
 def triton_for(*tensors: Tensor):
     "The module of Triton kernels where they are to work on these tensors: on a GPU, or as the environment's INTERPKIT_KERNELS says. None: torch's operators, which alone can be differentiated. Raises (exit code 64) for another word than auto, torch, triton."
     asked, t = os.environ.get("INTERPKIT_KERNELS") or "auto", tensors[0]
-    if asked not in CHOICES: raise bad_parameter(f"INTERPKIT_KERNELS {', '.join(CHOICES)}", repr(asked), nearest(asked, CHOICES))
-    if asked == "torch" or not (t.is_cuda or (asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1")): return None
-    return None if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else _kernels(str(t.device), asked)
+    if asked not in CHOICES:
+        raise bad_parameter(
+            f"INTERPKIT_KERNELS {', '.join(CHOICES)}", repr(asked), nearest(asked, CHOICES)
+        )
+    if asked == "torch" or not (
+        t.is_cuda or (asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1")
+    ):
+        return None
+    return (
+        None
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        else _kernels(str(t.device), asked)
+    )
+
 
 @cache
 def _kernels(device: str, asked: str):
     try:
         from interpkit.dictionary import triton_kernels
+
         off = triton_kernels.disagreement(device)
-        if not off < 1e-4: raise RuntimeError(f"they differ from torch's operators by {off:.3g} of the largest value")
+        if not off < 1e-4:
+            raise RuntimeError(
+                f"they differ from torch's operators by {off:.3g} of the largest value"
+            )
         return triton_kernels
     except Exception as e:
-        if asked == "triton": raise bad_parameter(f"Triton kernels that run on {device}", f"{type(e).__name__}: {e}", "unset INTERPKIT_KERNELS") from e
-        warnings.warn(f"Triton kernels are not used on {device} ({type(e).__name__}: {e}): torch's operators do the same, slower. INTERPKIT_KERNELS=torch chooses them without this warning", stacklevel=3)
+        if asked == "triton":
+            raise bad_parameter(
+                f"Triton kernels that run on {device}",
+                f"{type(e).__name__}: {e}",
+                "unset INTERPKIT_KERNELS",
+            ) from e
+        warnings.warn(
+            f"Triton kernels are not used on {device} ({type(e).__name__}: {e}): torch's operators do the same, slower. INTERPKIT_KERNELS=torch chooses them without this warning",
+            stacklevel=3,
+        )
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #234ef7c8
 @dataclass(frozen=True)
 class SparseCodes:
     "The active features of every token."
-    tokens: Tensor   # int64 [N + 1] where each token begins
+
+    tokens: Tensor  # int64 [N + 1] where each token begins
     indices: Tensor  # int64 [n] feature numbers, ascending within a token
-    values: Tensor   # [n]
-    shape: tuple     # (*lead, F) of the dense form
+    values: Tensor  # [n]
+    shape: tuple  # (*lead, F) of the dense form
 
     @classmethod
-    def at(cls, place: Tensor, values: Tensor, shape: tuple) -> "SparseCodes":  # int64 [n] ascending, [n]
+    def at(
+        cls, place: Tensor, values: Tensor, shape: tuple
+    ) -> "SparseCodes":  # int64 [n] ascending, [n]
         "From places in the flattened dense form."
         F = shape[-1]
         begin = torch.arange(math.prod(shape[:-1]) + 1, device=place.device).mul_(F)
-        return cls(torch.searchsorted(place, begin), place.remainder(max(F, 1)), values, tuple(shape))
+        return cls(
+            torch.searchsorted(place, begin), place.remainder(max(F, 1)), values, tuple(shape)
+        )
+
     @classmethod
     def from_dense(cls, codes: Tensor) -> "SparseCodes":  # [*lead, F]
         "What is not zero in a dense form."
@@ -79,41 +113,75 @@ class SparseCodes:
     @property
     def token(self) -> Tensor:  # int64 [n]
         "The token of each active feature."
-        return torch.repeat_interleave(torch.arange(len(self.tokens) - 1, device=self.tokens.device), self.tokens.diff(), output_size=len(self.indices))
+        return torch.repeat_interleave(
+            torch.arange(len(self.tokens) - 1, device=self.tokens.device),
+            self.tokens.diff(),
+            output_size=len(self.indices),
+        )
+
     @property
-    def n_features(self) -> int: return self.shape[-1]
+    def n_features(self) -> int:
+        return self.shape[-1]
+
     @property
-    def l0(self) -> float: return len(self.indices) / max(len(self.tokens) - 1, 1)  # mean number of active features a token
+    def l0(self) -> float:
+        return len(self.indices) / max(
+            len(self.tokens) - 1, 1
+        )  # mean number of active features a token
 
     def dense(self) -> Tensor:  # [*lead, F]
         out = torch.zeros(math.prod(self.shape), dtype=self.values.dtype, device=self.values.device)
         out[self.token * self.n_features + self.indices] = self.values
         return out.view(self.shape)
-    def to(self, device) -> "SparseCodes": return replace(self, tokens=self.tokens.to(device), indices=self.indices.to(device), values=self.values.to(device))
-    def __repr__(self): return f"SparseCodes({' x '.join(f'{n:,}' for n in self.shape)}, {self.l0:.1f} active a token, {str(self.values.dtype).removeprefix('torch.')} on {self.values.device})"
+
+    def to(self, device) -> "SparseCodes":
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            indices=self.indices.to(device),
+            values=self.values.to(device),
+        )
+
+    def __repr__(self):
+        return f"SparseCodes({' x '.join(f'{n:,}' for n in self.shape)}, {self.l0:.1f} active a token, {str(self.values.dtype).removeprefix('torch.')} on {self.values.device})"
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #4332f649
 def _flat(x) -> list:
     "What a list, an array, a tensor or several of them hold, one after the other."
-    if hasattr(x, "tolist"): x = x.tolist()
-    if isinstance(x, (str, bytes)) or not isinstance(x, Iterable): return [x]
+    if hasattr(x, "tolist"):
+        x = x.tolist()
+    if isinstance(x, (str, bytes)) or not isinstance(x, Iterable):
+        return [x]
     return [n for part in x for n in ([part] if type(part) is int else _flat(part))]
+
 
 def whole_numbers(features) -> list[int]:
     "The numbers of features. Raises (exit code 65) for a mask, which would pass for features 0 and 1, and for whatever else is no whole number."
     found = _flat(features)
     if any(type(f) is bool for f in found):
-        raise invalid("whole numbers of features", f"a mask of {len(found)} true and false", "pass the numbers where it is true: mask.nonzero(), of a list torch.tensor(mask).nonzero()")
+        raise invalid(
+            "whole numbers of features",
+            f"a mask of {len(found)} true and false",
+            "pass the numbers where it is true: mask.nonzero(), of a list torch.tensor(mask).nonzero()",
+        )
     if wrong := [f for f in found if type(f) is not int]:
-        raise invalid("whole numbers of features", f"{wrong[0]!r} ({type(wrong[0]).__name__})", "pass their numbers, as in [0, 3]; dictionary.names.index(name) is the number of a name")
+        raise invalid(
+            "whole numbers of features",
+            f"{wrong[0]!r} ({type(wrong[0]).__name__})",
+            "pass their numbers, as in [0, 3]; dictionary.names.index(name) is the number of a name",
+        )
     return found
 
-def subset(self: SparseCodes,
-           features) -> SparseCodes:  # their numbers, each once; the first becomes feature 0
+
+def subset(
+    self: SparseCodes, features
+) -> SparseCodes:  # their numbers, each once; the first becomes feature 0
     "The codes of some features alone, renumbered in the order given."
     wanted, F = whole_numbers(features), self.n_features
     if wanted and (min(wanted) < 0 or max(wanted) >= F) or len(set(wanted)) < len(wanted):
-        raise invalid(f"features from 0 to {F - 1}, each once", str(wanted[:8]), "pass each number once")
+        raise invalid(
+            f"features from 0 to {F - 1}, each once", str(wanted[:8]), "pass each number once"
+        )
     wanted = torch.tensor(wanted, dtype=torch.int64, device=self.indices.device)
     number = torch.full((F,), -1, dtype=torch.int64, device=wanted.device)
     number[wanted] = torch.arange(len(wanted), device=wanted.device)
@@ -121,15 +189,24 @@ def subset(self: SparseCodes,
     kept = places(found >= 0)
     place, order = (self.token[kept] * len(wanted) + found[kept]).sort()
     return SparseCodes.at(place, self.values[kept][order], (*self.shape[:-1], len(wanted)))
+
+
 SparseCodes.subset = subset
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #71a4cd5a
-AT_ONCE = 2**22  # pre-activations a part: at 24,576 features 128 tokens, 2-4 % faster than 64 or 256
-ON_GPU = 2**26   # the same elsewhere than on a CPU, where a product of few tokens leaves processors idle: 256 MB
+AT_ONCE = (
+    2**22
+)  # pre-activations a part: at 24,576 features 128 tokens, 2-4 % faster than 64 or 256
+ON_GPU = (
+    2**26
+)  # the same elsewhere than on a CPU, where a product of few tokens leaves processors idle: 256 MB
 
-def collect(read,         # activations [part, d] -> places in flattened [part, F], ascending, and their values
-            acts: Tensor, # [*lead, d]
-            F: int) -> SparseCodes:
+
+def collect(
+    read,  # activations [part, d] -> places in flattened [part, F], ascending, and their values
+    acts: Tensor,  # [*lead, d]
+    F: int,
+) -> SparseCodes:
     "The codes of a batch, part by part."
     found, n = [], 0
     most = AT_ONCE if acts.device.type == "cpu" else ON_GPU
@@ -140,9 +217,13 @@ def collect(read,         # activations [part, d] -> places in flattened [part, 
     place, values = found[0] if len(found) == 1 else map(torch.cat, zip(*found))
     return SparseCodes.at(place, values, (*acts.shape[:-1], F))
 
-def active(pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
+
+def active(
+    pre: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
     "Where pre-activations are above their threshold, and which they are."
-    if kernels := triton_for(pre, threshold): return kernels.active(pre, threshold)
+    if kernels := triton_for(pre, threshold):
+        return kernels.active(pre, threshold)
     place = above(pre, threshold)
     return place, pre.view(-1).index_select(0, place)
 
@@ -150,50 +231,97 @@ def active(pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # [part, F
 def check_weights(W_enc: Tensor, b_enc: Tensor, threshold: Tensor):
     "Raises (exit code 65) where shapes, dtypes or devices of an encoder do not fit each other."
     said = lambda t: f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}"
-    same = len({(t.dtype, t.device) for t in (W_enc, b_enc, threshold)}) == 1 and W_enc.is_floating_point()
-    if not same or W_enc.ndim != 2 or b_enc.shape != W_enc.shape[1:] or threshold.shape != b_enc.shape:
-        raise invalid("W_enc [d, F], b_enc [F] and threshold [F] of one floating dtype on one device", f"W_enc {said(W_enc)}, b_enc {said(b_enc)}, threshold {said(threshold)}", "convert them with .to(W_enc)")
+    same = (
+        len({(t.dtype, t.device) for t in (W_enc, b_enc, threshold)}) == 1
+        and W_enc.is_floating_point()
+    )
+    if (
+        not same
+        or W_enc.ndim != 2
+        or b_enc.shape != W_enc.shape[1:]
+        or threshold.shape != b_enc.shape
+    ):
+        raise invalid(
+            "W_enc [d, F], b_enc [F] and threshold [F] of one floating dtype on one device",
+            f"W_enc {said(W_enc)}, b_enc {said(b_enc)}, threshold {said(threshold)}",
+            "convert them with .to(W_enc)",
+        )
+
 
 def check_acts(acts: Tensor, W_enc: Tensor):
     "Raises (exit code 65) where activations do not fit an encoder, or are not finite."
     said = lambda t: f"{str(t.dtype).removeprefix('torch.')} on {t.device}"
-    if acts.ndim < 1 or acts.shape[-1] != len(W_enc) or (acts.dtype, acts.device) != (W_enc.dtype, W_enc.device):
-        raise invalid(f"activations [..., {len(W_enc)}] {said(W_enc)}", f"{list(acts.shape)} {said(acts)}", "read the site that the dictionary was trained at, and convert with acts.to(W_enc)")
+    if (
+        acts.ndim < 1
+        or acts.shape[-1] != len(W_enc)
+        or (acts.dtype, acts.device) != (W_enc.dtype, W_enc.device)
+    ):
+        raise invalid(
+            f"activations [..., {len(W_enc)}] {said(W_enc)}",
+            f"{list(acts.shape)} {said(acts)}",
+            "read the site that the dictionary was trained at, and convert with acts.to(W_enc)",
+        )
     if not math.isfinite(float(acts.sum(dtype=torch.float32))) and not bool(acts.isfinite().all()):
-        raise invalid("finite activations", "NaN or infinity", "look for the rows that overflow: ipk check names them")
+        raise invalid(
+            "finite activations",
+            "NaN or infinity",
+            "look for the rows that overflow: ipk check names them",
+        )
+
 
 @torch.no_grad()
-def encode(acts: Tensor,       # [*lead, d]
-           W_enc: Tensor,      # [d, F]
-           b_enc: Tensor,      # [F]
-           threshold: Tensor   # [F]
-           ) -> SparseCodes:
+def encode(
+    acts: Tensor,  # [*lead, d]
+    W_enc: Tensor,  # [d, F]
+    b_enc: Tensor,  # [F]
+    threshold: Tensor,  # [F]
+) -> SparseCodes:
     "The features whose pre-activation is strictly above their threshold, with that pre-activation as value. Raises (exit code 65) where shapes, dtypes or devices do not fit."
     check_weights(W_enc, b_enc, threshold)
     check_acts(acts, W_enc)
-    return collect(lambda x: active(torch.addmm(b_enc, x, W_enc), threshold.detach()), acts.detach(), len(threshold))
+    return collect(
+        lambda x: active(torch.addmm(b_enc, x, W_enc), threshold.detach()),
+        acts.detach(),
+        len(threshold),
+    )
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #07cdcdc4
-def weighted_rows(rows: Tensor,    # [R, columns]
-                  index: Tensor,   # int64 [n] rows, segment after segment
-                  begin: Tensor,   # int64 [S + 1] where each segment begins
-                  weight: Tensor   # [n]
-                  ) -> Tensor:     # [S, columns]
+def weighted_rows(
+    rows: Tensor,  # [R, columns]
+    index: Tensor,  # int64 [n] rows, segment after segment
+    begin: Tensor,  # int64 [S + 1] where each segment begins
+    weight: Tensor,  # [n]
+) -> Tensor:  # [S, columns]
     "For each segment the sum of the rows that it names, times their weights."
-    if kernels := triton_for(rows, weight): return kernels.weighted_rows(rows, index, begin, weight)
-    return embedding_bag(index, rows, begin, mode="sum", per_sample_weights=weight, include_last_offset=True)
+    if kernels := triton_for(rows, weight):
+        return kernels.weighted_rows(rows, index, begin, weight)
+    return embedding_bag(
+        index, rows, begin, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
+
 
 @torch.no_grad()
-def decode(codes: SparseCodes,
-           W_dec: Tensor,          # [F, d_out], or [F, T, d_out] for T targets; contiguous, else it is copied
-           b_dec: Tensor = None    # [d_out], or [T, d_out]
-           ) -> Tensor:            # [*lead, d_out], or [*lead, T, d_out]
+def decode(
+    codes: SparseCodes,
+    W_dec: Tensor,  # [F, d_out], or [F, T, d_out] for T targets; contiguous, else it is copied
+    b_dec: Tensor = None,  # [d_out], or [T, d_out]
+) -> Tensor:  # [*lead, d_out], or [*lead, T, d_out]
     "The weighted sum of the decoder rows of each token's active features. Raises (exit code 65) where shapes, dtypes or devices do not fit."
     said = lambda t: f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}"
-    fits = W_dec.ndim in (2, 3) and len(W_dec) == codes.n_features and (W_dec.dtype, W_dec.device) == (codes.values.dtype, codes.values.device)
-    if not fits or (b_dec is not None and (b_dec.shape not in (W_dec.shape[1:], W_dec.shape[2:]) or b_dec.dtype != W_dec.dtype)):
-        raise invalid(f"a decoder [{codes.n_features}, d_out] or [{codes.n_features}, T, d_out] with the dtype and device of the codes ({said(codes.values)}), and its bias",
-                      f"W_dec {said(W_dec)}" + ("" if b_dec is None else f", b_dec {said(b_dec)}"), "pass the decoder of the same dictionary, on the device of the codes")
+    fits = (
+        W_dec.ndim in (2, 3)
+        and len(W_dec) == codes.n_features
+        and (W_dec.dtype, W_dec.device) == (codes.values.dtype, codes.values.device)
+    )
+    if not fits or (
+        b_dec is not None
+        and (b_dec.shape not in (W_dec.shape[1:], W_dec.shape[2:]) or b_dec.dtype != W_dec.dtype)
+    ):
+        raise invalid(
+            f"a decoder [{codes.n_features}, d_out] or [{codes.n_features}, T, d_out] with the dtype and device of the codes ({said(codes.values)}), and its bias",
+            f"W_dec {said(W_dec)}" + ("" if b_dec is None else f", b_dec {said(b_dec)}"),
+            "pass the decoder of the same dictionary, on the device of the codes",
+        )
     out = weighted_rows(W_dec.detach().flatten(1), codes.indices, codes.tokens, codes.values)
     out = out.view(*codes.shape[:-1], *W_dec.shape[1:])
     return out if b_dec is None else out.add_(b_dec)
@@ -201,67 +329,114 @@ def decode(codes: SparseCodes,
 # %% ../../nbs/03_dictionary/00_codes.ipynb #4401486c
 def pack(W_enc: Tensor, b_enc: Tensor) -> Tensor | None:  # [d, F], [F]
     "The weights in oneDNN's own layout; None where it has no product for them that agrees with the plain one."
-    if W_enc.device.type != "cpu" or W_enc.dtype not in (torch.float32, torch.bfloat16) or min(W_enc.shape) < 1: return None
+    if (
+        W_enc.device.type != "cpu"
+        or W_enc.dtype not in (torch.float32, torch.bfloat16)
+        or min(W_enc.shape) < 1
+    ):
+        return None
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(W_enc.T.contiguous(), None)
         x = W_enc.T[:2].contiguous()
         plain = torch.addmm(b_enc.float(), x.float(), W_enc.float())
         off = (packed_product(x, packed, b_enc).float() - plain).abs().max()
-        return packed if bool(off <= (1e-5 if W_enc.dtype == torch.float32 else 1e-2) * (1 + plain.abs().max())) else None
-    except (AttributeError, RuntimeError): return None  # another build of PyTorch
+        return (
+            packed
+            if bool(
+                off <= (1e-5 if W_enc.dtype == torch.float32 else 1e-2) * (1 + plain.abs().max())
+            )
+            else None
+        )
+    except (AttributeError, RuntimeError):
+        return None  # another build of PyTorch
+
 
 def packed_product(x: Tensor, packed: Tensor, b_enc: Tensor) -> Tensor:  # [part, d] -> [part, F]
     return torch.ops.mkldnn._linear_pointwise.default(x, packed, b_enc, "none", [], "")
 
+
 @dataclass(frozen=True)
 class Encoder:
     "The encoder of one site, ready to be called many times: as `encode`, but weights are checked and laid out once. Holds a second copy of W_enc where `packed` is one."
-    W_enc: Tensor      # [d, F]
-    b_enc: Tensor      # [F]
+
+    W_enc: Tensor  # [d, F]
+    b_enc: Tensor  # [F]
     threshold: Tensor  # [F]
     packed: Tensor = field(init=False, repr=False)
 
     def __post_init__(self):
         check_weights(self.W_enc, self.b_enc, self.threshold)
-        kept = dict(W_enc=self.W_enc.detach(), b_enc=self.b_enc.detach().contiguous(), threshold=self.threshold.detach().contiguous())  # oneDNN reads a bias as it lies in memory
-        for n, t in kept.items(): object.__setattr__(self, n, t)
+        kept = dict(
+            W_enc=self.W_enc.detach(),
+            b_enc=self.b_enc.detach().contiguous(),
+            threshold=self.threshold.detach().contiguous(),
+        )  # oneDNN reads a bias as it lies in memory
+        for n, t in kept.items():
+            object.__setattr__(self, n, t)
         object.__setattr__(self, "packed", pack(self.W_enc, self.b_enc))
+
     def product(self, x: Tensor) -> Tensor:  # [part, d] -> [part, F]
         "Pre-activations."
-        return torch.addmm(self.b_enc, x, self.W_enc) if self.packed is None else packed_product(x.contiguous(), self.packed, self.b_enc)
+        return (
+            torch.addmm(self.b_enc, x, self.W_enc)
+            if self.packed is None
+            else packed_product(x.contiguous(), self.packed, self.b_enc)
+        )
+
     @torch.no_grad()
     def __call__(self, acts: Tensor) -> SparseCodes:  # [*lead, d]
         check_acts(acts, self.W_enc)
-        return collect(lambda x: active(self.product(x), self.threshold), acts.detach(), len(self.threshold))
-    def __repr__(self): return f"Encoder({' -> '.join(f'{n:,}' for n in self.W_enc.shape)}, {'packed' if self.packed is not None else 'plain'})"
+        return collect(
+            lambda x: active(self.product(x), self.threshold), acts.detach(), len(self.threshold)
+        )
+
+    def __repr__(self):
+        return f"Encoder({' -> '.join(f'{n:,}' for n in self.W_enc.shape)}, {'packed' if self.packed is not None else 'plain'})"
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #5fc0f222
 ROOM = 16  # columns for the margin; one is used, and an odd number of columns is a third slower
 MOST = 256  # candidates a token, beyond which the product in 32 bits is as fast: where activations are long beside what tells them apart
 UP = 1 + 2**-7  # more than rounding to bfloat16 can take away
 
+
 def margins(rows: Tensor) -> Tensor:  # [F, d] -> [F]
     "How far the product with a rounded activation of length 1 can be off, rounding of sums included."
     near = rows.bfloat16().float()
-    return ((rows - near).norm(dim=1) + (2**-9 + rows.shape[1] * 2**-22) * near.norm(dim=1)).clamp(min=1e-30) * UP  # not 0: infinity times 0 would be NaN
+    return ((rows - near).norm(dim=1) + (2**-9 + rows.shape[1] * 2**-22) * near.norm(dim=1)).clamp(
+        min=1e-30
+    ) * UP  # not 0: infinity times 0 would be NaN
+
 
 def bits(cut: Tensor) -> np.ndarray:  # [F] -> int16 [F]
     "Bits of the bfloat16 at or below `cut`, as numbers: bfloat16s that are not negative are ordered as their bits are. A negative cut lets everything pass."
     near = cut.bfloat16()
     found = near.view(torch.int16).int() - (near.float() > cut).int()
-    return torch.where(cut >= 0, found, -2**15).short().numpy()
+    return torch.where(cut >= 0, found, -(2**15)).short().numpy()
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #40eebd26
 class ScreenedEncoder:
     "As `Encoder`, faster where the processor multiplies bfloat16: candidates by a rounded product, then their exact values. Needs 32-bit weights on a CPU; holds one and a half copies of W_enc besides."
+
     def __init__(self, W_enc: Tensor, b_enc: Tensor, threshold: Tensor):  # [d, F], [F], [F]
         check_weights(W_enc, b_enc, threshold)
-        if W_enc.device.type != "cpu" or W_enc.dtype != torch.float32: raise invalid("float32 weights on the CPU", f"{W_enc.dtype} on {W_enc.device}", "use Encoder")
-        self.W_enc, self.b_enc, self.threshold = W_enc.detach(), b_enc.detach().contiguous(), threshold.detach().contiguous()
+        if W_enc.device.type != "cpu" or W_enc.dtype != torch.float32:
+            raise invalid(
+                "float32 weights on the CPU", f"{W_enc.dtype} on {W_enc.device}", "use Encoder"
+            )
+        self.W_enc, self.b_enc, self.threshold = (
+            W_enc.detach(),
+            b_enc.detach().contiguous(),
+            threshold.detach().contiguous(),
+        )
         self.rows = self.W_enc.T.contiguous()
-        wide = torch.cat([self.rows, margins(self.rows)[:, None], self.rows.new_zeros(len(self.rows), ROOM - 1)], 1).bfloat16()
+        wide = torch.cat(
+            [self.rows, margins(self.rows)[:, None], self.rows.new_zeros(len(self.rows), ROOM - 1)],
+            1,
+        ).bfloat16()
         self.packed = pack(wide.T, self.b_enc)
-        self.raised = self.b_enc + self.b_enc.abs() * 2**-21  # more than its sum with a product rounds away
+        self.raised = (
+            self.b_enc + self.b_enc.abs() * 2**-21
+        )  # more than its sum with a product rounds away
         self.cut = bits(self.threshold * (1 - 2**-7))
 
     def candidates(self, x: Tensor) -> Tensor:  # [part, d] -> int64 [n]
@@ -269,37 +444,67 @@ class ScreenedEncoder:
         wide = x.new_zeros(len(x), x.shape[1] + ROOM)
         wide[:, :-ROOM], wide[:, -ROOM] = x, x.norm(dim=1) * UP
         pre = packed_product(wide.bfloat16(), self.packed, self.raised)
-        return torch.from_numpy(np.flatnonzero(np.greater_equal(pre.view(torch.int16).numpy(), self.cut)))
+        return torch.from_numpy(
+            np.flatnonzero(np.greater_equal(pre.view(torch.int16).numpy(), self.cut))
+        )
+
     @cached_property
-    def plain(self) -> Encoder: return Encoder(self.W_enc, self.b_enc, self.threshold)
+    def plain(self) -> Encoder:
+        return Encoder(self.W_enc, self.b_enc, self.threshold)
+
     def exact(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [part, d] -> int64 [n], [n]
         "Where features are active, and their pre-activations."
         at = self.candidates(x)
-        if len(at) > MOST * len(x): return active(self.plain.product(x), self.threshold)
+        if len(at) > MOST * len(x):
+            return active(self.plain.product(x), self.threshold)
         found = SparseCodes.at(at, x, (len(x), len(self.rows)))
         pre = inner(found, x, self.rows).add_(self.b_enc.index_select(0, found.indices))
         kept = places(pre > self.threshold.index_select(0, found.indices))
-        return (found.token * len(self.rows) + found.indices).index_select(0, kept), pre.index_select(0, kept)
+        return (found.token * len(self.rows) + found.indices).index_select(
+            0, kept
+        ), pre.index_select(0, kept)
+
     @torch.no_grad()
     def __call__(self, acts: Tensor) -> SparseCodes:  # [*lead, d]
-        if self.packed is None: return encode(acts, self.W_enc, self.b_enc, self.threshold)
+        if self.packed is None:
+            return encode(acts, self.W_enc, self.b_enc, self.threshold)
         check_acts(acts, self.W_enc)
         return collect(self.exact, acts.detach(), len(self.threshold))
-    def __repr__(self): return f"ScreenedEncoder({' -> '.join(f'{n:,}' for n in self.W_enc.shape)}, {'screened' if self.packed is not None else 'plain'})"
+
+    def __repr__(self):
+        return f"ScreenedEncoder({' -> '.join(f'{n:,}' for n in self.W_enc.shape)}, {'screened' if self.packed is not None else 'plain'})"
+
 
 def inner(at: SparseCodes, x: Tensor, rows: Tensor) -> Tensor:  # [N, d], [F, d] -> [n]
     "The inner product of token's and feature's row at each place of `at`."
-    if kernels := triton_for(x, rows): return kernels.inner(x, rows, at.token, at.indices)
+    if kernels := triton_for(x, rows):
+        return kernels.inner(x, rows, at.token, at.indices)
     with warnings.catch_warnings():  # zeros, because beta multiplies what is there, NaN as well
         warnings.filterwarnings("ignore", "Sparse CSR tensor support")
-        csr = torch.sparse_csr_tensor(at.tokens, at.indices, x.new_zeros(len(at.indices)), (len(x), len(rows)), check_invariants=False)
+        csr = torch.sparse_csr_tensor(
+            at.tokens,
+            at.indices,
+            x.new_zeros(len(at.indices)),
+            (len(x), len(rows)),
+            check_invariants=False,
+        )
     return torch.sparse.sampled_addmm(csr, x, rows.T, beta=0.0).values()
 
 # %% ../../nbs/03_dictionary/00_codes.ipynb #pick0002
-LARGE = 2**22  # weights of an encoder from which on screening is faster: 256 x 4,096 have a million, 768 x 24,576 nineteen
+LARGE = (
+    2**22
+)  # weights of an encoder from which on screening is faster: 256 x 4,096 have a million, 768 x 24,576 nineteen
 
-def encoder_for(W_enc: Tensor, b_enc: Tensor, threshold: Tensor):  # [d, F], [F], [F] -> Encoder or ScreenedEncoder
+
+def encoder_for(
+    W_enc: Tensor, b_enc: Tensor, threshold: Tensor
+):  # [d, F], [F], [F] -> Encoder or ScreenedEncoder
     "The faster of both for these weights on this machine."
     fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    screens = fast and W_enc.device.type == "cpu" and W_enc.dtype == torch.float32 and W_enc.numel() >= LARGE
+    screens = (
+        fast
+        and W_enc.device.type == "cpu"
+        and W_enc.dtype == torch.float32
+        and W_enc.numel() >= LARGE
+    )
     return (ScreenedEncoder if screens else Encoder)(W_enc, b_enc, threshold)

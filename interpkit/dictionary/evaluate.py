@@ -27,27 +27,45 @@ def counted(batch: Batch, acts: Tensor) -> Tensor:  # bool [B, T]
         return torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
     return batch.mask
 
-def codes_at(dictionary: Dictionary, site: Site, acts: Tensor, batch: Batch) -> Tensor:  # [B, T, F of the site]
+
+def codes_at(
+    dictionary: Dictionary, site: Site, acts: Tensor, batch: Batch
+) -> Tensor:  # [B, T, F of the site]
     "Activations of the features at one site, zero where a position does not count."
     return _masked(dictionary.at(site).encode(acts), counted(batch, acts))
+
 
 def _masked(x: Tensor, mask: Tensor) -> Tensor:  # [B, T, n], bool [B, T]
     "`x` with zeros where a position does not count, whatever stood there (a masked position may hold NaN)."
     return x.masked_fill(~mask[..., None], 0)
 
+
 def _positions(release, rows: pd.DataFrame) -> int:
     "Positions of the longest sequence, as far as ids or forward arguments tell."
-    if "input_ids" in rows: return int(rows["input_ids"].map(len).max())
+    if "input_ids" in rows:
+        return int(rows["input_ids"].map(len).max())
     batch, found = release.batch(rows.iloc[:2]), [1]
-    if batch.mask is not None: return batch.mask.shape[1]
-    _tensors([*batch.args, *(batch.kwargs or {}).values()], lambda t: found.append(t.shape[1] if t.ndim == 3 or (t.ndim == 2 and not t.is_floating_point()) else 1) or t)
+    if batch.mask is not None:
+        return batch.mask.shape[1]
+    _tensors(
+        [*batch.args, *(batch.kwargs or {}).values()],
+        lambda t: (
+            found.append(
+                t.shape[1] if t.ndim == 3 or (t.ndim == 2 and not t.is_floating_point()) else 1
+            )
+            or t
+        ),
+    )
     return max(found)
+
 
 def batch_size(release, rows: pd.DataFrame, dictionary: Dictionary, limit: int = 2**22) -> int:
     "How many sequences keep positions x features below `limit`: with four times as many, attribution took 1.4 times as long on one core."
-    if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
+    if not len(rows):
+        raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
     width = max(w.n_features for w in dictionary.weights)
     return int(np.clip(limit // (max(_positions(release, rows), 1) * width), 1, 512))
+
 
 def in_batches(release, rows: pd.DataFrame, dictionary: Dictionary, limit: int = 2**22):
     "Pairs (slice, batch) that keep positions x features below `limit`, in the order of the rows."
@@ -62,42 +80,82 @@ def spliced_decisions(release, dictionary: Dictionary, batch: Batch) -> Tensor: 
     "The decisions with the dictionary's reconstruction in place of the activations at all its sites."
     return release.decide(run_replaced(release, dictionary, batch), batch)
 
-def refuse_late(dictionary: Dictionary, target: Site, acts: dict):  # Site -> [B, T, ...], in the order of the forward
+
+def refuse_late(
+    dictionary: Dictionary, target: Site, acts: dict
+):  # Site -> [B, T, ...], in the order of the forward
     "Raise (exit code 65) where a source that writes to a target is passed after it, or has other positions."
-    before, sources = list(acts)[:list(acts).index(target) + 1], [s for s in dictionary.sites if target in dictionary.writes(s)]
+    before, sources = (
+        list(acts)[: list(acts).index(target) + 1],
+        [s for s in dictionary.sites if target in dictionary.writes(s)],
+    )
     late = [str(s) for s in sources if s not in before]
-    if late: raise invalid(f"sources that are passed before {target}, where they are written", f"{', '.join(late)} after it", "name sources and targets in the order in which the model passes them")
-    apart = [f"{acts[s].shape[1]} at {s}" for s in sources if acts[s].shape[1] != acts[target].shape[1]]
-    if apart: raise invalid(f"sources with as many positions as {target}, where they are written", f"{acts[target].shape[1]} there, {', '.join(apart)}", "name sources and targets on the same side of what pools a sequence")
+    if late:
+        raise invalid(
+            f"sources that are passed before {target}, where they are written",
+            f"{', '.join(late)} after it",
+            "name sources and targets in the order in which the model passes them",
+        )
+    apart = [
+        f"{acts[s].shape[1]} at {s}" for s in sources if acts[s].shape[1] != acts[target].shape[1]
+    ]
+    if apart:
+        raise invalid(
+            f"sources with as many positions as {target}, where they are written",
+            f"{acts[target].shape[1]} there, {', '.join(apart)}",
+            "name sources and targets on the same side of what pools a sequence",
+        )
+
 
 @torch.no_grad()
 def run_replaced(release, dictionary: Dictionary, batch: Batch):
     "The output of the replacement model: at every target what the dictionary makes of what the same forward brought to its sources."
     return replaced_output(release, dictionary, batch)
 
+
 def replaced_output(release, dictionary: Dictionary, batch: Batch):
     "The same with gradients, where they are on."
     dictionary = dictionary.to(release.device)
     codes, acts = {}, {}
-    def read(s, h): codes[s], acts[s] = dictionary.at(s).encode(h), h
+
+    def read(s, h):
+        codes[s], acts[s] = dictionary.at(s).encode(h), h
+
     def write(t, h):
         refuse_late(dictionary, t, acts | {t: h})
         return torch.where(counted(batch, h)[..., None], dictionary.written(t, codes, acts), h)
+
     def at(site):
         def fn(h):
-            if site in dictionary.sites: read(site, h)
+            if site in dictionary.sites:
+                read(site, h)
             return write(site, h) if site in dictionary.targets else None
-        return fn
-    return run_spliced(release.model, {s: at(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])}, batch)
 
-def splice_error(bare: np.ndarray, spliced: np.ndarray, weight: np.ndarray, group=None) -> Interval:  # [n] each
+        return fn
+
+    return run_spliced(
+        release.model,
+        {s: at(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])},
+        batch,
+    )
+
+
+def splice_error(
+    bare: np.ndarray, spliced: np.ndarray, weight: np.ndarray, group=None
+) -> Interval:  # [n] each
     "The share of the decision's variance that is lost, with its interval."
-    return ratio_interval((spliced - bare) ** 2, (bare - np.average(bare, weights=weight)) ** 2, weight, group)
+    return ratio_interval(
+        (spliced - bare) ** 2, (bare - np.average(bare, weights=weight)) ** 2, weight, group
+    )
+
 
 def splice(release, dictionary: Dictionary, rows: pd.DataFrame) -> pd.DataFrame:
     "One row a sequence: the `bare` and the `spliced` decision."
     dictionary = dictionary.to(release.device)
-    parts = [(release.run(b).cpu(), spliced_decisions(release, dictionary, b).cpu()) for _, b in in_batches(release, rows, dictionary)]
+    parts = [
+        (release.run(b).cpu(), spliced_decisions(release, dictionary, b).cpu())
+        for _, b in in_batches(release, rows, dictionary)
+    ]
     bare, spliced = (torch.cat(x).double().numpy() for x in zip(*parts))
     return pd.DataFrame(dict(bare=bare, spliced=spliced))
 
@@ -105,54 +163,80 @@ def splice(release, dictionary: Dictionary, rows: pd.DataFrame) -> pd.DataFrame:
 @dataclass(frozen=True)
 class Attributions:
     "Gradient x activation of one batch: features of all sites side by side."
-    decision: Tensor          # [B]
-    acts: dict                # Site -> [B, T, d], at sources and targets
-    codes: dict               # Site -> [B, T, F of the site]
-    size: Tensor              # [B, F]: sum over tokens of |attribution|
-    signed: Tensor            # [B, F]: sum over tokens of the attribution
-    error: Tensor             # [B, nodes]: sum over tokens of |attribution of what the dictionary leaves out|; a node is a site of an SAE, or all targets of another wiring
-    mass: Tensor              # [B, nodes]: sum over tokens and features of |attribution|
-    recon: dict               # target -> [B, T, d]: what the dictionary makes of the activations
+
+    decision: Tensor  # [B]
+    acts: dict  # Site -> [B, T, d], at sources and targets
+    codes: dict  # Site -> [B, T, F of the site]
+    size: Tensor  # [B, F]: sum over tokens of |attribution|
+    signed: Tensor  # [B, F]: sum over tokens of the attribution
+    error: Tensor  # [B, nodes]: sum over tokens of |attribution of what the dictionary leaves out|; a node is a site of an SAE, or all targets of another wiring
+    mass: Tensor  # [B, nodes]: sum over tokens and features of |attribution|
+    recon: dict  # target -> [B, T, d]: what the dictionary makes of the activations
+
 
 def attributions(release, dictionary: Dictionary, batch: Batch) -> Attributions:
     "The attribution of every feature and of the error node, from one forward and one backward pass. Raises (exit code 65) where one is not finite."
     dictionary = dictionary.to(release.device)
-    decision, acts, grads = grad_at_sites(release, dictionary.targets, batch, dictionary.sites, dictionary.frozen)
-    for t in dictionary.targets: refuse_late(dictionary, t, acts)
+    decision, acts, grads = grad_at_sites(
+        release, dictionary.targets, batch, dictionary.sites, dictionary.frozen
+    )
+    for t in dictionary.targets:
+        refuse_late(dictionary, t, acts)
     codes = {s: codes_at(dictionary, s, acts[s], batch) for s in dictionary.sites}
-    recon = dictionary.decode(codes, {s: _masked(acts[s], counted(batch, acts[s])) for s in dictionary.sites})
+    recon = dictionary.decode(
+        codes, {s: _masked(acts[s], counted(batch, acts[s])) for s in dictionary.sites}
+    )
     grads = {t: _masked(g, counted(batch, g)) for t, g in grads.items()}
     size, signed = [], []
     for s in dictionary.sites:
         slopes = [grads[t] @ W.T for t, W in dictionary.writes(s).items()]
         at = sum(slopes[1:], slopes[0]).mul_(codes[s])
-        signed.append(at.sum(1)); size.append(at.abs_().sum(1))
-    error = torch.stack([(grads[t] * _masked(acts[t] - recon[t], counted(batch, acts[t]))).sum(-1).abs().sum(1) for t in dictionary.targets], 1)
+        signed.append(at.sum(1))
+        size.append(at.abs_().sum(1))
+    error = torch.stack(
+        [
+            (grads[t] * _masked(acts[t] - recon[t], counted(batch, acts[t]))).sum(-1).abs().sum(1)
+            for t in dictionary.targets
+        ],
+        1,
+    )
     mass = torch.stack([x.sum(1) for x in size], 1)
-    if dictionary.frozen: error, mass = error.sum(1, keepdim=True), mass.sum(1, keepdim=True)
+    if dictionary.frozen:
+        error, mass = error.sum(1, keepdim=True), mass.sum(1, keepdim=True)
     _check_finite(release, batch, mass + error)
-    return Attributions(decision, acts, codes, torch.cat(size, 1), torch.cat(signed, 1), error, mass, recon)
+    return Attributions(
+        decision, acts, codes, torch.cat(size, 1), torch.cat(signed, 1), error, mass, recon
+    )
+
 
 def reconstructions(at: Attributions, dictionary: Dictionary, batch: Batch):
     "For each source what `Reconstruction.add` takes: activations and reconstruction at its own target, its codes, positions that count."
-    return {s: (at.acts[t], at.codes[s], at.recon[t], counted(batch, at.acts[t])) for s, t in zip(dictionary.sites, dictionary.targets)}
+    return {
+        s: (at.acts[t], at.codes[s], at.recon[t], counted(batch, at.acts[t]))
+        for s, t in zip(dictionary.sites, dictionary.targets)
+    }
+
 
 def _check_finite(release, batch: Batch, total: Tensor):  # [B, nodes]
     bad = ~torch.isfinite(total).all(1)
     if bad.any():
         row = int(bad.int().argmax())
-        raise invalid(f"finite activations and gradients of {release.name}", f"NaN or infinity in row {row if batch.rows is None else int(batch.rows[row])} ({int(bad.sum())} of {batch.n} rows)",
-                      "look at this row's inputs, and whether the release overflows on it")
+        raise invalid(
+            f"finite activations and gradients of {release.name}",
+            f"NaN or infinity in row {row if batch.rows is None else int(batch.rows[row])} ({int(bad.sum())} of {batch.n} rows)",
+            "look at this row's inputs, and whether the release overflows on it",
+        )
 
 # %% ../../nbs/03_dictionary/01_evaluate.ipynb #38a2a003
 @dataclass
 class Reconstruction:
     "Sums over tokens, one site: enough for FVU, L0 and firing rates of any union of batches."
+
     tokens: int = 0
     error: float = 0.0
-    total: Tensor = None     # [d] sum of activations
-    gram: Tensor = None      # [d, d] sum of outer products
-    fired: Tensor = None     # [F] tokens at which a feature is active
+    total: Tensor = None  # [d] sum of activations
+    gram: Tensor = None  # [d, d] sum of outer products
+    fired: Tensor = None  # [F] tokens at which a feature is active
 
     def add(self, acts: Tensor, codes: Tensor, recon: Tensor, mask: Tensor):
         h, a = acts[mask].double(), (codes > 0)[mask]
@@ -161,30 +245,54 @@ class Reconstruction:
         self.gram = h.T @ h + (0 if self.gram is None else self.gram)
         self.total = h.sum(0) + (0 if self.total is None else self.total)
         self.fired = a.sum(0) + (0 if self.fired is None else self.fired)
+
     @property
-    def rates(self) -> Tensor: return self.fired / max(self.tokens, 1)
+    def rates(self) -> Tensor:
+        return self.fired / max(self.tokens, 1)
+
     @property
-    def covariance(self) -> Tensor: return self.gram / self.tokens - torch.outer(self.total, self.total) / self.tokens**2
+    def covariance(self) -> Tensor:
+        return self.gram / self.tokens - torch.outer(self.total, self.total) / self.tokens**2
+
     @property
-    def fvu(self) -> float: return self.error / max(self.tokens * float(self.covariance.trace()), 1e-30)
+    def fvu(self) -> float:
+        return self.error / max(self.tokens * float(self.covariance.trace()), 1e-30)
+
     @property
-    def l0(self) -> float: return float(self.rates.sum())
+    def l0(self) -> float:
+        return float(self.rates.sum())
 
 # %% ../../nbs/03_dictionary/01_evaluate.ipynb #ed5d8817
 def evaluate(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
     "Everything that is measured of a dictionary on a release, in the deployed form: shares as fractions, FVU and L0 as means over sites."
-    dictionary, recon = dictionary.to(release.device), {s: Reconstruction() for s in dictionary.sites}
+    dictionary, recon = (
+        dictionary.to(release.device),
+        {s: Reconstruction() for s in dictionary.sites},
+    )
     weight = rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows))
     error, mass, bare, spliced = [], [], [], []
     for _, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)
-        error.append(at.error.cpu()); mass.append(at.mass.cpu()); bare.append(at.decision.cpu())
+        error.append(at.error.cpu())
+        mass.append(at.mass.cpu())
+        bare.append(at.decision.cpu())
         spliced.append(spliced_decisions(release, dictionary, batch).cpu())
-        for s, found in reconstructions(at, dictionary, batch).items(): recon[s].add(*found)
-    bare, spliced, error, mass = (torch.cat(x).double().numpy() for x in (bare, spliced, error, mass))
-    shares = [ratio_interval(error[:, i], error[:, i] + mass[:, i], weight) for i in range(error.shape[1])]
+        for s, found in reconstructions(at, dictionary, batch).items():
+            recon[s].add(*found)
+    bare, spliced, error, mass = (
+        torch.cat(x).double().numpy() for x in (bare, spliced, error, mass)
+    )
+    shares = [
+        ratio_interval(error[:, i], error[:, i] + mass[:, i], weight) for i in range(error.shape[1])
+    ]
     rates = torch.cat([recon[s].rates for s in dictionary.sites])
-    return dict(splice_error=splice_error(bare, spliced, weight).ratio, error_share=max(i.ratio for i in shares),
-                fvu=float(np.mean([recon[s].fvu for s in dictionary.sites])), l0=float(np.mean([recon[s].l0 for s in dictionary.sites])),
-                dead_share=float((rates == 0).double().mean()), dense_share=float((rates > 0.1).double().mean()),
-                sequences=len(rows), tokens=sum(r.tokens for r in recon.values()) // len(recon))
+    return dict(
+        splice_error=splice_error(bare, spliced, weight).ratio,
+        error_share=max(i.ratio for i in shares),
+        fvu=float(np.mean([recon[s].fvu for s in dictionary.sites])),
+        l0=float(np.mean([recon[s].l0 for s in dictionary.sites])),
+        dead_share=float((rates == 0).double().mean()),
+        dense_share=float((rates > 0.1).double().mean()),
+        sequences=len(rows),
+        tokens=sum(r.tokens for r in recon.values()) // len(recon),
+    )

@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from ..core.errors import InterpkitError, bad_parameter, invalid
-from .evaluate import codes_at, counted, in_batches, replaced_output, run_replaced
+from interpkit.dictionary.evaluate import (
+    codes_at,
+    counted,
+    in_batches,
+    replaced_output,
+    run_replaced,
+)
 from .sparse import Dictionary, SiteWeights, unit_rows
 from ..model.sites import Batch, capture
 
@@ -39,13 +45,30 @@ def _logits(output):
     found = getattr(output, "logits", None)
     return found if torch.is_tensor(found) and found.ndim == 3 else None
 
-def task_loss(release, bare, spliced, batch: Batch, on: str, spread: float) -> Tensor:  # outputs of the model
+
+def task_loss(
+    release, bare, spliced, batch: Batch, on: str, spread: float
+) -> Tensor:  # outputs of the model
     "How far the replacement model is from the bare one: the squared difference of decisions over `spread`, or the mean KL in nats of the next token over the positions that count."
-    if on == "decision": return (release.decide(spliced, batch) - release.decide(bare, batch).detach()).square().mean() / spread
+    if on == "decision":
+        return (
+            release.decide(spliced, batch) - release.decide(bare, batch).detach()
+        ).square().mean() / spread
     a, b = _logits(bare), _logits(spliced)
-    if a is None: raise bad_parameter("a model that returns logits [B, T, vocabulary], for a loss on its output", type(bare).__name__, "on='decision'")
+    if a is None:
+        raise bad_parameter(
+            "a model that returns logits [B, T, vocabulary], for a loss on its output",
+            type(bare).__name__,
+            "on='decision'",
+        )
     mask = counted(batch, a)
-    return kl_div(b[mask].log_softmax(-1), a[mask].detach().log_softmax(-1), log_target=True, reduction="batchmean")
+    return kl_div(
+        b[mask].log_softmax(-1),
+        a[mask].detach().log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
 
 def _own_loss(dictionary: Dictionary, acts: dict, batch: Batch) -> Tensor:
     "What is left unexplained of the targets, each over its variance: the loss of training."
@@ -54,7 +77,9 @@ def _own_loss(dictionary: Dictionary, acts: dict, batch: Batch) -> Tensor:
     parts = []
     for t in dictionary.targets:
         h = acts[t][mask := counted(batch, acts[t])]
-        parts.append((recon[t][mask] - h).square().sum() / (h - h.mean(0)).square().sum().clamp(min=1e-12))
+        parts.append(
+            (recon[t][mask] - h).square().sum() / (h - h.mean(0)).square().sum().clamp(min=1e-12)
+        )
     return torch.stack(parts).mean()
 
 # %% ../../nbs/03_dictionary/03d_finish.ipynb #de04bed2
@@ -62,25 +87,43 @@ def _own_loss(dictionary: Dictionary, acts: dict, batch: Batch) -> Tensor:
 def _sizes(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:  # Site -> float
     "The root mean square deviation from the mean at every source and target, over positions that count; 1 where nothing varies."
     batch, out = release.batch(rows), {}
-    for s, h in capture(release.model, tuple(dict.fromkeys((*dictionary.sites, *dictionary.targets))), batch).items():
+    for s, h in capture(
+        release.model, tuple(dict.fromkeys((*dictionary.sites, *dictionary.targets))), batch
+    ).items():
         h = h[counted(batch, h)].double()
         out[s] = float((h - h.mean(0)).square().mean().sqrt()) or 1.0
     return out
 
-def _units(dictionary: Dictionary, sizes: dict) -> list[dict]:  # one a source: name of a weight -> Tensor that it can be multiplied by
+
+def _units(
+    dictionary: Dictionary, sizes: dict
+) -> list[dict]:  # one a source: name of a weight -> Tensor that it can be multiplied by
     "By how much a weight changes that moves by one. A source writes to targets of several sizes; activations have the size of all of them."
     out = []
     for s, w in zip(dictionary.sites, dictionary.weights):
         to = w.b_dec.new_tensor([sizes[t] for t in dictionary.writes(s)])
         code = to.square().mean().sqrt()
-        slices = to / code if len(to) == w.W_dec.shape[1] else torch.ones_like(code)[None]  # tied: one slice for all targets
-        units = dict(W_enc=code / sizes[s], b_enc=code, W_dec=slices[:, None], b_dec=to[0], W_skip=to[0] / sizes[s])
+        slices = (
+            to / code if len(to) == w.W_dec.shape[1] else torch.ones_like(code)[None]
+        )  # tied: one slice for all targets
+        units = dict(
+            W_enc=code / sizes[s],
+            b_enc=code,
+            W_dec=slices[:, None],
+            b_dec=to[0],
+            W_skip=to[0] / sizes[s],
+        )
         out.append({n: u for n, u in units.items() if getattr(w, n) is not None})
     return out
 
+
 def _moves(dictionary: Dictionary, units: list[dict]) -> list[dict]:
     "How far each weight has moved, in its unit: zeros that gradients reach."
-    return [{n: torch.zeros_like(getattr(w, n)).requires_grad_() for n in u} for w, u in zip(dictionary.weights, units)]
+    return [
+        {n: torch.zeros_like(getattr(w, n)).requires_grad_() for n in u}
+        for w, u in zip(dictionary.weights, units)
+    ]
+
 
 def _moved(dictionary: Dictionary, units: list[dict], moves: list[dict]) -> Dictionary:
     "The dictionary with its weights moved; thresholds stay."
@@ -93,17 +136,26 @@ def _aside(rows: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     order, n = np.random.default_rng(seed).permutation(len(rows)), min(256, len(rows) // 5)
     return (rows.iloc[order[:n]], rows.iloc[order[n:]]) if n else (rows, rows)
 
+
 @torch.no_grad()
-def _judged(release, dictionary: Dictionary, rows: pd.DataFrame, size: int, on: str, spread: float) -> float:
+def _judged(
+    release, dictionary: Dictionary, rows: pd.DataFrame, size: int, on: str, spread: float
+) -> float:
     "The task loss of a dictionary as it is, `size` rows at a time."
     total, n = 0.0, 0
     for i in range(0, len(rows), size):
-        batch = release.batch(rows.iloc[i:i + size])
+        batch = release.batch(rows.iloc[i : i + size])
         bare = batch.run(release.model)
         loss = task_loss(release, bare, run_replaced(release, dictionary, batch), batch, on, spread)
         count = batch.n if on == "decision" else int(counted(batch, _logits(bare)).sum())
-        if count: total, n = total + float(loss) * count, n + count
-    if not (n and math.isfinite(total)): raise invalid("a task loss that is finite", f"{total:.3g} over {n} {'rows' if on == 'decision' else 'positions'}", "look at these rows' inputs")
+        if count:
+            total, n = total + float(loss) * count, n + count
+    if not (n and math.isfinite(total)):
+        raise invalid(
+            "a task loss that is finite",
+            f"{total:.3g} over {n} {'rows' if on == 'decision' else 'positions'}",
+            "look at these rows' inputs",
+        )
     return total / n
 
 # %% ../../nbs/03_dictionary/03d_finish.ipynb #fd040c14
@@ -111,46 +163,93 @@ def _order(n: int, steps: int, batch: int, seed: int):
     "Row numbers of each step: passes over all rows in random order."
     rng, rest = np.random.default_rng(seed), np.zeros(0, int)
     for _ in range(steps):
-        while len(rest) < min(batch, n): rest = np.concatenate([rest, rng.permutation(n)])
-        yield rest[:min(batch, n)]
-        rest = rest[min(batch, n):]
+        while len(rest) < min(batch, n):
+            rest = np.concatenate([rest, rng.permutation(n)])
+        yield rest[: min(batch, n)]
+        rest = rest[min(batch, n) :]
 
-def _both(release, dictionary: Dictionary, rows: pd.DataFrame, on: str, spread: float) -> tuple[Tensor, Tensor]:
+
+def _both(
+    release, dictionary: Dictionary, rows: pd.DataFrame, on: str, spread: float
+) -> tuple[Tensor, Tensor]:
     "Task loss and loss of training on some rows."
     batch = release.batch(rows)
-    with torch.no_grad(): bare = batch.run(release.model)
-    acts = capture(release.model, tuple(dict.fromkeys((*dictionary.sites, *dictionary.targets))), batch)
-    with torch.enable_grad(): return task_loss(release, bare, replaced_output(release, dictionary, batch), batch, on, spread), _own_loss(dictionary, acts, batch)
+    with torch.no_grad():
+        bare = batch.run(release.model)
+    acts = capture(
+        release.model, tuple(dict.fromkeys((*dictionary.sites, *dictionary.targets))), batch
+    )
+    with torch.enable_grad():
+        return task_loss(
+            release, bare, replaced_output(release, dictionary, batch), batch, on, spread
+        ), _own_loss(dictionary, acts, batch)
+
 
 def _checked(on: str, **given):
     "Raise (exit code 64) where an argument of `finish` makes no sense."
     number = lambda x, kind: isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
-    fits = {n: number(x, Integral) and x >= (n != "seed") if n in ("steps", "batch", "seed") else number(x, Real) and (x > 0 or (n == "hold" and x == 0)) for n, x in given.items()}
+    fits = {
+        n: number(x, Integral) and x >= (n != "seed")
+        if n in ("steps", "batch", "seed")
+        else number(x, Real) and (x > 0 or (n == "hold" and x == 0))
+        for n, x in given.items()
+    }
     wrong = [f"{n}={given[n]!r}" for n, ok in fits.items() if not ok]
-    if wrong: raise bad_parameter("steps and batch whole numbers >= 1, lr a number > 0, hold a number >= 0, seed a whole number >= 0", ", ".join(wrong), "leave out what is wrong: defaults are 200 steps of 16 sequences")
-    if on not in ("decision", "output"): raise bad_parameter("on='decision' or 'output'", repr(on), "leave it out")
+    if wrong:
+        raise bad_parameter(
+            "steps and batch whole numbers >= 1, lr a number > 0, hold a number >= 0, seed a whole number >= 0",
+            ", ".join(wrong),
+            "leave out what is wrong: defaults are 200 steps of 16 sequences",
+        )
+    if on not in ("decision", "output"):
+        raise bad_parameter("on='decision' or 'output'", repr(on), "leave it out")
 
-def _walk(release, dictionary: Dictionary, rows: pd.DataFrame, units: list[dict], spread: float, how: dict, progress) -> Dictionary:
+
+def _walk(
+    release,
+    dictionary: Dictionary,
+    rows: pd.DataFrame,
+    units: list[dict],
+    spread: float,
+    how: dict,
+    progress,
+) -> Dictionary:
     "The dictionary after all steps, rows of length 1 and thresholds still to be set."
     moves, start, lr = _moves(dictionary, units), None, how["lr"]
     leaves = [t for m in moves for t in m.values()]
     adam = torch.optim.Adam(leaves, lr)
     for i, part in enumerate(_order(len(rows), how["steps"], how["batch"], how["seed"])):
-        with torch.enable_grad(): moving = _moved(dictionary, units, moves)
-        try: task, own = _both(release, moving, rows.iloc[part], how["on"], spread)
-        except InterpkitError as e: raise invalid("a task loss that is finite", f"{e.given} in step {i} of the finish", f"a smaller learning rate than lr={lr:g}" if i else e.mend) from e
+        with torch.enable_grad():
+            moving = _moved(dictionary, units, moves)
+        try:
+            task, own = _both(release, moving, rows.iloc[part], how["on"], spread)
+        except InterpkitError as e:
+            raise invalid(
+                "a task loss that is finite",
+                f"{e.given} in step {i} of the finish",
+                f"a smaller learning rate than lr={lr:g}" if i else e.mend,
+            ) from e
         start = start or (max(float(task.detach()), 1e-12), max(float(own.detach()), 1e-12))
         loss = task / start[0] + how["hold"] * own / start[1]
-        if not math.isfinite(float(loss.detach())): raise invalid("a task loss that is finite", f"{float(task.detach()):.3g} in step {i} of the finish", f"a smaller learning rate than lr={lr:g}")
-        for t, g in zip(leaves, torch.autograd.grad(loss, leaves, allow_unused=True)): t.grad = g
+        if not math.isfinite(float(loss.detach())):
+            raise invalid(
+                "a task loss that is finite",
+                f"{float(task.detach()):.3g} in step {i} of the finish",
+                f"a smaller learning rate than lr={lr:g}",
+            )
+        for t, g in zip(leaves, torch.autograd.grad(loss, leaves, allow_unused=True)):
+            t.grad = g
         adam.param_groups[0]["lr"] = lr * (1 - i / how["steps"])
         adam.step()
-        if progress is not None: progress(i + 1, float(task.detach()))
+        if progress is not None:
+            progress(i + 1, float(task.detach()))
     return _moved(dictionary, units, moves)
 
 # %% ../../nbs/03_dictionary/03d_finish.ipynb #53a34b9b
 @torch.no_grad()
-def _closed(release, before: Dictionary, moved: Dictionary, rows: pd.DataFrame) -> tuple[Dictionary, list]:
+def _closed(
+    release, before: Dictionary, moved: Dictionary, rows: pd.DataFrame
+) -> tuple[Dictionary, list]:
     "The moved weights at rest: rows of length 1, thresholds at which as many features are active as before, as far as that many pre-activations are positive. And L0 of each source, before and after."
     batch = release.batch(rows.head(512))
     acts = capture(release.model, before.sites, batch)
@@ -162,29 +261,42 @@ def _closed(release, before: Dictionary, moved: Dictionary, rows: pd.DataFrame) 
         found.append((s, k, l0(weights[-1])))
     return replace(before, weights=tuple(weights)), found
 
+
 def _taken(before: Dictionary, after: Dictionary, l0: list, record: dict) -> Dictionary:
     "The dictionary after a finish with its record; where it is no better, the one before. Warns of that, and where fewer features are active."
     kept = record["last"] < record["first"]
     record |= {n: float(f"{record[n]:.4g}") for n in ("first", "last")} | dict(kept=kept)
-    if "finish" in before.training: record["earlier"] = before.training["finish"]
+    if "finish" in before.training:
+        record["earlier"] = before.training["finish"]
     training = before.training | dict(finish=record)
     if not kept:
-        warnings.warn(f"the finish is not taken, and the dictionary stays as it was: on {record['rows']} rows that were set aside the task loss is {record['last']:.4g} after it, {record['first']:.4g} before; "
-                      f"what mends it: more steps than {record['steps']}, a smaller learning rate than lr={record['lr']:g}, or more tokens of training", stacklevel=3)
+        warnings.warn(
+            f"the finish is not taken, and the dictionary stays as it was: on {record['rows']} rows that were set aside the task loss is {record['last']:.4g} after it, {record['first']:.4g} before; "
+            f"what mends it: more steps than {record['steps']}, a smaller learning rate than lr={record['lr']:g}, or more tokens of training",
+            stacklevel=3,
+        )
         return replace(before, training=training)
     for s, was, now in l0:
-        if now < 0.95 * was: warnings.warn(f"fewer features are active at {s} than before the finish: L0 {now:.4g}, {was:.4g} before, because no more pre-activations are positive; a smaller learning rate than lr={record['lr']:g} or fewer steps keep more", stacklevel=3)
+        if now < 0.95 * was:
+            warnings.warn(
+                f"fewer features are active at {s} than before the finish: L0 {now:.4g}, {was:.4g} before, because no more pre-activations are positive; a smaller learning rate than lr={record['lr']:g} or fewer steps keep more",
+                stacklevel=3,
+            )
     return replace(after, training=training, validity={}, canary={})
 
 # %% ../../nbs/03_dictionary/03d_finish.ipynb #f65a34c6
-def finish(release, dictionary: Dictionary, rows: pd.DataFrame,
-           steps: int = 200,        # batches
-           batch: int = 16,         # sequences a step
-           lr: float = 1e-3,        # of Adam, falling to zero; in units of the activations, whatever their size
-           hold: float = 1.0,       # weight of the loss of training, over its size at the start
-           seed: int = 0,
-           on: str = None,          # "decision", or "output": the next token at every position; default: what the release is judged by, the output of a language model
-           progress=None) -> Dictionary:  # called with (step, task loss of its batch)
+def finish(
+    release,
+    dictionary: Dictionary,
+    rows: pd.DataFrame,
+    steps: int = 200,  # batches
+    batch: int = 16,  # sequences a step
+    lr: float = 1e-3,  # of Adam, falling to zero; in units of the activations, whatever their size
+    hold: float = 1.0,  # weight of the loss of training, over its size at the start
+    seed: int = 0,
+    on: str = None,  # "decision", or "output": the next token at every position; default: what the release is judged by, the output of a language model
+    progress=None,
+) -> Dictionary:  # called with (step, task loss of its batch)
     """The dictionary after some steps on the model's own output, to be certified anew; the one that came, with a warning, where the task loss is no lower on rows set aside.
 
     As many features are active as before, or as many as have a positive pre-activation where these are fewer; warns where L0 falls by more than 5 %.
@@ -193,12 +305,41 @@ def finish(release, dictionary: Dictionary, rows: pd.DataFrame,
     _checked(on, steps=steps, batch=batch, lr=lr, hold=hold, seed=seed)
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
     aside, learn = _aside(rows, seed)
-    spread = max(float(torch.cat([release.run(b) for _, b in in_batches(release, rows.head(1000), dictionary)]).var()), 1e-12)
+    spread = max(
+        float(
+            torch.cat(
+                [release.run(b) for _, b in in_batches(release, rows.head(1000), dictionary)]
+            ).var()
+        ),
+        1e-12,
+    )
     judge = lambda d: _judged(release, d, aside, int(batch), on, spread)
-    record = dict(on=on, steps=int(steps), batch=int(batch), lr=float(lr), hold=float(hold), seed=int(seed), rows=len(aside), first=judge(dictionary))
-    moved = _walk(release, dictionary, learn, _units(dictionary, _sizes(release, dictionary, learn.head(256))), spread, record, progress)
+    record = dict(
+        on=on,
+        steps=int(steps),
+        batch=int(batch),
+        lr=float(lr),
+        hold=float(hold),
+        seed=int(seed),
+        rows=len(aside),
+        first=judge(dictionary),
+    )
+    moved = _walk(
+        release,
+        dictionary,
+        learn,
+        _units(dictionary, _sizes(release, dictionary, learn.head(256))),
+        spread,
+        record,
+        progress,
+    )
     try:
         after, l0 = _closed(release, dictionary, moved, learn)
         record["last"] = judge(after)
-    except InterpkitError as e: raise invalid("a task loss that is finite", f"{e.given} after step {steps - 1} of the finish", f"a smaller learning rate than lr={lr:g}") from e
+    except InterpkitError as e:
+        raise invalid(
+            "a task loss that is finite",
+            f"{e.given} after step {steps - 1} of the finish",
+            f"a smaller learning rate than lr={lr:g}",
+        ) from e
     return _taken(dictionary, after, l0, record)

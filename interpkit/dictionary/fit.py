@@ -20,72 +20,174 @@ from pathlib import Path
 
 import torch
 
-from ..core.artefacts import aside_name, new_artefact, open_artefact, read_json, recover, remove_leftovers, storage_error, write_json
+from interpkit.core.artefacts import (
+    aside_name,
+    new_artefact,
+    open_artefact,
+    read_json,
+    recover,
+    remove_leftovers,
+    storage_error,
+    write_json,
+)
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.show import is_live
 from .codes import triton_for
-from .sparse_training import FAR, Parameters, Recipe, Scale, Shape, Trainer, _listed
+from interpkit.dictionary.sparse_training import (
+    FAR,
+    Parameters,
+    Recipe,
+    Scale,
+    Shape,
+    Trainer,
+    _listed,
+)
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #96c3a0c0
 def made_by(device="cpu") -> dict:
     "What the last bit of a step depends on besides recipe and batches: the trainer's code, torch, the processor's instructions, threads, the device, and whose kernels run there."
     h = hashlib.sha256()
-    for p in sorted(Path(inspect.getfile(Trainer)).parent.glob("*.py")): h.update(p.name.encode() + p.read_bytes())
+    for p in sorted(Path(inspect.getfile(Trainer)).parent.glob("*.py")):
+        h.update(p.name.encode() + p.read_bytes())
     at = torch.zeros(1, device=device)
-    return dict(code=h.hexdigest()[:12], torch=torch.__version__, processor=torch.backends.cpu.get_cpu_capability(), threads=torch.get_num_threads(),
-                device=torch.cuda.get_device_name(device) if at.is_cuda else at.device.type, kernels="torch" if triton_for(at) is None else "triton")
+    return dict(
+        code=h.hexdigest()[:12],
+        torch=torch.__version__,
+        processor=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if at.is_cuda else at.device.type,
+        kernels="torch" if triton_for(at) is None else "triton",
+    )
+
 
 COUNTS = ("taken", "threshold", "penalty", "l0", "fvu", "loss", "revived", "same")
 
-def _scales(self: Trainer) -> dict: return {"in": self.scales} | ({} if self.same else {"out": self.outs})
+
+def _scales(self: Trainer) -> dict:
+    return {"in": self.scales} | ({} if self.same else {"out": self.outs})
+
 
 def keep(self: Trainer, folder, data: str = ""):
     "Write all that the next step depends on as a folder, in place of what stood there; `data` says which batches these are."
     from safetensors.torch import save_file
+
     state = self.adam.state[self.parameter]
-    tensors = dict(flat=self.p.flat, silent=self.silent, random=self.random.get_state(), **{n: state[n] for n in ("step", "exp_avg", "exp_avg_sq")})
+    tensors = dict(
+        flat=self.p.flat,
+        silent=self.silent,
+        random=self.random.get_state(),
+        **{n: state[n] for n in ("step", "exp_avg", "exp_avg_sq")},
+    )
     scales = {f"{side} {i}": s for side, all_ in _scales(self).items() for i, s in enumerate(all_)}
-    tensors |= {f"{at} {n}": getattr(s, n) for at, s in scales.items() for n in ("mean", "directions", "variances")}
-    tensors |= {f"whitening {i}": w for i, w in enumerate(self.whitening)}  # made anew from directions that lie in memory another way it differs in the last bit
+    tensors |= {
+        f"{at} {n}": getattr(s, n)
+        for at, s in scales.items()
+        for n in ("mean", "directions", "variances")
+    }
+    tensors |= {
+        f"whitening {i}": w for i, w in enumerate(self.whitening)
+    }  # made anew from directions that lie in memory another way it differs in the last bit
     with new_artefact(folder, "training", overwrite=True) as tmp:
-        save_file({n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}, tmp / "state.safetensors")
-        write_json(tmp / "state.json", dict(format=1, recipe=asdict(self.recipe), site=self.site, data=data, by=_all_by(self), sizes={at: s.size for at, s in scales.items()}, **{n: getattr(self, n) for n in COUNTS}))
+        save_file(
+            {n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()},
+            tmp / "state.safetensors",
+        )
+        write_json(
+            tmp / "state.json",
+            dict(
+                format=1,
+                recipe=asdict(self.recipe),
+                site=self.site,
+                data=data,
+                by=_all_by(self),
+                sizes={at: s.size for at, s in scales.items()},
+                **{n: getattr(self, n) for n in COUNTS},
+            ),
+        )
+
+
 Trainer.keep = keep
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #69976120
 def _same_run(found: dict, recipe: Recipe, data: str, site, folder):
     "Raise (exit code 64) where a checkpoint is of another recipe, site or other batches."
     now, was = json.loads(json.dumps(asdict(recipe))), found.get("recipe", {})
-    other = [f"{n}={was.get(n)}, not {now[n]}" for n in now if was.get(n) != now[n]] + (["other batches"] if found.get("data") != data else [])
-    if site and found.get("site") != str(site): other.append(f"{found.get('site')}, not {site}")
-    if found.get("format") != 1: other = [f"format {found.get('format')}"]
-    if other: raise bad_parameter("the recipe and the data that this training began with", f"{', '.join(other)} in {folder}", "train with those, or remove the folder to begin anew")
+    other = [f"{n}={was.get(n)}, not {now[n]}" for n in now if was.get(n) != now[n]] + (
+        ["other batches"] if found.get("data") != data else []
+    )
+    if site and found.get("site") != str(site):
+        other.append(f"{found.get('site')}, not {site}")
+    if found.get("format") != 1:
+        other = [f"format {found.get('format')}"]
+    if other:
+        raise bad_parameter(
+            "the recipe and the data that this training began with",
+            f"{', '.join(other)} in {folder}",
+            "train with those, or remove the folder to begin anew",
+        )
+
 
 def _all_by(self: Trainer) -> list:
     now, before = made_by(self.p.flat.device), getattr(self, "by", [])
     return before + [now] * (now not in before)
 
+
 def _by_others(before: list, now: dict, folder):
-    other = [f"{n} {was.get(n, 'unknown')}, now {x}" for was in before[:1] or [{}] for n, x in now.items() if was.get(n) != x]
-    if not other and len(before) > 1: other = ["by others in between"]
-    if other: warnings.warn(f"the training in {folder} goes on by other means than it began with ({'; '.join(other)}): its weights will be as good, but not those of one run to the last bit", stacklevel=4)
+    other = [
+        f"{n} {was.get(n, 'unknown')}, now {x}"
+        for was in before[:1] or [{}]
+        for n, x in now.items()
+        if was.get(n) != x
+    ]
+    if not other and len(before) > 1:
+        other = ["by others in between"]
+    if other:
+        warnings.warn(
+            f"the training in {folder} goes on by other means than it began with ({'; '.join(other)}): its weights will be as good, but not those of one run to the last bit",
+            stacklevel=4,
+        )
+
 
 def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Trainer:
     "The trainer that `keep` wrote. Raises (exit code 64) where recipe, data or site are others, 65 where a file is broken."
     from safetensors.torch import load_file
+
     folder = open_artefact(folder, "training")
     found = read_json(folder / "state.json")
     _same_run(found, recipe, data, site, folder)
     _by_others(found.get("by", []), made_by(device), folder)
-    t = {n: x.to(device, copy=True) for n, x in load_file(folder / "state.safetensors").items()}  # where a tensor begins in memory can decide the last bit of a product: in a file anywhere, in a copy where all begin
+    t = {
+        n: x.to(device, copy=True) for n, x in load_file(folder / "state.safetensors").items()
+    }  # where a tensor begins in memory can decide the last bit of a product: in a file anywhere, in a copy where all begin
     self = Trainer.__new__(Trainer)
     self.recipe, self.site, self.by = recipe, found["site"], found.get("by", [{}])
-    for n in COUNTS: setattr(self, n, found[n])
-    sides = {side: [Scale(t[f"{side} {i} mean"], found["sizes"][f"{side} {i}"], t[f"{side} {i} directions"], t[f"{side} {i} variances"]) for i in range(sum(k.startswith(side) for k in found["sizes"]))] for side in ("in", "out")}
+    for n in COUNTS:
+        setattr(self, n, found[n])
+    sides = {
+        side: [
+            Scale(
+                t[f"{side} {i} mean"],
+                found["sizes"][f"{side} {i}"],
+                t[f"{side} {i} directions"],
+                t[f"{side} {i} variances"],
+            )
+            for i in range(sum(k.startswith(side) for k in found["sizes"]))
+        ]
+        for side in ("in", "out")
+    }
     self.scales, self.outs = sides["in"], sides["in"] if self.same else sides["out"]
     self.whitening = [t[f"whitening {i}"] for i in range(len(self.scales))]
     widths = [tuple(len(s.mean) for s in x) for x in (self.scales, self.outs)]
-    self.p = Parameters(Shape(recipe.n_features, *widths, recipe.tied, recipe.skip and not self.same, recipe.objective == "jumprelu"), t["flat"])
+    self.p = Parameters(
+        Shape(
+            recipe.n_features,
+            *widths,
+            recipe.tied,
+            recipe.skip and not self.same,
+            recipe.objective == "jumprelu",
+        ),
+        t["flat"],
+    )
     self._prepare()
     self.silent, self.random = t["silent"], torch.Generator()
     self.random.set_state(t["random"].cpu())
@@ -93,27 +195,62 @@ def go_on(folder, recipe: Recipe, data: str = "", device="cpu", site=None) -> Tr
     return self
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #cacf1055
-SETTLED = dict(relu=0.5)  # share of the steps after which L0 and dead features are held against what was asked for; 0.2 where a threshold follows at once
+SETTLED = dict(
+    relu=0.5
+)  # share of the steps after which L0 and dead features are held against what was asked for; 0.2 where a threshold follows at once
+
 
 def complaints(trainer: Trainer) -> list[str]:
     "What is not as it was asked for at the end of a training, in words."
-    r, out = trainer.recipe, [f"training at {trainer.site} ended with more unexplained than there is to explain ({trainer.loss:.3g} of the variance): more tokens, or another learning rate than lr={trainer.recipe.lr:g}"] * (trainer.loss > 1 and trainer.recipe.steps >= 20)
+    r, out = (
+        trainer.recipe,
+        [
+            f"training at {trainer.site} ended with more unexplained than there is to explain ({trainer.loss:.3g} of the variance): more tokens, or another learning rate than lr={trainer.recipe.lr:g}"
+        ]
+        * (trainer.loss > 1 and trainer.recipe.steps >= 20),
+    )
     for i, (l0, dead) in enumerate(zip(trainer.l0, _dead(trainer))):
-        if abs(l0 / r.k - 1) >= 0.05 and r.steps >= 100: out.append(f"training at {trainer.named(i)} ended with {l0:.2f} active features a token, {r.k} were asked for: train on more tokens, or ask for fewer")
-        if dead > 0.5: out.append(f"{dead:.0%} of the features at {trainer.named(i)} are dead: ask for fewer features (n_features={r.n_features})")
+        if abs(l0 / r.k - 1) >= 0.05 and r.steps >= 100:
+            out.append(
+                f"training at {trainer.named(i)} ended with {l0:.2f} active features a token, {r.k} were asked for: train on more tokens, or ask for fewer"
+            )
+        if dead > 0.5:
+            out.append(
+                f"{dead:.0%} of the features at {trainer.named(i)} are dead: ask for fewer features (n_features={r.n_features})"
+            )
     return out
 
-def _dead(self: Trainer) -> list: return (self.silent >= self.recipe.window_tokens).float().mean(1).tolist()  # a source
+
+def _dead(self: Trainer) -> list:
+    return (self.silent >= self.recipe.window_tokens).float().mean(1).tolist()  # a source
+
 
 def _watch(self: Trainer):
     "Raise (exit code 65) where training has collapsed at a source, or ends worse than it began."
     r = self.recipe
-    if self.taken == r.steps >= 20 and self.loss > 10: raise invalid("a reconstruction that explains something", f"{self.loss:.3g} times the variance is unexplained at {self.site} in the last of {r.steps} steps", f"a smaller learning rate than lr={r.lr:g}")
-    if r.steps < 100 or self.taken < SETTLED.get(r.objective, 0.2) * r.steps: return
+    if self.taken == r.steps >= 20 and self.loss > 10:
+        raise invalid(
+            "a reconstruction that explains something",
+            f"{self.loss:.3g} times the variance is unexplained at {self.site} in the last of {r.steps} steps",
+            f"a smaller learning rate than lr={r.lr:g}",
+        )
+    if r.steps < 100 or self.taken < SETTLED.get(r.objective, 0.2) * r.steps:
+        return
     for i, (l0, dead) in enumerate(zip(self.l0, _dead(self))):
         where = f"at {self.named(i)} in step {self.taken} of {r.steps}"
-        if dead > 0.9: raise invalid("features that fire", f"{dead:.0%} of {r.n_features} dead {where}", f"fewer features, or a smaller learning rate than lr={r.lr:g}")
-        if not r.k / 2 <= l0 <= 2 * r.k: raise invalid(f"about {r.k} active features a token", f"{l0:.3g} {where}", f"another k, a smaller learning rate than lr={r.lr:g}, or more tokens")
+        if dead > 0.9:
+            raise invalid(
+                "features that fire",
+                f"{dead:.0%} of {r.n_features} dead {where}",
+                f"fewer features, or a smaller learning rate than lr={r.lr:g}",
+            )
+        if not r.k / 2 <= l0 <= 2 * r.k:
+            raise invalid(
+                f"about {r.k} active features a token",
+                f"{l0:.3g} {where}",
+                f"another k, a smaller learning rate than lr={r.lr:g}, or more tokens",
+            )
+
 
 @torch.no_grad()
 def _inside(self: Trainer, xs: list) -> list:  # a source [B, d] -> a target [B, d_out]
@@ -122,17 +259,26 @@ def _inside(self: Trainer, xs: list) -> list:  # a source [B, d] -> a target [B,
     for i, (x, scale) in enumerate(zip(xs, self.scales)):
         white = scale.centred(x) @ self.whitening[i]
         pre = torch.addmm(p.b_enc[i], white, p.W_enc[i].T)
-        p.shape.add(out, i, (pre * (pre > (p.log_threshold[i].exp() if p.log_threshold else self.threshold[i]))) @ p.W_dec[i])
-        if p.W_skip: out[:, p.shape.own(i)] += white @ p.W_skip[i]
+        p.shape.add(
+            out,
+            i,
+            (pre * (pre > (p.log_threshold[i].exp() if p.log_threshold else self.threshold[i])))
+            @ p.W_dec[i],
+        )
+        if p.W_skip:
+            out[:, p.shape.own(i)] += white @ p.W_skip[i]
     return [out[:, p.shape.own(i)].cpu() * o.size + o.mean.cpu() for i, o in enumerate(self.outs)]
+
 
 def _outside(found: tuple, xs: list) -> list:
     "The same by the weights for the model's own activations."
     out = [w.b_dec + (0 if w.W_skip is None else x @ w.W_skip) for w, x in zip(found, xs)]
     for i, (w, x) in enumerate(zip(found, xs)):
         codes = w.encode(x)
-        for j in range(i, len(xs)): out[j] = out[j] + codes @ w.W_dec[:, min(j - i, w.W_dec.shape[1] - 1)]
+        for j in range(i, len(xs)):
+            out[j] = out[j] + codes @ w.W_dec[:, min(j - i, w.W_dec.shape[1] - 1)]
     return out
+
 
 def check_fold(self: Trainer, acts):  # [B, d], or a list of such, one a source
     "Raise (exit code 65) where the weights for the model's own activations are not finite, or make something else of a batch's first 256 tokens than the trainer does."
@@ -140,149 +286,269 @@ def check_fold(self: Trainer, acts):  # [B, d], or a list of such, one a source
     inside, outside = _inside(self, xs), _outside(self.weights(), [x.cpu().float() for x in xs])
     for i, (a, b, o) in enumerate(zip(inside, outside, self.outs)):
         off = float((a - b).square().mean()) / o.size**2
-        if not off < 1e-3: raise invalid("weights that do on the model's activations what the trainer does on scaled ones", f"reconstructions at {self.named(i)} that differ by {off:.2%} of the variance after step {self.taken}",
-                                         f"32 bits do not carry a site whose mean is so large beside its variation: {FAR}")
+        if not off < 1e-3:
+            raise invalid(
+                "weights that do on the model's activations what the trainer does on scaled ones",
+                f"reconstructions at {self.named(i)} that differ by {off:.2%} of the variance after step {self.taken}",
+                f"32 bits do not carry a site whose mean is so large beside its variation: {FAR}",
+            )
+
+
 Trainer.check_fold = check_fold
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #5d64389c
 def peak_memory(device: str = "cpu") -> float:
     "The most memory that was held so far, in MiB: of the GPU where one trains, else of the process."
-    if str(device).startswith("cuda"): return torch.cuda.max_memory_allocated(device) / 2**20
-    try: import resource
-    except ImportError: return float("nan")  # not on Windows
+    if str(device).startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:
+        return float("nan")  # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
-def status(trainer: Trainer, elapsed: float, taken: int) -> dict:  # seconds, and steps taken in them
+
+def status(
+    trainer: Trainer, elapsed: float, taken: int
+) -> dict:  # seconds, and steps taken in them
     "How a training stands: a row of its log."
     r, found = trainer.recipe, trainer.record()
     speed = taken * r.batch_size / max(elapsed, 1e-9)
-    return dict(site=trainer.site, step=trainer.taken, steps=r.steps, tokens=trainer.taken * r.batch_size, loss=float(f"{trainer.loss:.4g}"), fvu=found["fvu"], l0=found["l0"], dead_share=found["dead_share"],
-                tokens_per_second=round(speed), seconds_left=round((r.steps - trainer.taken) * r.batch_size / max(speed, 1e-9)), peak_memory_mib=round(peak_memory(trainer.p.flat.device)))
+    return dict(
+        site=trainer.site,
+        step=trainer.taken,
+        steps=r.steps,
+        tokens=trainer.taken * r.batch_size,
+        loss=float(f"{trainer.loss:.4g}"),
+        fvu=found["fvu"],
+        l0=found["l0"],
+        dead_share=found["dead_share"],
+        tokens_per_second=round(speed),
+        seconds_left=round((r.steps - trainer.taken) * r.batch_size / max(speed, 1e-9)),
+        peak_memory_mib=round(peak_memory(trainer.p.flat.device)),
+    )
+
 
 def line(row: dict) -> str:
     "'train at layers.1:out: 1,024,000 of 2,000,000 tokens, 12 s left: loss 0.011, FVU 0.012, L0 15.9, dead 0.5 %, 81,000 tokens/s, 840 MiB'."
-    all_, sources = round(row["tokens"] / max(row["step"], 1) * row["steps"]), row["site"].split(", ")
+    all_, sources = (
+        round(row["tokens"] / max(row["step"], 1) * row["steps"]),
+        row["site"].split(", "),
+    )
     where = sources[0] if len(sources) == 1 else f"{len(sources)} sources"
-    return (f"train at {where}: {row['tokens']:,} of {all_:,} tokens, {row['seconds_left']:,} s left: loss {row['loss']:.3g}, FVU {row['fvu']:.3g}, L0 {row['l0']:.1f}, dead {row['dead_share']:.1%}, "
-            f"{row['tokens_per_second']:,} tokens/s, {row['peak_memory_mib']:,} MiB")
+    return (
+        f"train at {where}: {row['tokens']:,} of {all_:,} tokens, {row['seconds_left']:,} s left: loss {row['loss']:.3g}, FVU {row['fvu']:.3g}, L0 {row['l0']:.1f}, dead {row['dead_share']:.1%}, "
+        f"{row['tokens_per_second']:,} tokens/s, {row['peak_memory_mib']:,} MiB"
+    )
+
 
 def curves(rows):  # of a log: rows, or the path of a log.jsonl
     "FVU, L0 and dead features over tokens, as a matplotlib figure."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import EngFormatter, MaxNLocator
-    if isinstance(rows, (str, Path)): rows = [json.loads(x) for x in Path(rows).read_text().splitlines()]
+
+    if isinstance(rows, (str, Path)):
+        rows = [json.loads(x) for x in Path(rows).read_text().splitlines()]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.4), constrained_layout=True)
-    for ax, (key, name) in zip(axes, (("fvu", "FVU"), ("l0", "L0"), ("dead_share", "share of dead features"))):
+    for ax, (key, name) in zip(
+        axes, (("fvu", "FVU"), ("l0", "L0"), ("dead_share", "share of dead features"))
+    ):
         ax.plot([r["tokens"] for r in rows], [r[key] for r in rows], color="#31688e")
         ax.set(xlabel="tokens", title=name)
-        ax.xaxis.set_major_locator(MaxNLocator(4)); ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if rows and min(r["fvu"] for r in rows) > 0: axes[0].set_yscale("log")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if rows and min(r["fvu"] for r in rows) > 0:
+        axes[0].set_yscale("log")
     axes[2].set_ylim(bottom=0)
     plt.close(figure)
     return figure
 
+
 class Watch:
     "Call it with rows of a log: in a live notebook it draws curves that grow, elsewhere it prints a line every `every` seconds."
-    def __init__(self, every: float = 10.0): self.every, self.said, self.rows, self.view = every, -math.inf, [], None
+
+    def __init__(self, every: float = 10.0):
+        self.every, self.said, self.rows, self.view = every, -math.inf, [], None
+
     def __call__(self, row: dict):
         self.rows = [r for r in self.rows if r["step"] < row["step"]] + [row]
         last = row["step"] == row["steps"]
-        if not last and time.monotonic() - self.said < (2.0 if is_live() else self.every): return
+        if not last and time.monotonic() - self.said < (2.0 if is_live() else self.every):
+            return
         self.said = time.monotonic()
-        if is_live(): self._draw()
-        else: print(line(row), flush=True)
+        if is_live():
+            self._draw()
+        else:
+            print(line(row), flush=True)
+
     def _draw(self):
         from IPython.display import display
-        if self.view is None: self.view = display(curves(self.rows), display_id=True)
-        else: self.view.update(curves(self.rows))
+
+        if self.view is None:
+            self.view = display(curves(self.rows), display_id=True)
+        else:
+            self.view.update(curves(self.rows))
 
 # %% ../../nbs/03_dictionary/03c_fit.ipynb #f494b128
-def fit(batches,           # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens (of several sources fewer) set the scale and are trained on too
-        recipe: Recipe, site="the site", device="cpu",
-        folder=None,       # where to keep checkpoints and log.jsonl; None: nowhere
-        data: str = "",    # says which batches these are: a digest
-        every: int = None, # steps between checkpoints; default: a twentieth of all
-        progress=None,     # called with the number of tokens that were used
-        watch=None) -> Trainer:  # called with rows of the log
+def fit(
+    batches,  # iterable of activations [batch_size, d] of an SAE, or of pairs (sources, targets), each a list of such; the first 16,384 tokens (of several sources fewer) set the scale and are trained on too
+    recipe: Recipe,
+    site="the site",
+    device="cpu",
+    folder=None,  # where to keep checkpoints and log.jsonl; None: nowhere
+    data: str = "",  # says which batches these are: a digest
+    every: int = None,  # steps between checkpoints; default: a twentieth of all
+    progress=None,  # called with the number of tokens that were used
+    watch=None,
+) -> Trainer:  # called with rows of the log
     "Train on batches. Raises (exit code 65) where activations, loss or weights are not finite, features die, L0 is far from k, or batches end early; what a checkpoint holds stays."
     folder, batches = None if folder is None else Path(folder), iter(batches)
     trainer, ahead = _begun(batches, recipe, site, device, folder, data)
-    try: _run(trainer, ahead, batches, device, folder, data, every or max(recipe.steps // 20, 1), progress, watch)
+    try:
+        _run(
+            trainer,
+            ahead,
+            batches,
+            device,
+            folder,
+            data,
+            every or max(recipe.steps // 20, 1),
+            progress,
+            watch,
+        )
     except InterpkitError as e:
-        if folder is None or not (kept := folder / "checkpoint" / "state.json").exists(): raise
-        raise InterpkitError(e.asked, e.given, f"{e.mend} (what was learnt until step {read_json(kept)['taken']} is in {kept.parent})", e.code) from e
-    for text in complaints(trainer): warnings.warn(text, stacklevel=3)
+        if folder is None or not (kept := folder / "checkpoint" / "state.json").exists():
+            raise
+        raise InterpkitError(
+            e.asked,
+            e.given,
+            f"{e.mend} (what was learnt until step {read_json(kept)['taken']} is in {kept.parent})",
+            e.code,
+        ) from e
+    for text in complaints(trainer):
+        warnings.warn(text, stacklevel=3)
     return trainer
 
+
 def _run(trainer, ahead, batches, device, folder, data, every, progress, watch):
-    log, began, since, steps = _Log(folder, trainer.taken), time.monotonic(), trainer.taken, trainer.recipe.steps
+    log, began, since, steps = (
+        _Log(folder, trainer.taken),
+        time.monotonic(),
+        trainer.taken,
+        trainer.recipe.steps,
+    )
     while trainer.taken < steps:
         x = ahead.pop(0) if ahead else next(batches, None)
-        if x is None: raise invalid(f"{steps} batches at {trainer.site}", f"{trainer.taken}", "allow more epochs, or ask for fewer tokens")
+        if x is None:
+            raise invalid(
+                f"{steps} batches at {trainer.site}",
+                f"{trainer.taken}",
+                "allow more epochs, or ask for fewer tokens",
+            )
         parts = _moved(x, device)
         trainer.step(*parts)
-        if progress is not None: progress(len(_listed(parts[0])[0]))
+        if progress is not None:
+            progress(len(_listed(parts[0])[0]))
         last = trainer.taken == steps
         if last or trainer.taken % max(steps // 100, 1) == 0:
             row = status(trainer, time.monotonic() - began, trainer.taken - since)
             log(row)
-            if watch is not None: watch(row)
+            if watch is not None:
+                watch(row)
             _watch(trainer)
-        if last or folder and trainer.taken % every == 0: _keep_good(trainer, parts[0], folder, data)
+        if last or folder and trainer.taken % every == 0:
+            _keep_good(trainer, parts[0], folder, data)
+
 
 def _keep_good(trainer, acts, folder, data):
     "A checkpoint of nothing that has collapsed, is not finite or can't be folded: it would only be continued."
     _watch(trainer)
     trainer.check_fold(acts)
-    if folder: trainer.keep(folder / "checkpoint", data)
+    if folder:
+        trainer.keep(folder / "checkpoint", data)
+
 
 def _begun(batches, recipe, site, device, folder, data) -> tuple[Trainer, list]:
     "A trainer that goes on or begins, and batches that were read ahead."
-    if folder: recover(folder / "checkpoint")
+    if folder:
+        recover(folder / "checkpoint")
     if folder and (folder / "checkpoint").exists():
         trainer = go_on(folder / "checkpoint", recipe, data, device, site)
-        for _ in islice(batches, trainer.taken): pass
+        for _ in islice(batches, trainer.taken):
+            pass
         return trainer, []
     ahead, n = [], 0
-    while n < (_enough(ahead[0]) if ahead else 1) and len(ahead) < recipe.steps and (x := next(batches, None)) is not None:
+    while (
+        n < (_enough(ahead[0]) if ahead else 1)
+        and len(ahead) < recipe.steps
+        and (x := next(batches, None)) is not None
+    ):
         ahead.append(x)
         n += len(_listed(x if torch.is_tensor(x) else x[0])[0])
-    if not ahead: raise invalid(f"activations at {site}", "none", "pass rows that have tokens")
-    if torch.is_tensor(ahead[0]): return Trainer(recipe, torch.cat(ahead).to(device), site=site), ahead
+    if not ahead:
+        raise invalid(f"activations at {site}", "none", "pass rows that have tokens")
+    if torch.is_tensor(ahead[0]):
+        return Trainer(recipe, torch.cat(ahead).to(device), site=site), ahead
     first = [[torch.cat(parts).to(device) for parts in zip(*side)] for side in zip(*ahead)]
-    ahead = list(zip(*(zip(*(t.split([len(x[0][0]) for x in ahead]) for t in side)) for side in first)))  # the same memory
+    ahead = list(
+        zip(*(zip(*(t.split([len(x[0][0]) for x in ahead]) for t in side)) for side in first))
+    )  # the same memory
     return Trainer(recipe, *first, site=site), ahead
+
 
 def _enough(x) -> int:
     "Tokens that set the scale: 16,384, and of several sources no more than these hold, as long as they are four times the width."
     xs = _listed(x if torch.is_tensor(x) else x[0])
     return min(16_384, max(16_384 // len(xs), 4 * max(t.shape[1] for t in xs)))
 
+
 def _moved(x, device) -> tuple:
-    return (x.to(device),) if torch.is_tensor(x) else tuple([t.to(device) for t in side] for side in x)
+    return (
+        (x.to(device),) if torch.is_tensor(x) else tuple([t.to(device) for t in side] for side in x)
+    )
+
 
 class _Log:
     "Lines of JSON in a file; those after the step where a run goes on are cut off."
+
     def __init__(self, folder, taken: int):
         self.file = None if folder is None else folder / "log.jsonl"
-        if self.file is None: return
-        try: self._cut(taken)
-        except OSError as e: raise storage_error(self.file, e) from e
+        if self.file is None:
+            return
+        try:
+            self._cut(taken)
+        except OSError as e:
+            raise storage_error(self.file, e) from e
+
     def _cut(self, taken: int):
         self.file.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.file)
-        kept = [x for x in self.file.read_text().splitlines() if _step(x) <= taken] if self.file.exists() else []
+        kept = (
+            [x for x in self.file.read_text().splitlines() if _step(x) <= taken]
+            if self.file.exists()
+            else []
+        )
         aside = aside_name(self.file)
         try:
             aside.write_text("".join(f"{x}\n" for x in kept))
-            os.replace(aside, self.file)  # whole or not at all: a kill must not take the lines that are to stay
-        finally: aside.unlink(missing_ok=True)
+            os.replace(
+                aside, self.file
+            )  # whole or not at all: a kill must not take the lines that are to stay
+        finally:
+            aside.unlink(missing_ok=True)
+
     def __call__(self, row: dict):
-        if self.file is None: return
+        if self.file is None:
+            return
         try:
-            with open(self.file, "a") as f: f.write(json.dumps(row) + "\n")
-        except OSError as e: raise storage_error(self.file, e) from e
+            with open(self.file, "a") as f:
+                f.write(json.dumps(row) + "\n")
+        except OSError as e:
+            raise storage_error(self.file, e) from e
+
 
 def _step(text: str) -> float:
-    try: return json.loads(text)["step"]
-    except ValueError: return math.inf  # a kill in the middle of a line
+    try:
+        return json.loads(text)["step"]
+    except ValueError:
+        return math.inf  # a kill in the middle of a line

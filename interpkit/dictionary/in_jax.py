@@ -19,52 +19,87 @@ try:
     import jax
     import jax.numpy as jnp
 except ImportError as e:
-    raise InterpkitError("JAX, in which this form of a dictionary is written", str(e), "pip install 'interpkit-notebooks[jax]'") from None
+    raise InterpkitError(
+        "JAX, in which this form of a dictionary is written",
+        str(e),
+        "pip install 'interpkit-notebooks[jax]'",
+    ) from None
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #10e8bd88
-@partial(jax.tree_util.register_dataclass, data_fields=["W_enc", "b_enc", "threshold", "W_dec", "b_dec", "W_skip"], meta_fields=["wiring"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["W_enc", "b_enc", "threshold", "W_dec", "b_dec", "W_skip"],
+    meta_fields=["wiring"],
+)
 @dataclass(frozen=True, eq=False)
 class JaxDictionary:
     "The parameters of a dictionary as a pytree: tuples with one array a source."
-    W_enc: tuple      # [d, F]
-    b_enc: tuple      # [F]
+
+    W_enc: tuple  # [d, F]
+    b_enc: tuple  # [F]
     threshold: tuple  # [F]
-    W_dec: tuple      # [F, targets, d_out] what a feature writes, one row of memory; of a tied CLT [F, 1, d_out]
-    b_dec: tuple      # [d_out] of the source's own target
-    W_skip: tuple     # [d, d_out], or None
+    W_dec: tuple  # [F, targets, d_out] what a feature writes, one row of memory; of a tied CLT [F, 1, d_out]
+    b_dec: tuple  # [d_out] of the source's own target
+    W_skip: tuple  # [d, d_out], or None
     wiring: str = "sae"
 
     def __repr__(self):
         shapes = ", ".join(" -> ".join(map(str, getattr(W, "shape", ("?",)))) for W in self.W_enc)
         return f"JaxDictionary({self.wiring}: {shapes}; {getattr(self.W_enc[0], 'dtype', '?')})"
 
+
 def _each(params: JaxDictionary, given, what: str):
     "`given`, if it is one array a source or target."
     n = len(params.W_enc)
-    if isinstance(given, (tuple, list)) and len(given) == n: return given
-    raise invalid(f"{what} as a tuple of {n}, in the order of the dictionary's sites", f"{type(given).__name__}" + (f" of {len(given)}" if hasattr(given, "__len__") else ""), "acts = tuple(acts[s] for s in dictionary.sites); of one site (acts,)")
+    if isinstance(given, (tuple, list)) and len(given) == n:
+        return given
+    raise invalid(
+        f"{what} as a tuple of {n}, in the order of the dictionary's sites",
+        f"{type(given).__name__}" + (f" of {len(given)}" if hasattr(given, "__len__") else ""),
+        "acts = tuple(acts[s] for s in dictionary.sites); of one site (acts,)",
+    )
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #2aa4ae4e
-def encode(params: JaxDictionary, acts: tuple) -> tuple:  # one [..., d] a source -> one [..., F] a source
+def encode(
+    params: JaxDictionary, acts: tuple
+) -> tuple:  # one [..., d] a source -> one [..., F] a source
     "What the features of each source say of its activations."
+
     def one(h, W, b, threshold):
         z = jnp.matmul(h, W, precision="highest") + b
-        return jnp.where(z > threshold, z, 0 * z)  # XLA makes 0 of NaN in z * (z > threshold); this lets it through
-    return tuple(map(one, _each(params, acts, "activations"), params.W_enc, params.b_enc, params.threshold))
+        return jnp.where(
+            z > threshold, z, 0 * z
+        )  # XLA makes 0 of NaN in z * (z > threshold); this lets it through
+
+    return tuple(
+        map(one, _each(params, acts, "activations"), params.W_enc, params.b_enc, params.threshold)
+    )
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #561139af
-def decode(params: JaxDictionary, codes: tuple, acts: tuple = None) -> tuple:  # one [..., F] a source, and [..., d] where there is a skip -> one [..., d_out] a target
+def decode(
+    params: JaxDictionary, codes: tuple, acts: tuple = None
+) -> (
+    tuple
+):  # one [..., F] a source, and [..., d] where there is a skip -> one [..., d_out] a target
     "What is put at each target."
     out = list(params.b_dec)
     for i, W in enumerate(params.W_skip):
-        if W is not None: out[i] = out[i] + jnp.matmul(_each(params, acts, "activations, which the skip reads,")[i], W, precision="highest")
+        if W is not None:
+            out[i] = out[i] + jnp.matmul(
+                _each(params, acts, "activations, which the skip reads,")[i], W, precision="highest"
+            )
     for i, (a, W) in enumerate(zip(_each(params, codes, "codes"), params.W_dec)):
-        each = jnp.einsum("...f,ftd->t...d", a, W, precision="highest")  # what source i writes, decoder by decoder
+        each = jnp.einsum(
+            "...f,ftd->t...d", a, W, precision="highest"
+        )  # what source i writes, decoder by decoder
         for t in range(i, len(out) if params.wiring == "clt" else i + 1):
             out[t] = out[t] + each[0 if len(each) == 1 else t - i]
     return tuple(out)
 
-def forward(params: JaxDictionary, acts: tuple) -> tuple:  # one [..., d] a source -> one [..., d_out] a target
+
+def forward(
+    params: JaxDictionary, acts: tuple
+) -> tuple:  # one [..., d] a source -> one [..., d_out] a target
     "What the dictionary makes of the activations of all its sources, at each target."
     return decode(params, encode(params, acts), acts)
 
@@ -73,42 +108,97 @@ def _array(t: torch.Tensor):
     "A copy of a tensor, bit by bit, where JAX puts its arrays by default."
     t = t.detach().cpu().contiguous().clone()
     if t.dtype == torch.float64 and not jax.config.jax_enable_x64:
-        raise invalid("float64 in JAX", "its default, which makes float32 of it", "jax.config.update('jax_enable_x64', True), or dictionary.to(torch.float32)")
+        raise invalid(
+            "float64 in JAX",
+            "its default, which makes float32 of it",
+            "jax.config.update('jax_enable_x64', True), or dictionary.to(torch.float32)",
+        )
     return jnp.asarray(jnp.from_dlpack(t), device=jax.devices()[0])
+
 
 def to_jax(dictionary: Dictionary) -> JaxDictionary:
     "The parameters of a dictionary for JAX; what it computes from them is `encode`, `decode`, `forward` and `loss`."
-    of = lambda name: tuple(None if (t := getattr(w, name)) is None else _array(t) for w in dictionary.weights)
-    return JaxDictionary(**{f.name: of(f.name) for f in fields(JaxDictionary) if f.name != "wiring"}, wiring=dictionary.wiring)
+    of = lambda name: tuple(
+        None if (t := getattr(w, name)) is None else _array(t) for w in dictionary.weights
+    )
+    return JaxDictionary(
+        **{f.name: of(f.name) for f in fields(JaxDictionary) if f.name != "wiring"},
+        wiring=dictionary.wiring,
+    )
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #1046a9f8
-def _tensor(a) -> torch.Tensor: return torch.from_dlpack(jax.device_put(a, jax.devices("cpu")[0])).clone()
-def _bits(w: SiteWeights) -> list: return [t if t is None else (t.dtype, t.shape, t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()) for t in vars(w).values()]
+def _tensor(a) -> torch.Tensor:
+    return torch.from_dlpack(jax.device_put(a, jax.devices("cpu")[0])).clone()
+
+
+def _bits(w: SiteWeights) -> list:
+    return [
+        t
+        if t is None
+        else (t.dtype, t.shape, t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for t in vars(w).values()
+    ]
+
 
 def from_jax(params: JaxDictionary, dictionary: Dictionary) -> Dictionary:
     "`dictionary` with these parameters. Where one differs, validity and canary are dropped: measure it again with `certify`. Raises (exit code 65) where they don't belong to it or are not finite."
     if params.wiring != dictionary.wiring or len(params.W_enc) != len(dictionary.weights):
-        raise invalid(f"parameters of {dictionary!r}", repr(params), "pass the dictionary that the parameters came from")
+        raise invalid(
+            f"parameters of {dictionary!r}",
+            repr(params),
+            "pass the dictionary that the parameters came from",
+        )
     names = [f.name for f in fields(SiteWeights)]
-    weights = tuple(SiteWeights(*(None if a is None else _tensor(a) for a in row)) for row in zip(*(getattr(params, n) for n in names)))
-    if list(map(_bits, weights)) == list(map(_bits, dictionary.weights)): return dictionary
-    wrong = [n for w in weights for n in names if n != "threshold" and getattr(w, n) is not None and not bool(torch.isfinite(getattr(w, n)).all())]
-    if wrong: raise invalid("finite weights", f"NaN or infinity in {', '.join(wrong)}", "a smaller learning rate")
-    weights = tuple(unit_rows(w).map(lambda t, old=old: t.to(old.W_enc.device)) for w, old in zip(weights, dictionary.weights))
-    return replace(dictionary, weights=weights, training=dictionary.training | dict(changed="in JAX"), validity={}, canary={})
+    weights = tuple(
+        SiteWeights(*(None if a is None else _tensor(a) for a in row))
+        for row in zip(*(getattr(params, n) for n in names))
+    )
+    if list(map(_bits, weights)) == list(map(_bits, dictionary.weights)):
+        return dictionary
+    wrong = [
+        n
+        for w in weights
+        for n in names
+        if n != "threshold"
+        and getattr(w, n) is not None
+        and not bool(torch.isfinite(getattr(w, n)).all())
+    ]
+    if wrong:
+        raise invalid(
+            "finite weights", f"NaN or infinity in {', '.join(wrong)}", "a smaller learning rate"
+        )
+    weights = tuple(
+        unit_rows(w).map(lambda t, old=old: t.to(old.W_enc.device))
+        for w, old in zip(weights, dictionary.weights)
+    )
+    return replace(
+        dictionary,
+        weights=weights,
+        training=dictionary.training | dict(changed="in JAX"),
+        validity={},
+        canary={},
+    )
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #94b506d3
 def _lengths(W):  # [F, targets, d_out] -> [F]
-    square = (W ** 2).sum((1, 2))
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # the root has no gradient at 0
+    square = (W**2).sum((1, 2))
+    return jnp.where(
+        square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0
+    )  # the root has no gradient at 0
 
-def loss(params: JaxDictionary,
-         sources: tuple,  # one [..., d] a source
-         targets: tuple,  # one [..., d_out] a target; of an SAE the sources again
-         l1=0.0):         # weight of the activations' lengths; the first part has none
+
+def loss(
+    params: JaxDictionary,
+    sources: tuple,  # one [..., d] a source
+    targets: tuple,  # one [..., d_out] a target; of an SAE the sources again
+    l1=0.0,
+):  # weight of the activations' lengths; the first part has none
     "Squared error over all targets, mean over tokens, divided by the targets' own mean square; and `l1` times the mean sum of the activations' lengths."
     codes = encode(params, sources)
-    square = lambda ys: sum((y ** 2).sum(-1) for y in ys).mean()
-    left = [y - made for y, made in zip(_each(params, targets, "targets"), decode(params, codes, sources))]
+    square = lambda ys: sum((y**2).sum(-1) for y in ys).mean()
+    left = [
+        y - made
+        for y, made in zip(_each(params, targets, "targets"), decode(params, codes, sources))
+    ]
     lengths = sum((a * _lengths(W)).sum(-1) for a, W in zip(codes, params.W_dec)).mean()
     return square(left) / square(targets) + l1 * lengths

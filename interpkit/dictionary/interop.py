@@ -20,83 +20,200 @@ from ..core.errors import bad_parameter, invalid
 from .labels import label_features
 from .sparse import TENSORS, Dictionary, SiteWeights, unit_rows
 from .validity import certify
-from ..model.sites import Site, capture, find_module, hook_name_from_site, site_from_hook_name
+from interpkit.model.sites import (
+    Site,
+    capture,
+    find_module,
+    hook_name_from_site,
+    site_from_hook_name,
+)
 
 # %% ../../nbs/03_dictionary/05_interop.ipynb #cb91ce37
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.0"  # of SAELens, whose format is written; a reader takes what says less than 6.0 for an older form, and drops the metadata
 
+
 def _one_site(dictionary: Dictionary, site) -> Site:
-    if dictionary.wiring != "sae": raise invalid("a dictionary with wiring 'sae', the one that SAELens' jumprelu has", f"wiring {dictionary.wiring!r}", "keep it as it is: dictionary.save(folder)")
+    if dictionary.wiring != "sae":
+        raise invalid(
+            "a dictionary with wiring 'sae', the one that SAELens' jumprelu has",
+            f"wiring {dictionary.wiring!r}",
+            "keep it as it is: dictionary.save(folder)",
+        )
     if site is None and len(dictionary.sites) > 1:
-        raise bad_parameter("one site, as a SAELens folder holds one", ", ".join(map(str, dictionary.sites)), f"write a folder for each: to_saelens(dictionary, folder, site={str(dictionary.sites[0])!r})")
+        raise bad_parameter(
+            "one site, as a SAELens folder holds one",
+            ", ".join(map(str, dictionary.sites)),
+            f"write a folder for each: to_saelens(dictionary, folder, site={str(dictionary.sites[0])!r})",
+        )
     site = dictionary.sites[0] if site is None else Site.parse(str(site))
     dictionary.at(site)
     return site
 
+
 def _config(dictionary: Dictionary, site: Site, model=None) -> dict:
     w, first = dictionary.at(site), dictionary.offsets[site]
-    own = dict(site=str(site), sites=[str(s) for s in dictionary.sites], labels=list(dictionary.labels[first:first + w.n_features]), training=dictionary.training,
-               validity={n: dictionary.validity[n] for n in ("release", "fingerprint", "dictionary", "measured") if n in dictionary.validity})
-    metadata = dict(sae_lens_version=VERSION, sae_lens_training_version=None, model_name=dictionary.validity.get("release"), hook_name=hook_name_from_site(site, model), interpkit=own)
-    return dict(architecture="jumprelu", d_in=w.d, d_sae=w.n_features, dtype=str(w.W_enc.dtype).removeprefix("torch."), device="cpu",
-                apply_b_dec_to_input=False, normalize_activations="none", reshape_activations="none", metadata=metadata)
+    own = dict(
+        site=str(site),
+        sites=[str(s) for s in dictionary.sites],
+        labels=list(dictionary.labels[first : first + w.n_features]),
+        training=dictionary.training,
+        validity={
+            n: dictionary.validity[n]
+            for n in ("release", "fingerprint", "dictionary", "measured")
+            if n in dictionary.validity
+        },
+    )
+    metadata = dict(
+        sae_lens_version=VERSION,
+        sae_lens_training_version=None,
+        model_name=dictionary.validity.get("release"),
+        hook_name=hook_name_from_site(site, model),
+        interpkit=own,
+    )
+    return dict(
+        architecture="jumprelu",
+        d_in=w.d,
+        d_sae=w.n_features,
+        dtype=str(w.W_enc.dtype).removeprefix("torch."),
+        device="cpu",
+        apply_b_dec_to_input=False,
+        normalize_activations="none",
+        reshape_activations="none",
+        metadata=metadata,
+    )
 
-def to_saelens(dictionary: Dictionary, folder, site=None, overwrite: bool = False,
-               release=None  # whose modules say which hook a site is; without it, names mean what they mean in Llama and GPT-2
-               ) -> Path:
+
+def to_saelens(
+    dictionary: Dictionary,
+    folder,
+    site=None,
+    overwrite: bool = False,
+    release=None,  # whose modules say which hook a site is; without it, names mean what they mean in Llama and GPT-2
+) -> Path:
     "Write what a dictionary does at one site as a folder that `sae_lens.SAE.load_from_disk` loads: same codes, same reconstruction. `site` may be left out where there is only one."
     from safetensors.torch import save_file
+
     site = _one_site(dictionary, site)
     w = dictionary.at(site)
-    tensors = {n: t.detach().cpu().clone().contiguous() for n, t in {**{n: getattr(w, n) for n in TENSORS}, "W_dec": w.W_dec[:, 0]}.items()}
+    tensors = {
+        n: t.detach().cpu().clone().contiguous()
+        for n, t in {**{n: getattr(w, n) for n in TENSORS}, "W_dec": w.W_dec[:, 0]}.items()
+    }
     with new_artefact(folder, "saelens", overwrite=overwrite) as tmp:
         save_file(tensors, tmp / WEIGHTS)
         write_json(tmp / CONFIG, _config(dictionary, site, release and release.model))
     return Path(folder)
 
 # %% ../../nbs/03_dictionary/05_interop.ipynb #87b0b125
-READS = {"standard": ("b_enc",), "jumprelu": ("b_enc", "threshold"), "gated": ("b_gate", "b_mag", "r_mag")}  # architecture -> its tensors beside W_enc, W_dec and b_dec
+READS = {
+    "standard": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "b_mag", "r_mag"),
+}  # architecture -> its tensors beside W_enc, W_dec and b_dec
 TRAIN = "train one here: train_dictionary(release, rows)"
-MEND = {"topk": f"features that compete have no thresholds: train with SAELens' batchtopk, which is saved with them, or {TRAIN}",
-        "batchtopk": "this is a checkpoint: save the form that is deployed, sae.save_inference_model(folder)"}
+MEND = {
+    "topk": f"features that compete have no thresholds: train with SAELens' batchtopk, which is saved with them, or {TRAIN}",
+    "batchtopk": "this is a checkpoint: save the form that is deployed, sae.save_inference_model(folder)",
+}
+
 
 def _plain(raw: dict) -> dict:
     "What counts in a `cfg.json`, in the words of SAELens 6; before, everything lay on one level and some had other names."
     head = raw["metadata"] if isinstance(raw.get("metadata"), dict) and raw["metadata"] else raw
     norm = raw.get("normalize_activations") or "none"
     function = raw.get("activation_fn") or raw.get("activation_fn_str") or "relu"
-    return dict(architecture="topk" if function == "topk" else raw.get("architecture") or "standard", function=function,
-                norm="expected_average_only_in" if norm is True else norm, centred=bool(raw.get("apply_b_dec_to_input", True)),
-                dtype=str(raw.get("dtype", "float32")).removeprefix("torch."), d_in=raw.get("d_in"), d_sae=raw.get("d_sae"), head_index=head.get("hook_head_index"),
-                hook_name=head.get("hook_name") or raw.get("hook_point"), hook_name_out=head.get("hook_name_out"), model_name=head.get("model_name"), version=head.get("sae_lens_version"), own=_own(head))
+    return dict(
+        architecture="topk" if function == "topk" else raw.get("architecture") or "standard",
+        function=function,
+        norm="expected_average_only_in" if norm is True else norm,
+        centred=bool(raw.get("apply_b_dec_to_input", True)),
+        dtype=str(raw.get("dtype", "float32")).removeprefix("torch."),
+        d_in=raw.get("d_in"),
+        d_sae=raw.get("d_sae"),
+        head_index=head.get("hook_head_index"),
+        hook_name=head.get("hook_name") or raw.get("hook_point"),
+        hook_name_out=head.get("hook_name_out"),
+        model_name=head.get("model_name"),
+        version=head.get("sae_lens_version"),
+        own=_own(head),
+    )
+
 
 def _own(head: dict) -> dict:
     "What `to_saelens` wrote into the metadata, or {}."
     own = head.get("interpkit") or {}
-    if own and not (isinstance(own, dict) and isinstance(own.get("training"), dict) and isinstance(own.get("labels"), list)):
-        raise invalid("labels and training record under 'interpkit' in the metadata, as to_saelens writes them", "something else", "write the folder again, or take 'interpkit' out of the metadata")
+    if own and not (
+        isinstance(own, dict)
+        and isinstance(own.get("training"), dict)
+        and isinstance(own.get("labels"), list)
+    ):
+        raise invalid(
+            "labels and training record under 'interpkit' in the metadata, as to_saelens writes them",
+            "something else",
+            "write the folder again, or take 'interpkit' out of the metadata",
+        )
     return own
+
 
 def _refuse(cfg: dict):
     "Raise (exit code 65) where no product, bias and threshold does the same."
-    if (kind := cfg["architecture"]) not in READS: raise invalid(f"a SAELens SAE of architecture {', '.join(READS)}", kind, MEND.get(kind, TRAIN))
-    if cfg["function"] != "relu": raise invalid("ReLU as activation function", str(cfg["function"]), TRAIN)
-    if cfg["norm"] not in ("none", "expected_average_only_in"): raise invalid("activations as they are, or scaled by a constant", f"normalize_activations = {cfg['norm']!r}, which is not folded into these weights", TRAIN)
-    if cfg["head_index"] is not None: raise invalid("an SAE of a whole site", f"one of attention head {cfg['head_index']}", "take an SAE of hook_attn_out, or of hook_z with all heads")
-    if cfg["hook_name_out"] not in (None, "", cfg["hook_name"]): raise invalid("an SAE, which writes where it reads", f"one that reads {cfg['hook_name']} and writes {cfg['hook_name_out']}", TRAIN)
-    if cfg["dtype"] not in ("float32", "float64", "float16", "bfloat16"): raise invalid("dtype float32, float64, float16 or bfloat16 in cfg.json", repr(cfg["dtype"]), "write there the type of the weights")
+    if (kind := cfg["architecture"]) not in READS:
+        raise invalid(
+            f"a SAELens SAE of architecture {', '.join(READS)}", kind, MEND.get(kind, TRAIN)
+        )
+    if cfg["function"] != "relu":
+        raise invalid("ReLU as activation function", str(cfg["function"]), TRAIN)
+    if cfg["norm"] not in ("none", "expected_average_only_in"):
+        raise invalid(
+            "activations as they are, or scaled by a constant",
+            f"normalize_activations = {cfg['norm']!r}, which is not folded into these weights",
+            TRAIN,
+        )
+    if cfg["head_index"] is not None:
+        raise invalid(
+            "an SAE of a whole site",
+            f"one of attention head {cfg['head_index']}",
+            "take an SAE of hook_attn_out, or of hook_z with all heads",
+        )
+    if cfg["hook_name_out"] not in (None, "", cfg["hook_name"]):
+        raise invalid(
+            "an SAE, which writes where it reads",
+            f"one that reads {cfg['hook_name']} and writes {cfg['hook_name_out']}",
+            TRAIN,
+        )
+    if cfg["dtype"] not in ("float32", "float64", "float16", "bfloat16"):
+        raise invalid(
+            "dtype float32, float64, float16 or bfloat16 in cfg.json",
+            repr(cfg["dtype"]),
+            "write there the type of the weights",
+        )
 
 # %% ../../nbs/03_dictionary/05_interop.ipynb #d7210dff
 def _refuse_tensors(t: dict, cfg: dict):
     "Raise (exit code 65) where a tensor is missing, left over, of another shape, or not finite."
-    if "scaling_factor" in t and bool((t["scaling_factor"] == 1).all()): del t["scaling_factor"]  # older versions wrote ones that nobody used
+    if "scaling_factor" in t and bool((t["scaling_factor"] == 1).all()):
+        del t["scaling_factor"]  # older versions wrote ones that nobody used
     d, F = cfg["d_in"], cfg["d_sae"]
-    shapes = dict(W_enc=[d, F], W_dec=[F, d], b_dec=[d]) | {n: [F] for n in READS[cfg["architecture"]]}
+    shapes = dict(W_enc=[d, F], W_dec=[F, d], b_dec=[d]) | {
+        n: [F] for n in READS[cfg["architecture"]]
+    }
     found = {n: list(x.shape) for n, x in t.items()}
-    wrong = [f"{n} {found.get(n, 'is missing')}" for n in shapes if found.get(n) != shapes[n]] + [f"{n} {found[n]} as well" for n in found if n not in shapes]
-    wrong += [f"NaN or infinity in {n}" for n, x in t.items() if not bool((torch.isfinite(x) | (x == torch.inf if n == "threshold" else False)).all())]  # a threshold may be infinite: never active
-    if wrong: raise invalid("the finite tensors " + ", ".join(f"{n} {s}" for n, s in shapes.items()), "; ".join(wrong), f"save {WEIGHTS} again, with the {CONFIG} that belongs to it")
+    wrong = [f"{n} {found.get(n, 'is missing')}" for n in shapes if found.get(n) != shapes[n]] + [
+        f"{n} {found[n]} as well" for n in found if n not in shapes
+    ]
+    wrong += [
+        f"NaN or infinity in {n}"
+        for n, x in t.items()
+        if not bool((torch.isfinite(x) | (x == torch.inf if n == "threshold" else False)).all())
+    ]  # a threshold may be infinite: never active
+    if wrong:
+        raise invalid(
+            "the finite tensors " + ", ".join(f"{n} {s}" for n, s in shapes.items()),
+            "; ".join(wrong),
+            f"save {WEIGHTS} again, with the {CONFIG} that belongs to it",
+        )
+
 
 def _folded(t: dict, cfg: dict, scale: float = 1.0) -> SiteWeights:
     "The same function as a product, a bias and a threshold; `scale` multiplies the activations first."
@@ -104,50 +221,94 @@ def _folded(t: dict, cfg: dict, scale: float = 1.0) -> SiteWeights:
     t = {n: x.to(as_deployed).float() for n, x in t.items()}
     W_enc, W_dec, b_dec = t["W_enc"] * scale, t["W_dec"] / scale, t["b_dec"] / scale
     gain, b_enc, threshold = torch.ones(1), t.get("b_enc"), t.get("threshold", torch.zeros(1))
-    if cfg["architecture"] == "gated":  # active where h W + b_gate > 0, then e^r h W + b_mag: the second is above b_mag - e^r b_gate
+    if (
+        cfg["architecture"] == "gated"
+    ):  # active where h W + b_gate > 0, then e^r h W + b_mag: the second is above b_mag - e^r b_gate
         gain, b_enc = t["r_mag"].exp(), t["b_mag"]
         threshold = b_enc - gain * t["b_gate"]
-    if cfg["centred"]: b_enc = b_enc - gain * (b_dec.double() @ W_enc.double()).float()  # a sum over the whole width
+    if cfg["centred"]:
+        b_enc = (
+            b_enc - gain * (b_dec.double() @ W_enc.double()).float()
+        )  # a sum over the whole width
     w = SiteWeights(W_enc * gain, b_enc, threshold.clamp(min=0).expand_as(b_enc), W_dec, b_dec)
     norm = w.W_dec[:, 0].norm(dim=1)
-    if not bool(((norm - 1).abs() < 1e-5)[norm > 0].all()): w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
+    if not bool(((norm - 1).abs() < 1e-5)[norm > 0].all()):
+        w = unit_rows(w)  # what has rows of length 1 comes back bit by bit
     return w.map(Tensor.contiguous)
 
 # %% ../../nbs/03_dictionary/05_interop.ipynb #a6233255
 def _safe(folder: Path) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")]
+
+    pickles = [
+        p.name
+        for p in sorted(folder.iterdir())
+        if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+    ]
     mend = "load it where you trust its author, and write it again: sae.save_model(folder)"
-    if not (folder / WEIGHTS).is_file(): raise invalid(f"{WEIGHTS} in {folder}", f"only pickles, which stay shut: {', '.join(pickles)}" if pickles else "no such file", mend if pickles else "download the whole folder")
-    try: return load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as e: raise invalid(f"safetensors in {folder / WEIGHTS}", str(e).splitlines()[0][:200], f"download it again; if it is a pickle under another name, {mend}") from None
+    if not (folder / WEIGHTS).is_file():
+        raise invalid(
+            f"{WEIGHTS} in {folder}",
+            f"only pickles, which stay shut: {', '.join(pickles)}" if pickles else "no such file",
+            mend if pickles else "download the whole folder",
+        )
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise invalid(
+            f"safetensors in {folder / WEIGHTS}",
+            str(e).splitlines()[0][:200],
+            f"download it again; if it is a pickle under another name, {mend}",
+        ) from None
+
 
 def _scale(folder: Path, cfg: dict) -> float:
     "The constant by which activations are multiplied before the SAE reads them."
-    if cfg["norm"] == "none": return 1.0
+    if cfg["norm"] == "none":
+        return 1.0
     file = folder / "activation_scaler.json"
     found = read_json(file) if file.exists() else {}
     found = found.get("scaling_factor") if isinstance(found, dict) else None
-    if isinstance(found, (int, float)) and 0 < found < float("inf"): return float(found)
-    raise invalid("the scale of the activations that this SAE was trained on", f"normalize_activations = {cfg['norm']!r}, and no scaling_factor > 0 in {file.name}",
-                  "fold it in and save again: sae.fold_activation_norm_scaling_factor(scale); sae.save_model(folder)")
+    if isinstance(found, (int, float)) and 0 < found < float("inf"):
+        return float(found)
+    raise invalid(
+        "the scale of the activations that this SAE was trained on",
+        f"normalize_activations = {cfg['norm']!r}, and no scaling_factor > 0 in {file.name}",
+        "fold it in and save again: sae.fold_activation_norm_scaling_factor(scale); sae.save_model(folder)",
+    )
+
 
 def _read(folder: Path) -> tuple[dict, SiteWeights]:
-    if not folder.is_dir(): raise invalid("the folder of a SAELens SAE", f"{folder} is no folder", "download it first; nothing is fetched here")
-    if (folder / "manifest.json").exists(): open_artefact(folder, "saelens")
+    if not folder.is_dir():
+        raise invalid(
+            "the folder of a SAELens SAE",
+            f"{folder} is no folder",
+            "download it first; nothing is fetched here",
+        )
+    if (folder / "manifest.json").exists():
+        open_artefact(folder, "saelens")
     raw = read_json(folder / CONFIG)
-    if not isinstance(raw, dict): raise invalid(f"a configuration in {folder / CONFIG}", type(raw).__name__, "download it again")
+    if not isinstance(raw, dict):
+        raise invalid(
+            f"a configuration in {folder / CONFIG}", type(raw).__name__, "download it again"
+        )
     cfg = _plain(raw)
     _refuse(cfg)
     tensors, scale = _safe(folder), _scale(folder, cfg)
     _refuse_tensors(tensors, cfg)
     return cfg | dict(weights=digest_file(folder / WEIGHTS)), _folded(tensors, cfg, scale)
 
+
 def _read_live(sae) -> tuple[dict, SiteWeights]:
     "An SAE in memory, by way of the folder that it writes; of one in training, the form that is deployed."
     save = getattr(sae, "save_inference_model", None) or getattr(sae, "save_model", None)
-    if save is None: raise bad_parameter("a SAELens SAE, or the folder of one", type(sae).__name__, "from_saelens(folder, release, rows)")
+    if save is None:
+        raise bad_parameter(
+            "a SAELens SAE, or the folder of one",
+            type(sae).__name__,
+            "from_saelens(folder, release, rows)",
+        )
     with tempfile.TemporaryDirectory() as tmp:
         save(tmp)
         return _read(Path(tmp))
@@ -158,24 +319,51 @@ def _site_of(cfg: dict, release, site) -> Site:
     if said:
         find_module(release.model, found := Site.parse(str(said)))
         return found
-    if not cfg["hook_name"]: raise bad_parameter("the site that this SAE reads", f"no hook_name in {CONFIG}", "name it: from_saelens(folder, release, rows, site='model.layers.3:out')")
+    if not cfg["hook_name"]:
+        raise bad_parameter(
+            "the site that this SAE reads",
+            f"no hook_name in {CONFIG}",
+            "name it: from_saelens(folder, release, rows, site='model.layers.3:out')",
+        )
     return site_from_hook_name(cfg["hook_name"], release.model)
+
 
 def _refuse_width(release, site: Site, rows: pd.DataFrame, d: int):
     found = capture(release.model, [site], release.batch(rows.iloc[:2]))[site].shape[-1]
-    if found != d: raise invalid(f"activations of width {d}, as this SAE reads", f"width {found} at {site} of {release.name}", "name the site that it was trained on, site='...', or take an SAE of this model: release.sites() prints the widths")
+    if found != d:
+        raise invalid(
+            f"activations of width {d}, as this SAE reads",
+            f"width {found} at {site} of {release.name}",
+            "name the site that it was trained on, site='...', or take an SAE of this model: release.sites() prints the widths",
+        )
 
-def from_saelens(where,               # the folder of a SAELens SAE, or the SAE itself
-                 release,             # that it shall interpret
-                 rows: pd.DataFrame,  # of that release, to measure on: at least a few hundred
-                 site=None            # that it reads; default: what its folder says, translated where it is a TransformerLens hook name
-                 ) -> Dictionary:
+
+def from_saelens(
+    where,  # the folder of a SAELens SAE, or the SAE itself
+    release,  # that it shall interpret
+    rows: pd.DataFrame,  # of that release, to measure on: at least a few hundred
+    site=None,  # that it reads; default: what its folder says, translated where it is a TransformerLens hook name
+) -> Dictionary:
     "An SAE of SAELens as a dictionary, measured and certified on `release`. Labels that interpkit wrote are kept, other features are labelled from `rows`. Raises (exit code 65) where no dictionary does the same."
-    cfg, weights = _read(Path(where)) if isinstance(where, (str, os.PathLike)) else _read_live(where)
+    cfg, weights = (
+        _read(Path(where)) if isinstance(where, (str, os.PathLike)) else _read_live(where)
+    )
     site, own = _site_of(cfg, release, site), cfg["own"]
     _refuse_width(release, site, rows, weights.d)
-    imported = dict(architecture=cfg["architecture"], model_name=cfg["model_name"], hook_name=cfg["hook_name"], sae_lens_version=cfg["version"], weights=cfg["weights"])
-    dictionary = Dictionary((site,), (weights,), tuple(map(str, own.get("labels", ()))), own.get("training", {}) | dict(imported=imported)).to(release.device)
+    imported = dict(
+        architecture=cfg["architecture"],
+        model_name=cfg["model_name"],
+        hook_name=cfg["hook_name"],
+        sae_lens_version=cfg["version"],
+        weights=cfg["weights"],
+    )
+    dictionary = Dictionary(
+        (site,),
+        (weights,),
+        tuple(map(str, own.get("labels", ()))),
+        own.get("training", {}) | dict(imported=imported),
+    ).to(release.device)
     rows = release.pin(rows)
-    if not own.get("labels"): dictionary = replace(dictionary, labels=label_features(release, dictionary, rows))
+    if not own.get("labels"):
+        dictionary = replace(dictionary, labels=label_features(release, dictionary, rows))
     return certify(dictionary, release, rows)

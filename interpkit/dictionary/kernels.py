@@ -13,63 +13,116 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .codes import SparseCodes, active, collect, inner, pack, packed_product, triton_for, weighted_rows
+from interpkit.dictionary.codes import (
+    SparseCodes,
+    active,
+    collect,
+    inner,
+    pack,
+    packed_product,
+    triton_for,
+    weighted_rows,
+)
 
 # %% ../../nbs/03_dictionary/03a_kernels.ipynb #37455eb9
 @dataclass(frozen=True)
 class Active:
     "The active values of a batch, by token, and the order that sorts them by feature."
-    token: Tensor      # [n]
-    feature: Tensor    # [n] ascending within a token
-    value: Tensor      # [n]
-    tokens: Tensor     # [B + 1] where each token begins
+
+    token: Tensor  # [n]
+    feature: Tensor  # [n] ascending within a token
+    value: Tensor  # [n]
+    tokens: Tensor  # [B + 1] where each token begins
     n_features: int
 
     @classmethod
-    def of(cls, codes: SparseCodes) -> "Active": return cls(codes.token, codes.indices, codes.values, codes.tokens, codes.n_features)
+    def of(cls, codes: SparseCodes) -> "Active":
+        return cls(codes.token, codes.indices, codes.values, codes.tokens, codes.n_features)
+
     @classmethod
-    def above(cls, pre: Tensor, threshold) -> "Active":  # [B, F], a number or what broadcasts to [B, F]
-        return cls.of(SparseCodes.at(*active(pre, torch.as_tensor(threshold, dtype=pre.dtype)), tuple(pre.shape)))
+    def above(
+        cls, pre: Tensor, threshold
+    ) -> "Active":  # [B, F], a number or what broadcasts to [B, F]
+        return cls.of(
+            SparseCodes.at(
+                *active(pre, torch.as_tensor(threshold, dtype=pre.dtype)), tuple(pre.shape)
+            )
+        )
+
     @classmethod
-    def read(cls, x: Tensor, W: Tensor, b: Tensor, bar) -> "Active":  # [B, d], [F, d], [F]; bar: pre-activations [part, F] -> what they have to be above
+    def read(
+        cls, x: Tensor, W: Tensor, b: Tensor, bar
+    ) -> (
+        "Active"
+    ):  # [B, d], [F, d], [F]; bar: pre-activations [part, F] -> what they have to be above
         packed = pack(W.T, b)
+
         def part(x):
             pre = torch.addmm(b, x, W.T) if packed is None else packed_product(x, packed, b)
             return active(pre, bar(pre))
+
         return cls.of(collect(part, x, len(W)))
 
     @cached_property
     def order(self) -> Tensor:  # [n]
         "What sorts the values by feature, and by token within a feature."
-        if self.feature.device.type != "cpu" or self.n_features > 2**16: return torch.sort(self.feature, stable=True).indices
-        return torch.from_numpy(np.argsort(self.feature.numpy().astype(np.uint16), kind="stable"))  # by radix, up to fifteen times as fast
+        if self.feature.device.type != "cpu" or self.n_features > 2**16:
+            return torch.sort(self.feature, stable=True).indices
+        return torch.from_numpy(
+            np.argsort(self.feature.numpy().astype(np.uint16), kind="stable")
+        )  # by radix, up to fifteen times as fast
+
     @cached_property
     def features(self) -> Tensor:  # [F + 1] where each feature begins, in that order
         out = torch.zeros(self.n_features + 1, dtype=torch.int64, device=self.feature.device)
         torch.cumsum(torch.bincount(self.feature, minlength=self.n_features), 0, out=out[1:])
         return out
+
     @property
-    def fired(self) -> Tensor: return self.features.diff() > 0  # bool [F]
+    def fired(self) -> Tensor:
+        return self.features.diff() > 0  # bool [F]
 
     def by_token(self, rows: Tensor) -> Tensor:  # [F, d] -> [B, d]
         "For each token the sum of its active features' rows, times their values."
         return weighted_rows(rows, self.feature, self.tokens, self.value)
+
     def by_feature(self, rows: Tensor, value: Tensor) -> Tensor:  # [B, d], [n] -> [F, d]
         "For each feature the sum of the rows of the tokens where it is active, times `value`."
-        return weighted_rows(rows, self.token.index_select(0, self.order), self.features, value.index_select(0, self.order))
+        return weighted_rows(
+            rows,
+            self.token.index_select(0, self.order),
+            self.features,
+            value.index_select(0, self.order),
+        )
+
     def products(self, rows: Tensor, columns: Tensor) -> Tensor:  # [B, d], [F, d] -> [n]
         "The inner product of token's and feature's row at each active place."
-        return inner(SparseCodes(self.tokens, self.feature, self.value, (len(self.tokens) - 1, self.n_features)), rows, columns)
+        return inner(
+            SparseCodes(
+                self.tokens, self.feature, self.value, (len(self.tokens) - 1, self.n_features)
+            ),
+            rows,
+            columns,
+        )
+
     def sums(self, value: Tensor) -> Tensor:  # [n] -> [F]
         "For each feature the sum of `value` over the places where it is active."
-        if kernels := triton_for(value): return kernels.totals(value.index_select(0, self.order), self.features)
-        return torch.bincount(self.feature, weights=value, minlength=self.n_features).to(value.dtype)
+        if kernels := triton_for(value):
+            return kernels.totals(value.index_select(0, self.order), self.features)
+        return torch.bincount(self.feature, weights=value, minlength=self.n_features).to(
+            value.dtype
+        )
 
 # %% ../../nbs/03_dictionary/03a_kernels.ipynb #2da842f6
-def parted(active: Active, prefixes: tuple) -> Active:  # numbers of features, ascending, the last all of them
+def parted(
+    active: Active, prefixes: tuple
+) -> Active:  # numbers of features, ascending, the last all of them
     "The same active values with one row a token and part, [B * parts], in place of one a token."
-    if len(prefixes) < 2: return active
-    part = torch.bucketize(active.feature, torch.tensor(prefixes, device=active.feature.device), right=True)
+    if len(prefixes) < 2:
+        return active
+    part = torch.bucketize(
+        active.feature, torch.tensor(prefixes, device=active.feature.device), right=True
+    )
     row, n = active.token * len(prefixes) + part, (len(active.tokens) - 1) * len(prefixes)
     rows = torch.searchsorted(row, torch.arange(n + 1, device=row.device))
     return replace(active, token=row, tokens=rows)

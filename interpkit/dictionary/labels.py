@@ -21,83 +21,142 @@ from ..model.sites import capture
 def _byte_of() -> dict[str, int]:
     "The letter that stands for each byte in the vocabulary of a byte-level tokenizer, as GPT-2 introduced it."
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in plain)}
+    return {chr(b): b for b in plain} | {
+        chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in plain)
+    }
+
 
 def readable(names: dict[int, str]) -> dict[int, str]:
     "Tokens as a person writes them where a vocabulary spells them byte by byte ('Ġthe' is '␣the') or with SentencePiece's sign for a space; names that would then be alike stay as they are."
     if any(n.startswith("Ġ") for n in names.values()):
         byte = _byte_of()
-        plain = {i: bytes(byte[c] for c in n).decode("utf-8", "backslashreplace") if set(n) <= set(byte) else n for i, n in names.items()}
-    else: plain = {i: n.replace("▁", " ") for i, n in names.items()}
-    shown = {i: "".join("␣" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in n) for i, n in plain.items()}
+        plain = {
+            i: bytes(byte[c] for c in n).decode("utf-8", "backslashreplace")
+            if set(n) <= set(byte)
+            else n
+            for i, n in names.items()
+        }
+    else:
+        plain = {i: n.replace("▁", " ") for i, n in names.items()}
+    shown = {
+        i: "".join("␣" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in n)
+        for i, n in plain.items()
+    }
     often = Counter(shown.values())
     return {i: n if often[n] == 1 else names[i] for i, n in shown.items()}
+
 
 def token_names(release) -> dict[int, str]:
     "id -> name from the release folder's `vocab.json` or its tokenizer, in readable form; empty where there is neither."
     folder = release.folder
-    if folder is None: return {}
-    if (folder / "vocab.json").exists(): return readable({int(i): n for n, i in read_json(folder / "vocab.json").items()})
-    if not (folder / "tokenizer.json").exists(): return {}
+    if folder is None:
+        return {}
+    if (folder / "vocab.json").exists():
+        return readable({int(i): n for n, i in read_json(folder / "vocab.json").items()})
+    if not (folder / "tokenizer.json").exists():
+        return {}
     from transformers import AutoTokenizer
+
     return readable({i: n for n, i in AutoTokenizer.from_pretrained(folder).get_vocab().items()})
 
 # %% ../../nbs/03_dictionary/02_labels.ipynb #9105fc4b
-def _is_list(column) -> bool: return len(column) > 0 and isinstance(column.iloc[0], (list, tuple, np.ndarray))
+def _is_list(column) -> bool:
+    return len(column) > 0 and isinstance(column.iloc[0], (list, tuple, np.ndarray))
+
 
 def annotations(rows: pd.DataFrame) -> list[str]:
     "Columns with one number a token: `factor:*`."
     return [c for c in rows if str(c).startswith("factor:") and _is_list(rows[c])]
 
+
 def numeric_columns(rows: pd.DataFrame) -> list[str]:
     "Columns with one number a sequence, without those that only say which sequence it is."
     reserved = {"sequence_id", "group_id", "weight", "timestamp", "label"}
-    return [c for c in rows if c not in reserved and not str(c).startswith("_") and pd.api.types.is_numeric_dtype(rows[c])]
+    return [
+        c
+        for c in rows
+        if c not in reserved
+        and not str(c).startswith("_")
+        and pd.api.types.is_numeric_dtype(rows[c])
+    ]
 
-def _per_token(rows, column, shape) -> np.ndarray:  # [B, T], zero where the row is shorter, and at a site that has no positions
+
+def _per_token(
+    rows, column, shape
+) -> np.ndarray:  # [B, T], zero where the row is shorter, and at a site that has no positions
     out = np.zeros(shape, dtype="float32")
-    if shape[1] == 1 < rows[column].map(len).max(): return out
-    for i, x in enumerate(rows[column]): out[i, :len(x)] = np.asarray(x, dtype="float32")[:shape[1]]
+    if shape[1] == 1 < rows[column].map(len).max():
+        return out
+    for i, x in enumerate(rows[column]):
+        out[i, : len(x)] = np.asarray(x, dtype="float32")[: shape[1]]
     return out
 
-def candidates(rows: pd.DataFrame, names: dict, tokens: list[int], shape) -> tuple[list[str], np.ndarray]:  # [B, T, C]
+
+def candidates(
+    rows: pd.DataFrame, names: dict, tokens: list[int], shape
+) -> tuple[list[str], np.ndarray]:  # [B, T, C]
     "What could name a feature: one array of numbers a token for each candidate."
     found = {c.removeprefix("factor:"): _per_token(rows, c, shape) for c in annotations(rows)}
-    found |= {c: np.broadcast_to(rows[c].to_numpy("float32")[:, None], shape) for c in numeric_columns(rows)}
+    found |= {
+        c: np.broadcast_to(rows[c].to_numpy("float32")[:, None], shape)
+        for c in numeric_columns(rows)
+    }
     if "input_ids" in rows:
         ids = _per_token(rows, "input_ids", shape)
         found |= {names.get(t, f"token {t}"): (ids == t).astype("float32") for t in tokens}
-    return list(found), np.stack(list(found.values()), -1) if found else np.zeros((*shape, 0), "float32")
+    return list(found), np.stack(list(found.values()), -1) if found else np.zeros(
+        (*shape, 0), "float32"
+    )
 
 # %% ../../nbs/03_dictionary/02_labels.ipynb #dbcdfc55
 @torch.no_grad()
-def correlations(release, dictionary: Dictionary, rows: pd.DataFrame, max_tokens: int = 512) -> pd.DataFrame:
+def correlations(
+    release, dictionary: Dictionary, rows: pd.DataFrame, max_tokens: int = 512
+) -> pd.DataFrame:
     "Pearson correlation [F, candidates] of activations and candidates over the positions that count; 0 where either is constant."
     dictionary, names = dictionary.to(release.device), token_names(release)
-    tokens = [t for t, _ in Counter(t for ids in rows["input_ids"] for t in ids).most_common(max_tokens)] if "input_ids" in rows else []
+    tokens = (
+        [t for t, _ in Counter(t for ids in rows["input_ids"] for t in ids).most_common(max_tokens)]
+        if "input_ids" in rows
+        else []
+    )
     n, sums = 0, None
     for part, batch in in_batches(release, rows, dictionary):
         acts = capture(release.model, dictionary.sites, batch)
         mask = counted(batch, acts[dictionary.sites[0]])
-        a = torch.cat([codes_at(dictionary, s, acts[s], batch) for s in dictionary.sites], -1)[mask].cpu().double().numpy()
+        a = (
+            torch.cat([codes_at(dictionary, s, acts[s], batch) for s in dictionary.sites], -1)[mask]
+            .cpu()
+            .double()
+            .numpy()
+        )
         columns, c = candidates(rows.iloc[part], names, tokens, tuple(mask.shape))
         c = c[mask.cpu().numpy()].astype("float64")
-        new = a.sum(0), (a ** 2).sum(0), c.sum(0), (c ** 2).sum(0), a.T @ c
+        new = a.sum(0), (a**2).sum(0), c.sum(0), (c**2).sum(0), a.T @ c
         n, sums = n + len(a), new if sums is None else tuple(x + y for x, y in zip(sums, new))
     sa, saa, sc, scc, sac = sums
     spread = np.sqrt(np.outer(np.maximum(n * saa - sa**2, 0), np.maximum(n * scc - sc**2, 0)))
-    return pd.DataFrame(np.divide(n * sac - np.outer(sa, sc), spread, out=np.zeros_like(sac), where=spread > 1e-9), columns=columns)
+    return pd.DataFrame(
+        np.divide(n * sac - np.outer(sa, sc), spread, out=np.zeros_like(sac), where=spread > 1e-9),
+        columns=columns,
+    )
 
 # %% ../../nbs/03_dictionary/02_labels.ipynb #4852a6d4
 def name_by(r: pd.DataFrame, at_least: float = 0.2) -> tuple[str, ...]:
     "One label a row of `r` [F, candidates]: the best candidate, numbered where shared; `unclear` where no correlation reaches `at_least`."
-    best, fit = r.to_numpy().argmax(1) if r.shape[1] else np.zeros(len(r), int), r.max(axis=1).fillna(0).to_numpy()
+    best, fit = (
+        r.to_numpy().argmax(1) if r.shape[1] else np.zeros(len(r), int),
+        r.max(axis=1).fillna(0).to_numpy(),
+    )
     labels, seen = [f"unclear {i}" for i in range(len(r))], Counter()
     for i in np.argsort(-fit, kind="stable"):
-        if fit[i] < at_least: continue
-        name = r.columns[best[i]]; seen[name] += 1
+        if fit[i] < at_least:
+            continue
+        name = r.columns[best[i]]
+        seen[name] += 1
         labels[i] = name if seen[name] == 1 else f"{name} ({seen[name]})"
     return tuple(labels)
+
 
 def label_features(release, dictionary: Dictionary, rows: pd.DataFrame) -> tuple[str, ...]:
     "One label a feature, over all sites, from at most 2,000 rows."

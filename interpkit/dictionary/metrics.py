@@ -27,11 +27,19 @@ from ..model.sites import Batch, Site, capture, run_spliced
 def weights_of(rows: pd.DataFrame) -> np.ndarray:  # [n]
     "The column `weight`, or ones. Raises (exit code 65) where they are not finite, negative, or all 0."
     found = _column("weight", rows["weight"] if "weight" in rows else np.ones(len(rows)))
-    if len(found) and not found.sum() > 0: raise invalid("a weight > 0 in column 'weight'", "0 in all rows", "leave the column out where all sequences count alike")
+    if len(found) and not found.sum() > 0:
+        raise invalid(
+            "a weight > 0 in column 'weight'",
+            "0 in all rows",
+            "leave the column out where all sequences count alike",
+        )
     return found
 
+
 @torch.no_grad()
-def mean_activations(release, dictionary: Dictionary, rows: pd.DataFrame, sites: tuple = None) -> dict[Site, Tensor]:  # site -> [d]
+def mean_activations(
+    release, dictionary: Dictionary, rows: pd.DataFrame, sites: tuple = None
+) -> dict[Site, Tensor]:  # site -> [d]
     "The mean activations at the dictionary's targets, or at other sites, over the positions that count, each with the weight of its row."
     sites = tuple(sites or dictionary.targets)
     weight, total = torch.tensor(weights_of(rows)), {t: [0.0, 0.0] for t in sites}
@@ -41,8 +49,14 @@ def mean_activations(release, dictionary: Dictionary, rows: pd.DataFrame, sites:
             w = weight[part][:, None].expand(keep.shape)[keep]
             total[t][0] += w @ h.cpu().double()[keep]
             total[t][1] += float(w.sum())
-    if not all(n > 0 for _, n in total.values()): raise invalid("positions that count", "none in these rows", "pass rows with tokens besides the start token")
+    if not all(n > 0 for _, n in total.values()):
+        raise invalid(
+            "positions that count",
+            "none in these rows",
+            "pass rows with tokens besides the start token",
+        )
     return {t: (s / n).float().to(release.device) for t, (s, n) in total.items()}
+
 
 @torch.no_grad()
 def run_held(release, values: dict, batch: Batch):  # Site -> [d]
@@ -54,18 +68,42 @@ def run_held(release, values: dict, batch: Batch):  # Site -> [d]
 def _ids(batch: Batch) -> Tensor:  # int [B, T] or None
     "The token ids among the forward arguments."
     found = [(batch.kwargs or {}).get("input_ids"), *batch.args[:1]]
-    return next((x for x in found if torch.is_tensor(x) and x.ndim == 2 and not x.is_floating_point() and len(x) == batch.n), None)
+    return next(
+        (
+            x
+            for x in found
+            if torch.is_tensor(x)
+            and x.ndim == 2
+            and not x.is_floating_point()
+            and len(x) == batch.n
+        ),
+        None,
+    )
+
 
 def _next_token(out, ids: Tensor) -> Tensor:  # [B, T, vocabulary] or None
     "The output where it can be one of logits for each token."
     logits = _logits(out)
-    return logits if ids is not None and logits.ndim == 3 and logits.shape[:2] == ids.shape and logits.shape[2] > int(ids.max()) else None
+    return (
+        logits
+        if ids is not None
+        and logits.ndim == 3
+        and logits.shape[:2] == ids.shape
+        and logits.shape[2] > int(ids.max())
+        else None
+    )
+
 
 def _cross_entropy(out, batch: Batch, rows) -> tuple[Tensor, Tensor]:  # [B] each
     logits, ids = _logits(out), _ids(batch)
     keep = (torch.ones_like(ids, dtype=torch.bool) if batch.mask is None else batch.mask)[:, 1:]
-    nats = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].masked_fill(~keep, 0).flatten(), reduction="none")
+    nats = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(),
+        ids[:, 1:].masked_fill(~keep, 0).flatten(),
+        reduction="none",
+    )
     return nats.view(keep.shape).masked_fill(~keep, 0).sum(1), keep.sum(1)
+
 
 @torch.no_grad()
 def _causal(release, rows: pd.DataFrame) -> bool:
@@ -73,157 +111,337 @@ def _causal(release, rows: pd.DataFrame) -> bool:
     lengths = rows["input_ids"].map(len) if "input_ids" in rows else pd.Series(1, rows.index)
     batch = release.batch(rows.iloc[[int(lengths.to_numpy().argmax())]])
     ids, out = _ids(batch), batch.run(release.model)
-    if ids is None or (logits := _next_token(out, ids)) is None: return False
+    if ids is None or (logits := _next_token(out, ids)) is None:
+        return False
     last = int(batch.last[0]) if batch.last is not None else ids.shape[1] - 1
-    if last < 1: return False
+    if last < 1:
+        return False
     other = ids.clone()
-    other[0, last] = other[0, 0] if other[0, 0] != other[0, last] else (other[0, last] + 1) % logits.shape[2]
+    other[0, last] = (
+        other[0, 0] if other[0, 0] != other[0, last] else (other[0, last] + 1) % logits.shape[2]
+    )
     swap = lambda t: other if t is ids else t
-    changed = replace(batch, args=tuple(map(swap, batch.args)), kwargs={k: swap(v) for k, v in (batch.kwargs or {}).items()})
-    return torch.allclose(_logits(changed.run(release.model))[:, :last], logits[:, :last], rtol=1e-4, atol=1e-4)
+    changed = replace(
+        batch,
+        args=tuple(map(swap, batch.args)),
+        kwargs={k: swap(v) for k, v in (batch.kwargs or {}).items()},
+    )
+    return torch.allclose(
+        _logits(changed.run(release.model))[:, :last], logits[:, :last], rtol=1e-4, atol=1e-4
+    )
 
 # %% ../../nbs/03_dictionary/01a_metrics.ipynb #4f6e0001
 def _log_loss(release):
     def read(out, batch: Batch, rows) -> tuple[Tensor, Tensor]:
         score = release.decide(out, batch)
         label = torch.tensor(rows["label"].to_numpy(float), device=score.device, dtype=score.dtype)
-        return F.binary_cross_entropy_with_logits(score, label, reduction="none"), torch.ones_like(score)
+        return F.binary_cross_entropy_with_logits(score, label, reduction="none"), torch.ones_like(
+            score
+        )
+
     return read
 
-def _score(release): return lambda out, batch, rows: (release.decide(out, batch), torch.ones(batch.n))
+
+def _score(release):
+    return lambda out, batch, rows: (release.decide(out, batch), torch.ones(batch.n))
+
 
 def _own(metric):
     def read(out, batch: Batch, rows) -> tuple[Tensor, Tensor]:
         x = metric(out, batch, rows)
         if not torch.is_tensor(x) or x.shape != (batch.n,):
-            raise invalid(f"one number a sequence from {_name(metric)}: a tensor of shape [{batch.n}]", f"{list(x.shape) if torch.is_tensor(x) else type(x).__name__}", "metric=lambda output, batch, rows: ... .mean(1)")
+            raise invalid(
+                f"one number a sequence from {_name(metric)}: a tensor of shape [{batch.n}]",
+                f"{list(x.shape) if torch.is_tensor(x) else type(x).__name__}",
+                "metric=lambda output, batch, rows: ... .mean(1)",
+            )
         return x, torch.ones(batch.n)
+
     return read
 
-def _name(metric) -> str: return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__).replace("<lambda>", "the metric given")
+
+def _name(metric) -> str:
+    return (
+        metric
+        if isinstance(metric, str)
+        else getattr(metric, "__name__", type(metric).__name__).replace(
+            "<lambda>", "the metric given"
+        )
+    )
+
 
 READERS = dict(cross_entropy=lambda release: _cross_entropy, log_loss=_log_loss, auc=_score)
 
+
 def _chosen(release, rows: pd.DataFrame, metric):
     "The metric that is meant, a name or a function; raises (exit codes 64, 65) where it can't be had of these rows."
-    if callable(metric): return metric
-    if metric not in (*READERS, "auto"): raise bad_parameter(f"a metric auto, {', '.join(READERS)}, or a function", repr(metric), nearest(metric, ("auto", *READERS)))
-    if metric == "auto": metric = "cross_entropy" if _causal(release, rows) else "log_loss"
+    if callable(metric):
+        return metric
+    if metric not in (*READERS, "auto"):
+        raise bad_parameter(
+            f"a metric auto, {', '.join(READERS)}, or a function",
+            repr(metric),
+            nearest(metric, ("auto", *READERS)),
+        )
+    if metric == "auto":
+        metric = "cross_entropy" if _causal(release, rows) else "log_loss"
     elif metric == "cross_entropy" and not _causal(release, rows):
-        raise invalid("logits [B, T, vocabulary] that see no later token, for column 'input_ids'", f"the output of {type(release.model).__name__} is not that", "metric='log_loss' or 'auc' with a column 'label', or a function of output, batch and rows")
+        raise invalid(
+            "logits [B, T, vocabulary] that see no later token, for column 'input_ids'",
+            f"the output of {type(release.model).__name__} is not that",
+            "metric='log_loss' or 'auc' with a column 'label', or a function of output, batch and rows",
+        )
     return metric
+
 
 def _labelled(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     "The rows that have a label."
-    if "label" not in rows: raise invalid(f"a column 'label' with 0 or 1 for {metric}", f"columns {', '.join(map(str, rows.columns[:20]))}", "add it, or give a function: metric=lambda output, batch, rows: ...")
+    if "label" not in rows:
+        raise invalid(
+            f"a column 'label' with 0 or 1 for {metric}",
+            f"columns {', '.join(map(str, rows.columns[:20]))}",
+            "add it, or give a function: metric=lambda output, batch, rows: ...",
+        )
     label = pd.to_numeric(rows["label"], errors="coerce").to_numpy(float, na_value=np.nan)
-    bad = (rows["label"].notna().to_numpy() & ~np.isin(label, (0, 1)))
-    if bad.any(): raise invalid("0, 1 or nothing yet in column 'label'", f"another value in {int(bad.sum())} of {len(rows)} rows, first in row {int(bad.argmax())}", "1 is fraud, 0 is not, empty is not known yet")
+    bad = rows["label"].notna().to_numpy() & ~np.isin(label, (0, 1))
+    if bad.any():
+        raise invalid(
+            "0, 1 or nothing yet in column 'label'",
+            f"another value in {int(bad.sum())} of {len(rows)} rows, first in row {int(bad.argmax())}",
+            "1 is fraud, 0 is not, empty is not known yet",
+        )
     known = rows.assign(label=label)[~np.isnan(label)]
-    if not len(known): raise invalid("at least one label in column 'label'", f"none in {len(rows)} rows", "wait for labels, or take rows of an earlier period")
-    if metric == "auc" and known["label"].nunique() < 2: raise invalid("labels of both classes for auc", f"only {known['label'].iloc[0]:.0f} in {len(known)} labelled rows", "pass rows with both, or metric='log_loss'")
+    if not len(known):
+        raise invalid(
+            "at least one label in column 'label'",
+            f"none in {len(rows)} rows",
+            "wait for labels, or take rows of an earlier period",
+        )
+    if metric == "auc" and known["label"].nunique() < 2:
+        raise invalid(
+            "labels of both classes for auc",
+            f"only {known['label'].iloc[0]:.0f} in {len(known)} labelled rows",
+            "pass rows with both, or metric='log_loss'",
+        )
     return known
 
 # %% ../../nbs/03_dictionary/01a_metrics.ipynb #e13ef0f3
 UNITS = dict(cross_entropy="nats a token", log_loss="nats a sequence", auc="")
 RUNS = ("bare", "spliced", "ablated")
 
+
 @dataclass(frozen=True)
 class Metric:
     "A task metric of the bare model, of the replacement model, and with all targets of the dictionary at their mean."
+
     name: str
     bare: float
     spliced: float
     ablated: float
     sequences: int
     higher_is_better: bool = False
-    intervals: dict = field(default_factory=dict)  # bare, spliced, ablated, difference, share -> Interval; empty where the metric is no mean over sequences
-    level: float = 0.95                            # of each interval
+    intervals: dict = field(
+        default_factory=dict
+    )  # bare, spliced, ablated, difference, share -> Interval; empty where the metric is no mean over sequences
+    level: float = 0.95  # of each interval
 
     @property
-    def difference(self) -> float: return self.spliced - self.bare
+    def difference(self) -> float:
+        return self.spliced - self.bare
+
     @property
     def share(self) -> float:
         "How much of what the ablation takes the dictionary brings back; NaN where the ablation takes nothing."
         harm = (self.ablated - self.bare) * (-1 if self.higher_is_better else 1)
         return 1 - self.difference / (self.ablated - self.bare) if harm > 0 else float("nan")
+
     def table(self) -> pd.DataFrame:
-        named = {"bare": "bare model", "spliced": "replacement model", "ablated": "targets at their mean", "difference": "replacement - bare", "share": "share recovered"}
-        return pd.DataFrame([dict(of=words, value=_said(key, getattr(self, key)), interval=self._between(key)) for key, words in named.items()])
+        named = {
+            "bare": "bare model",
+            "spliced": "replacement model",
+            "ablated": "targets at their mean",
+            "difference": "replacement - bare",
+            "share": "share recovered",
+        }
+        return pd.DataFrame(
+            [
+                dict(of=words, value=_said(key, getattr(self, key)), interval=self._between(key))
+                for key, words in named.items()
+            ]
+        )
+
     def _between(self, key: str) -> str:
         i = self.intervals.get(key)
-        return "-" if i is None else "no bound" if not np.isfinite([i.lower, i.upper]).all() else f"{_said(key, i.lower)} to {_said(key, i.upper)}"
+        return (
+            "-"
+            if i is None
+            else "no bound"
+            if not np.isfinite([i.lower, i.upper]).all()
+            else f"{_said(key, i.lower)} to {_said(key, i.upper)}"
+        )
+
     def __repr__(self):
         between = f", {self._between('share')}" if self.intervals else ""
         return f"Metric({self.name}: {self.bare:.4g} bare, {self.spliced:.4g} spliced, {self.ablated:.4g} ablated; {_said('share', self.share)} recovered{between})"
+
     def _repr_html_(self):
         unit = UNITS.get(self.name, "")
-        return table_html(self.table().rename(columns=dict(of="", interval=f"{self.level:.0%} interval")), f"{self.name.replace('_', ' ')}{f', {unit}' if unit else ''}, {self.sequences:,} sequences")
+        return table_html(
+            self.table().rename(columns=dict(of="", interval=f"{self.level:.0%} interval")),
+            f"{self.name.replace('_', ' ')}{f', {unit}' if unit else ''}, {self.sequences:,} sequences",
+        )
 
-def _said(key: str, x: float) -> str: return (percent(x, 2) if key == "share" else f"{x:+.4f}" if key == "difference" else f"{x:.4f}")
+
+def _said(key: str, x: float) -> str:
+    return percent(x, 2) if key == "share" else f"{x:+.4f}" if key == "difference" else f"{x:.4f}"
 
 # %% ../../nbs/03_dictionary/01a_metrics.ipynb #b673f9a8
-def spliced_metric(release, dictionary: Dictionary, rows: pd.DataFrame,
-                   metric="auto",                   # 'cross_entropy', 'log_loss', 'auc', 'auto': what fits; or a function (output, batch, rows) -> [B]
-                   higher_is_better: bool = False,  # of a function; of the named ones it is known
-                   alpha: float = 0.05) -> Metric:  # what each interval may be wrong
+def spliced_metric(
+    release,
+    dictionary: Dictionary,
+    rows: pd.DataFrame,
+    metric="auto",  # 'cross_entropy', 'log_loss', 'auc', 'auto': what fits; or a function (output, batch, rows) -> [B]
+    higher_is_better: bool = False,  # of a function; of the named ones it is known
+    alpha: float = 0.05,
+) -> Metric:  # what each interval may be wrong
     "The task metric of the bare model, of the replacement model and of the model with all targets at their mean. Raises (exit codes 64, 65) where it can't be had of these rows."
-    if not 0 < alpha < 1: raise bad_parameter("alpha between 0 and 1", f"{alpha}", "alpha=0.05")
-    if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
+    if not 0 < alpha < 1:
+        raise bad_parameter("alpha between 0 and 1", f"{alpha}", "alpha=0.05")
+    if not len(rows):
+        raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
     dictionary, metric = dictionary.to(release.device), _chosen(release, rows, metric)
-    if metric in ("log_loss", "auc"): rows = _labelled(rows, metric)
-    if metric == "log_loss": _log_odds(release, rows.head(256))
+    if metric in ("log_loss", "auc"):
+        rows = _labelled(rows, metric)
+    if metric == "log_loss":
+        _log_odds(release, rows.head(256))
     sums, stands = _measured(release, dictionary, rows, metric)
-    name, higher, weight = _name(metric), metric == "auc" or (callable(metric) and higher_is_better), weights_of(rows)
-    if metric == "auc": return Metric(name, *(weighted_auc(rows["label"], sums[r], weight) for r in RUNS), len(rows), higher)
-    found = _intervals(sums, stands, -1 if higher else 1, weight, rows["group_id"] if "group_id" in rows else None, alpha)
+    name, higher, weight = (
+        _name(metric),
+        metric == "auc" or (callable(metric) and higher_is_better),
+        weights_of(rows),
+    )
+    if metric == "auc":
+        return Metric(
+            name, *(weighted_auc(rows["label"], sums[r], weight) for r in RUNS), len(rows), higher
+        )
+    found = _intervals(
+        sums,
+        stands,
+        -1 if higher else 1,
+        weight,
+        rows["group_id"] if "group_id" in rows else None,
+        alpha,
+    )
     return Metric(name, *(found[r].ratio for r in RUNS), len(rows), higher, found, 1 - alpha)
 
-def _measured(release, dictionary: Dictionary, rows: pd.DataFrame, metric) -> tuple[dict, np.ndarray]:  # run -> [n]; [n]
+
+def _measured(
+    release, dictionary: Dictionary, rows: pd.DataFrame, metric
+) -> tuple[dict, np.ndarray]:  # run -> [n]; [n]
     "The sums of each run and what they stand for, sequence by sequence."
-    read, means = _own(metric) if callable(metric) else READERS[metric](release), mean_activations(release, dictionary, rows)
-    runs = dict(bare=lambda b: b.run(release.model), spliced=lambda b: run_replaced(release, dictionary, b), ablated=lambda b: run_held(release, means, b))
+    read, means = (
+        _own(metric) if callable(metric) else READERS[metric](release),
+        mean_activations(release, dictionary, rows),
+    )
+    runs = dict(
+        bare=lambda b: b.run(release.model),
+        spliced=lambda b: run_replaced(release, dictionary, b),
+        ablated=lambda b: run_held(release, means, b),
+    )
     sums, stands = {r: [] for r in RUNS}, []
     for part, batch in in_batches(release, rows, dictionary, _limit(release, dictionary)):
         for r, run in runs.items():
-            with torch.no_grad(): x, n = read(run(batch), batch, rows.iloc[part])
+            with torch.no_grad():
+                x, n = read(run(batch), batch, rows.iloc[part])
             sums[r].append(_finite(x, batch, r, metric).cpu().double())
         stands.append(n.cpu().double())
     stands = torch.cat(stands).numpy()
-    if not stands.sum() > 0: raise invalid("tokens to predict: sequences of two tokens or more", "none", "pass longer sequences")
+    if not stands.sum() > 0:
+        raise invalid(
+            "tokens to predict: sequences of two tokens or more", "none", "pass longer sequences"
+        )
     return {r: torch.cat(x).numpy() for r, x in sums.items()}, stands
+
 
 def _limit(release, dictionary: Dictionary) -> int:
     "Positions x features of a batch, fewer where the vocabulary is wider than the dictionary: logits are held too."
     width = max(w.n_features for w in dictionary.weights)
     return 2**22 * width // max(width, getattr(release.inputs, "vocab_size", None) or 0)
 
-WORDS = dict(bare="of the bare model", spliced="of the replacement model", ablated="with all targets at their mean")
+
+WORDS = dict(
+    bare="of the bare model",
+    spliced="of the replacement model",
+    ablated="with all targets at their mean",
+)
+
 
 def _finite(x: Tensor, batch: Batch, run: str, metric) -> Tensor:  # [B]
     bad = ~torch.isfinite(x)
     if bad.any():
         row = int(bad.int().argmax())
-        raise invalid(f"a finite {_name(metric)} {WORDS[run]}", f"NaN or infinity in row {row if batch.rows is None else int(batch.rows[row])} ({int(bad.sum())} of {batch.n} rows)", "look at this row's inputs, and whether the release overflows on it")
+        raise invalid(
+            f"a finite {_name(metric)} {WORDS[run]}",
+            f"NaN or infinity in row {row if batch.rows is None else int(batch.rows[row])} ({int(bad.sum())} of {batch.n} rows)",
+            "look at this row's inputs, and whether the release overflows on it",
+        )
     return x
+
 
 def _log_odds(release, rows: pd.DataFrame):
     decision = release.run(rows)
-    if len(rows) >= 10 and bool(((decision >= 0) & (decision <= 1)).all()):  # of fewer, log odds may happen to lie there
-        raise invalid("a decision that is a log odds", f"decisions of {release.name} that all lie between 0 and 1, as probabilities do", "decision=lambda out: torch.logit(...), or metric='auc', or a function")
+    if len(rows) >= 10 and bool(
+        ((decision >= 0) & (decision <= 1)).all()
+    ):  # of fewer, log odds may happen to lie there
+        raise invalid(
+            "a decision that is a log odds",
+            f"decisions of {release.name} that all lie between 0 and 1, as probabilities do",
+            "decision=lambda out: torch.logit(...), or metric='auc', or a function",
+        )
+
 
 def _intervals(sums: dict, stands, sign: int, weight, group, alpha: float) -> dict:
     found = {r: signed_interval(sums[r], stands, weight, group, alpha) for r in RUNS}
-    found["difference"] = signed_interval(sums["spliced"] - sums["bare"], stands, weight, group, alpha)
-    lost = signed_interval(sign * (sums["spliced"] - sums["bare"]), sign * (sums["ablated"] - sums["bare"]), weight, group, alpha)
-    return found | dict(share=replace(lost, ratio=1 - lost.ratio, lower=1 - lost.upper, upper=1 - lost.lower))
+    found["difference"] = signed_interval(
+        sums["spliced"] - sums["bare"], stands, weight, group, alpha
+    )
+    lost = signed_interval(
+        sign * (sums["spliced"] - sums["bare"]),
+        sign * (sums["ablated"] - sums["bare"]),
+        weight,
+        group,
+        alpha,
+    )
+    return found | dict(
+        share=replace(lost, ratio=1 - lost.ratio, lower=1 - lost.upper, upper=1 - lost.lower)
+    )
 
 # %% ../../nbs/03_dictionary/01a_metrics.ipynb #ac926dac
 def skip_alone(release, dictionary: Dictionary, rows: pd.DataFrame) -> float | None:
     "The splice error with all features off: each target at its mean, and what the skip makes of the way in which its source differs from its own. None for a dictionary without a skip."
-    if all(w.W_skip is None for w in dictionary.weights): return None
+    if all(w.W_skip is None for w in dictionary.weights):
+        return None
     dictionary = dictionary.to(release.device)
     means = mean_activations(release, dictionary, rows, (*dictionary.sites, *dictionary.targets))
-    def off(s, t, w): return replace(w, threshold=torch.full_like(w.threshold, torch.inf), b_dec=(means[t] - (0 if w.W_skip is None else means[s].to(w.W_skip) @ w.W_skip)).to(w.b_dec))
-    found, weight = splice(release, replace(dictionary, weights=tuple(map(off, dictionary.sites, dictionary.targets, dictionary.weights))), rows), weights_of(rows)
+
+    def off(s, t, w):
+        return replace(
+            w,
+            threshold=torch.full_like(w.threshold, torch.inf),
+            b_dec=(means[t] - (0 if w.W_skip is None else means[s].to(w.W_skip) @ w.W_skip)).to(
+                w.b_dec
+            ),
+        )
+
+    found, weight = (
+        splice(
+            release,
+            replace(
+                dictionary,
+                weights=tuple(map(off, dictionary.sites, dictionary.targets, dictionary.weights)),
+            ),
+            rows,
+        ),
+        weights_of(rows),
+    )
     return splice_error(found.bare.to_numpy(), found.spliced.to_numpy(), weight).ratio

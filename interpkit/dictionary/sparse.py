@@ -24,35 +24,62 @@ from ..model.sites import Site
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #21b8f56a
 TENSORS = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
 
+
 def _tensor(acts, d: int) -> Tensor:
-    if torch.is_tensor(acts): return acts
-    raise invalid(f"activations as a tensor [..., {d}]", f"{type(acts).__module__}.{type(acts).__name__}".removeprefix("builtins."), "make one of them: torch.as_tensor(acts)")
+    if torch.is_tensor(acts):
+        return acts
+    raise invalid(
+        f"activations as a tensor [..., {d}]",
+        f"{type(acts).__module__}.{type(acts).__name__}".removeprefix("builtins."),
+        "make one of them: torch.as_tensor(acts)",
+    )
+
 
 @dataclass(frozen=True)
 class SiteWeights:
     "What a dictionary knows of one site: how to read `d` activations as `F` features, and what each feature writes, to one target or to several."
-    W_enc: Tensor      # [d, F]
-    b_enc: Tensor      # [F]
+
+    W_enc: Tensor  # [d, F]
+    b_enc: Tensor  # [F]
     threshold: Tensor  # [F] a feature is active where its pre-activation is strictly above this
-    W_dec: Tensor      # [F, targets, d_out] rows of length 1 over all targets, so that an activation is a length; [F, d_out] is one target
-    b_dec: Tensor      # [d_out] of the site's own target, the first
-    W_skip: Tensor = None  # [d, d_out] what goes from the activations straight to the own target, or None
+    W_dec: Tensor  # [F, targets, d_out] rows of length 1 over all targets, so that an activation is a length; [F, d_out] is one target
+    b_dec: Tensor  # [d_out] of the site's own target, the first
+    W_skip: Tensor = (
+        None  # [d, d_out] what goes from the activations straight to the own target, or None
+    )
 
     def __post_init__(self):
-        if self.W_dec.ndim == 2: object.__setattr__(self, "W_dec", self.W_dec[:, None])
+        if self.W_dec.ndim == 2:
+            object.__setattr__(self, "W_dec", self.W_dec[:, None])
         (d, F), (T, out) = self.W_enc.shape, self.W_dec.shape[1:]
-        shapes = dict(W_enc=[d, F], b_enc=[F], threshold=[F], W_dec=[F, T, out], b_dec=[out]) | ({} if self.W_skip is None else dict(W_skip=[d, out]))
-        wrong = [f"{n} {list(getattr(self, n).shape)}" for n, s in shapes.items() if list(getattr(self, n).shape) != s]
+        shapes = dict(W_enc=[d, F], b_enc=[F], threshold=[F], W_dec=[F, T, out], b_dec=[out]) | (
+            {} if self.W_skip is None else dict(W_skip=[d, out])
+        )
+        wrong = [
+            f"{n} {list(getattr(self, n).shape)}"
+            for n, s in shapes.items()
+            if list(getattr(self, n).shape) != s
+        ]
         types = {str(getattr(self, n).dtype).removeprefix("torch.") for n in shapes}
         if wrong or len(types) > 1:
-            raise invalid("weights of one type, of shapes " + ", ".join(f"{n} {s}" for n, s in shapes.items()), ", ".join(wrong) or f"types {', '.join(sorted(types))}", "take all tensors from the same training; weights.map(lambda t: t.float()) gives them one type")
+            raise invalid(
+                "weights of one type, of shapes "
+                + ", ".join(f"{n} {s}" for n, s in shapes.items()),
+                ", ".join(wrong) or f"types {', '.join(sorted(types))}",
+                "take all tensors from the same training; weights.map(lambda t: t.float()) gives them one type",
+            )
 
     @property
-    def d(self) -> int: return self.W_enc.shape[0]
+    def d(self) -> int:
+        return self.W_enc.shape[0]
+
     @property
-    def d_out(self) -> int: return self.W_dec.shape[2]
+    def d_out(self) -> int:
+        return self.W_dec.shape[2]
+
     @property
-    def n_features(self) -> int: return self.W_enc.shape[1]
+    def n_features(self) -> int:
+        return self.W_enc.shape[1]
 
     def encode(self, acts: Tensor) -> Tensor:  # [..., d] -> [..., F]
         pre = self._fits(acts) @ self.W_enc + self.b_enc
@@ -64,165 +91,317 @@ class SiteWeights:
 
     def _fits(self, acts: Tensor) -> Tensor:
         if _tensor(acts, self.d).shape[-1:] != (self.d,) or acts.dtype != self.W_enc.dtype:
-            raise invalid(f"activations [..., {self.d}] of type {self.W_enc.dtype}, as the encoder", f"{list(acts.shape)} of {acts.dtype}", "read the site that the dictionary was trained on, and give both one type: dictionary.to(acts.dtype) or acts.float()")
+            raise invalid(
+                f"activations [..., {self.d}] of type {self.W_enc.dtype}, as the encoder",
+                f"{list(acts.shape)} of {acts.dtype}",
+                "read the site that the dictionary was trained on, and give both one type: dictionary.to(acts.dtype) or acts.float()",
+            )
         return acts
+
     def map(self, fn) -> "SiteWeights":
         "The weights with `fn` applied to each tensor."
-        return SiteWeights(*(fn(getattr(self, n)) for n in TENSORS), None if self.W_skip is None else fn(self.W_skip))
+        return SiteWeights(
+            *(fn(getattr(self, n)) for n in TENSORS),
+            None if self.W_skip is None else fn(self.W_skip),
+        )
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #a3535ab4
 def unit_rows(weights: SiteWeights) -> SiteWeights:
     "The same function with decoder rows of length 1 (rows of length 0 stay as they are)."
     norm = weights.W_dec.flatten(1).norm(dim=1)
     norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-    return replace(weights, W_enc=weights.W_enc * norm, b_enc=weights.b_enc * norm, threshold=weights.threshold * norm, W_dec=weights.W_dec / norm[:, None, None])
+    return replace(
+        weights,
+        W_enc=weights.W_enc * norm,
+        b_enc=weights.b_enc * norm,
+        threshold=weights.threshold * norm,
+        W_dec=weights.W_dec / norm[:, None, None],
+    )
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #wiring01
 WIRINGS = ("sae", "transcoder", "per_layer", "clt")
 
-def _bytes(t: Tensor) -> bytes: return t.detach().cpu().contiguous().float().numpy().tobytes()
+
+def _bytes(t: Tensor) -> bytes:
+    return t.detach().cpu().contiguous().float().numpy().tobytes()
+
 
 def _check_wiring(d: "Dictionary"):
     "Raise (exit code 65) where sources, targets and decoders don't go together."
     n, one = len(d.sites), [w.W_dec.shape[1] for w in d.weights]
-    if d.wiring not in WIRINGS: raise invalid(f"a wiring {', '.join(WIRINGS)}", repr(d.wiring), "transcoders of several layers are 'per_layer'")
-    if len(d.targets) != n or len(set(d.targets)) < n or (d.targets != d.sites if d.wiring == "sae" else set(d.targets) & set(d.sites)) or (d.wiring == "transcoder" and n > 1):
-        raise invalid("one target a source, all different, and none of them a source unless it is an SAE", f"wiring {d.wiring!r} from {', '.join(map(str, d.sites))} to {', '.join(map(str, d.targets))}", "name targets in the order of the sources; transcoders of several layers are 'per_layer'")
-    if d.wiring == "sae" and any(w.W_skip is not None for w in d.weights): raise invalid("an SAE without skip", "W_skip", "leave it out: what goes past the features would stand in for what they explain")
+    if d.wiring not in WIRINGS:
+        raise invalid(
+            f"a wiring {', '.join(WIRINGS)}",
+            repr(d.wiring),
+            "transcoders of several layers are 'per_layer'",
+        )
+    if (
+        len(d.targets) != n
+        or len(set(d.targets)) < n
+        or (d.targets != d.sites if d.wiring == "sae" else set(d.targets) & set(d.sites))
+        or (d.wiring == "transcoder" and n > 1)
+    ):
+        raise invalid(
+            "one target a source, all different, and none of them a source unless it is an SAE",
+            f"wiring {d.wiring!r} from {', '.join(map(str, d.sites))} to {', '.join(map(str, d.targets))}",
+            "name targets in the order of the sources; transcoders of several layers are 'per_layer'",
+        )
+    if d.wiring == "sae" and any(w.W_skip is not None for w in d.weights):
+        raise invalid(
+            "an SAE without skip",
+            "W_skip",
+            "leave it out: what goes past the features would stand in for what they explain",
+        )
     wanted = [n - i if d.wiring == "clt" else 1 for i in range(n)]
     if one != wanted and not (d.wiring == "clt" and one == [1] * n):
-        raise invalid(f"decoders for {', '.join(map(str, wanted))} targets", ", ".join(map(str, one)), "in a CLT source i writes to target i and all later ones, W_dec [F, sources - i, d]; tied ones hold one")
-    if d.wiring == "clt" and len({w.d_out for w in d.weights}) > 1: raise invalid("targets of one width in a CLT", ", ".join(f"{t} {w.d_out}" for t, w in zip(d.targets, d.weights)), "make a dictionary for each width")
-
+        raise invalid(
+            f"decoders for {', '.join(map(str, wanted))} targets",
+            ", ".join(map(str, one)),
+            "in a CLT source i writes to target i and all later ones, W_dec [F, sources - i, d]; tied ones hold one",
+        )
+    if d.wiring == "clt" and len({w.d_out for w in d.weights}) > 1:
+        raise invalid(
+            "targets of one width in a CLT",
+            ", ".join(f"{t} {w.d_out}" for t, w in zip(d.targets, d.weights)),
+            "make a dictionary for each width",
+        )
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #asked002
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-def _site(x) -> Site:
-    if isinstance(x, Site): return x
-    if isinstance(x, str): return Site.parse(x)
-    raise bad_parameter("a site, or its text as in 'model.layers.1:out'", f"{x!r} ({type(x).__name__})", "list the sites of a release: release.sites()")
 
-def _sites(x) -> tuple[Site, ...]: return tuple(map(_site, x if isinstance(x, (tuple, list)) else () if x is None else [x]))
+def _site(x) -> Site:
+    if isinstance(x, Site):
+        return x
+    if isinstance(x, str):
+        return Site.parse(x)
+    raise bad_parameter(
+        "a site, or its text as in 'model.layers.1:out'",
+        f"{x!r} ({type(x).__name__})",
+        "list the sites of a release: release.sites()",
+    )
+
+
+def _sites(x) -> tuple[Site, ...]:
+    return tuple(map(_site, x if isinstance(x, (tuple, list)) else () if x is None else [x]))
+
 
 def _number(site, among: dict, what: str = "site") -> int:
     "Which of a dictionary's sites or targets it is."
-    if (site := _site(site)) in among: return among[site]
-    raise invalid(f"a {what} of this dictionary: {', '.join(map(str, among))}", str(site), "read one of these, or train a dictionary there")
+    if (site := _site(site)) in among:
+        return among[site]
+    raise invalid(
+        f"a {what} of this dictionary: {', '.join(map(str, among))}",
+        str(site),
+        "read one of these, or train a dictionary there",
+    )
+
 
 def _where(where):
     "A device of this machine or a floating dtype; raises (exit code 64) for others."
     try:
-        if isinstance(where, torch.dtype): device = where if where in DTYPES else "meta"
-        else: torch.empty(0, device=(device := torch.device(where)))
-        if str(device) != "meta": return device  # tensors there hold no numbers
+        if isinstance(where, torch.dtype):
+            device = where if where in DTYPES else "meta"
+        else:
+            torch.empty(0, device=(device := torch.device(where)))
+        if str(device) != "meta":
+            return device  # tensors there hold no numbers
         problem = ""
-    except Exception as e: problem = "" if isinstance(e, TypeError) else f": {str(e).strip().partition(chr(10))[0]}"
-    raise bad_parameter(f"a device of this machine, or {', '.join(map(str, DTYPES))}", f"{where!r}{problem}", "as dictionary.to('cpu') or dictionary.to(torch.float32)")
+    except Exception as e:
+        problem = "" if isinstance(e, TypeError) else f": {str(e).strip().partition(chr(10))[0]}"
+    raise bad_parameter(
+        f"a device of this machine, or {', '.join(map(str, DTYPES))}",
+        f"{where!r}{problem}",
+        "as dictionary.to('cpu') or dictionary.to(torch.float32)",
+    )
+
 
 def _for_each(sites, values, what: str) -> dict:
     "`values` by site, with one for each of `sites`."
-    if isinstance(values, dict) and all(s in values for s in sites): return values
+    if isinstance(values, dict) and all(s in values for s in sites):
+        return values
     found = {_site(s): v for s, v in values.items()} if isinstance(values, dict) else {}
-    if all(s in found for s in sites): return found
-    raise invalid(f"{what} as a dict, with an entry for each of {', '.join(map(str, sites))}", f"entries for {', '.join(map(str, found)) or 'none'}" if isinstance(values, dict) else type(values).__name__, "pass dicts {site: ...} with all of these sites: decode(codes, acts), forward(acts)")
+    if all(s in found for s in sites):
+        return found
+    raise invalid(
+        f"{what} as a dict, with an entry for each of {', '.join(map(str, sites))}",
+        f"entries for {', '.join(map(str, found)) or 'none'}"
+        if isinstance(values, dict)
+        else type(values).__name__,
+        "pass dicts {site: ...} with all of these sites: decode(codes, acts), forward(acts)",
+    )
+
 
 def _fitting(d: "Dictionary", kind: type, sources, owns, codes: dict, acts: dict) -> dict:
     "The activations by site, where codes of one kind, and what the skips of `owns` read, can be written together."
     skips = [s for s in owns if d.at(s).W_skip is not None]
     acts, first = _for_each(skips, acts, "activations, which a skip reads,"), next(iter(sources))
-    lead = lambda s: tuple(getattr(codes[first if d.wiring == "clt" else s], "shape", ()))[:-1]  # in a CLT all sources write to the last target
+    lead = lambda s: tuple(getattr(codes[first if d.wiring == "clt" else s], "shape", ()))[
+        :-1
+    ]  # in a CLT all sources write to the last target
     fits = lambda x, kind, s, n: isinstance(x, kind) and tuple(x.shape) == (*lead(s), n)
-    if all(fits(codes[s], kind, s, d.at(s).n_features) for s in sources) and all(fits(acts[s], Tensor, s, d.at(s).d) for s in skips): return acts
-    said = lambda x: f"{'dense' if torch.is_tensor(x) else type(x).__name__} {list(getattr(x, 'shape', ()))}"
-    asked, given = [f"{s} [..., {d.at(s).n_features}]" for s in sources], [f"{s} {said(codes[s])}" for s in sources]
-    asked, given = asked + [f"activations {s} [..., {d.at(s).d}]" for s in skips], given + [f"activations {s} {said(acts[s])}" for s in skips]
-    raise invalid(f"{'dense codes' if kind is Tensor else 'codes that are all dense or all SparseCodes'}, of the same tokens: {', '.join(asked)}", ", ".join(given), "encode all sources of one batch: {s: dictionary.encode(s, acts[s]) for s in dictionary.sites}; codes.dense() makes them dense")
-
+    if all(fits(codes[s], kind, s, d.at(s).n_features) for s in sources) and all(
+        fits(acts[s], Tensor, s, d.at(s).d) for s in skips
+    ):
+        return acts
+    said = lambda x: (
+        f"{'dense' if torch.is_tensor(x) else type(x).__name__} {list(getattr(x, 'shape', ()))}"
+    )
+    asked, given = (
+        [f"{s} [..., {d.at(s).n_features}]" for s in sources],
+        [f"{s} {said(codes[s])}" for s in sources],
+    )
+    asked, given = (
+        asked + [f"activations {s} [..., {d.at(s).d}]" for s in skips],
+        given + [f"activations {s} {said(acts[s])}" for s in skips],
+    )
+    raise invalid(
+        f"{'dense codes' if kind is Tensor else 'codes that are all dense or all SparseCodes'}, of the same tokens: {', '.join(asked)}",
+        ", ".join(given),
+        "encode all sources of one batch: {s: dictionary.encode(s, acts[s]) for s in dictionary.sites}; codes.dense() makes them dense",
+    )
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #c0481180
 @dataclass(frozen=True)
 class Dictionary:
     "Sparse features read at the source sites of a model and written to its target sites."
-    sites: tuple[Site, ...]                 # where it reads, in the order in which the model passes them
-    weights: tuple[SiteWeights, ...]        # one a source
-    labels: tuple[str, ...] = ()            # one a feature, over all sites
-    training: dict = field(default_factory=dict)   # how it was made: data digest, tokens, seed, versions
-    validity: dict = field(default_factory=dict)   # the release it was made for, and what was measured there
-    canary: dict = field(default_factory=dict)     # name -> Tensor: expected activations and codes of the canary batch
+
+    sites: tuple[Site, ...]  # where it reads, in the order in which the model passes them
+    weights: tuple[SiteWeights, ...]  # one a source
+    labels: tuple[str, ...] = ()  # one a feature, over all sites
+    training: dict = field(
+        default_factory=dict
+    )  # how it was made: data digest, tokens, seed, versions
+    validity: dict = field(
+        default_factory=dict
+    )  # the release it was made for, and what was measured there
+    canary: dict = field(
+        default_factory=dict
+    )  # name -> Tensor: expected activations and codes of the canary batch
     wiring: str = "sae"
-    targets: tuple[Site, ...] = ()          # where it writes, one a source; of an SAE its sites
+    targets: tuple[Site, ...] = ()  # where it writes, one a source; of an SAE its sites
 
     def __post_init__(self):
-        for n in ("sites", "targets"): object.__setattr__(self, n, _sites(getattr(self, n)))
-        if not self.labels: object.__setattr__(self, "labels", tuple(f"feature {i}" for i in range(self.n_features)))
-        if not self.targets and self.wiring == "sae": object.__setattr__(self, "targets", self.sites)
+        for n in ("sites", "targets"):
+            object.__setattr__(self, n, _sites(getattr(self, n)))
+        if not self.labels:
+            object.__setattr__(
+                self, "labels", tuple(f"feature {i}" for i in range(self.n_features))
+            )
+        if not self.targets and self.wiring == "sae":
+            object.__setattr__(self, "targets", self.sites)
         if len(self.sites) != len(self.weights) or len(self.labels) != self.n_features:
-            raise invalid("one set of weights a site and one label a feature",
-                          f"{len(self.sites)} sites, {len(self.weights)} sets of weights, {len(self.labels)} labels for {self.n_features} features",
-                          "pass tuples of matching lengths")
-        low = [str(s) for s, w in zip(self.sites, self.weights) if not bool((w.threshold >= 0).all())]
+            raise invalid(
+                "one set of weights a site and one label a feature",
+                f"{len(self.sites)} sites, {len(self.weights)} sets of weights, {len(self.labels)} labels for {self.n_features} features",
+                "pass tuples of matching lengths",
+            )
+        low = [
+            str(s) for s, w in zip(self.sites, self.weights) if not bool((w.threshold >= 0).all())
+        ]
         if low or len(set(self.sites)) < len(self.sites):
-            raise invalid("thresholds >= 0 (an activation is a length) and sites that differ", f"others at {', '.join(low or map(str, self.sites))}", "clamp the thresholds at 0, and name each site once")
+            raise invalid(
+                "thresholds >= 0 (an activation is a length) and sites that differ",
+                f"others at {', '.join(low or map(str, self.sites))}",
+                "clamp the thresholds at 0, and name each site once",
+            )
         _check_wiring(self)
 
     @property
-    def n_features(self) -> int: return sum(w.n_features for w in self.weights)
+    def n_features(self) -> int:
+        return sum(w.n_features for w in self.weights)
+
     @property
     def frozen(self) -> bool:
         "Whether effects are asked with the other targets held where they are: they stand in for modules that features explain, so a module's own answer would count twice."
         return self.wiring != "sae"
+
     @property
-    def tied(self) -> bool: return self.wiring == "clt" and len(self.sites) > 1 and self.weights[0].W_dec.shape[1] == 1
+    def tied(self) -> bool:
+        return self.wiring == "clt" and len(self.sites) > 1 and self.weights[0].W_dec.shape[1] == 1
+
     def writes(self, site: Site) -> dict[Site, Tensor]:
         "What each feature of a source writes, by target: [F, d_out], a view."
         i, w = _number(site, self._sources), self.at(site)
-        later = self.targets[i:] if self.wiring == "clt" else self.targets[i:i + 1]
+        later = self.targets[i:] if self.wiring == "clt" else self.targets[i : i + 1]
         return {t: w.W_dec[:, min(j, w.W_dec.shape[1] - 1)] for j, t in enumerate(later)}
+
     @cached_property
-    def _sources(self) -> dict: return {s: i for i, s in enumerate(self.sites)}
+    def _sources(self) -> dict:
+        return {s: i for i, s in enumerate(self.sites)}
+
     @cached_property
-    def _targets(self) -> dict: return {t: i for i, t in enumerate(self.targets)}
+    def _targets(self) -> dict:
+        return {t: i for i, t in enumerate(self.targets)}
+
     @cached_property
-    def offsets(self) -> dict: # Site -> number of its first feature
+    def offsets(self) -> dict:  # Site -> number of its first feature
         out, n = {}, 0
-        for s, w in zip(self.sites, self.weights): out[s], n = n, n + w.n_features
+        for s, w in zip(self.sites, self.weights):
+            out[s], n = n, n + w.n_features
         return out
 
     @cached_property
-    def names(self) -> tuple[str, ...]: # [F]
+    def names(self) -> tuple[str, ...]:  # [F]
         "One name a feature, and no name twice: its label, with its number where the label is empty or shared."
         seen = Counter(map(str, self.labels))
-        names = tuple(str(x) if str(x).strip() and seen[str(x)] == 1 else f"{x} (feature {i})".strip() for i, x in enumerate(self.labels))
-        return names if len(set(names)) == len(names) else tuple(f"{x} (feature {i})" for i, x in enumerate(self.labels))
+        names = tuple(
+            str(x) if str(x).strip() and seen[str(x)] == 1 else f"{x} (feature {i})".strip()
+            for i, x in enumerate(self.labels)
+        )
+        return (
+            names
+            if len(set(names)) == len(names)
+            else tuple(f"{x} (feature {i})" for i, x in enumerate(self.labels))
+        )
 
     def at(self, site: Site) -> SiteWeights:
         "The weights of one site."
         return self.weights[_number(site, self._sources)]
+
     @cached_property
-    def _encoders(self) -> dict: return {s: encoder_for(w.W_enc, w.b_enc, w.threshold) for s, w in zip(self.sites, self.weights)}
+    def _encoders(self) -> dict:
+        return {
+            s: encoder_for(w.W_enc, w.b_enc, w.threshold) for s, w in zip(self.sites, self.weights)
+        }
+
     def encode(self, site: Site, acts: Tensor) -> SparseCodes:  # [..., d]
         "The active features at a source, fast and without gradients; `at(site).encode` gives the same as a dense tensor, with gradients."
         i = _number(site, self._sources)
         return self._encoders[self.sites[i]](_tensor(acts, self.weights[i].d))
-    def decode(self, codes: dict, acts: dict = {}) -> dict[Site, Tensor]:  # source -> SparseCodes, or dense [..., F]; and [..., d] where there is a skip
+
+    def decode(
+        self, codes: dict, acts: dict = {}
+    ) -> dict[
+        Site, Tensor
+    ]:  # source -> SparseCodes, or dense [..., F]; and [..., d] where there is a skip
         "What is put at each target: of sparse codes by one gather a source, whatever the number of targets."
         codes = _for_each(self.sites, codes, "codes")
-        if all(torch.is_tensor(codes[s]) for s in self.sites): return {t: self.written(t, codes, acts) for t in self.targets}
+        if all(torch.is_tensor(codes[s]) for s in self.sites):
+            return {t: self.written(t, codes, acts) for t in self.targets}
         acts = _fitting(self, SparseCodes, self.sites, self.sites, codes, acts)
-        out = {t: w.b_dec + (0 if w.W_skip is None else acts[s] @ w.W_skip) for s, t, w in zip(self.sites, self.targets, self.weights)}
+        out = {
+            t: w.b_dec + (0 if w.W_skip is None else acts[s] @ w.W_skip)
+            for s, t, w in zip(self.sites, self.targets, self.weights)
+        }
         for s, w in zip(self.sites, self.weights):
             made = decode(codes[s], w.W_dec)  # [..., targets, d_out]
-            for j, t in enumerate(self.writes(s)): out[t] = out[t] + made[..., min(j, made.shape[-2] - 1), :]
+            for j, t in enumerate(self.writes(s)):
+                out[t] = out[t] + made[..., min(j, made.shape[-2] - 1), :]
         return out
+
     def forward(self, acts: dict) -> dict[Site, Tensor]:  # source -> [..., d]
         "What the dictionary makes of the activations of all its sources, at each target; by dense products, with gradients."
         acts = _for_each(self.sites, acts, "activations")
         return self.decode({s: self.at(s).encode(acts[s]) for s in self.sites}, acts)
+
     def written(self, target: Site, codes: dict, acts: dict = {}) -> Tensor:  # -> [..., d_out]
         "What is put at one target, from the dense codes of the sources that write there."
         i = _number(target, self._targets, "target")
-        own, rows = self.sites[i], {s: W[self.targets[i]] for s in self.sites if self.targets[i] in (W := self.writes(s))}
+        own, rows = (
+            self.sites[i],
+            {s: W[self.targets[i]] for s in self.sites if self.targets[i] in (W := self.writes(s))},
+        )
         codes = _for_each(rows, codes, "codes")
         acts = _fitting(self, Tensor, rows, [own], codes, acts)
         parts = [codes[s] @ W for s, W in rows.items()]
@@ -231,19 +410,57 @@ class Dictionary:
 
     def locate(self, feature: int) -> tuple[Site, int]:
         "The site of a feature and its number there."
-        if not 0 <= feature < self.n_features: raise invalid(f"a feature from 0 to {self.n_features - 1}", str(feature), "number features over all sites")
-        return next((s, feature - self.offsets[s]) for s in reversed(self.sites) if feature >= self.offsets[s])
+        if not 0 <= feature < self.n_features:
+            raise invalid(
+                f"a feature from 0 to {self.n_features - 1}",
+                str(feature),
+                "number features over all sites",
+            )
+        return next(
+            (s, feature - self.offsets[s])
+            for s in reversed(self.sites)
+            if feature >= self.offsets[s]
+        )
+
     def to(self, where) -> "Dictionary":  # a device or a dtype
         where = _where(where)
         moved = tuple(w.map(lambda t: t.to(where)) for w in self.weights)
-        return self if all(a.W_enc is b.W_enc for a, b in zip(moved, self.weights)) else replace(self, weights=moved)
+        return (
+            self
+            if all(a.W_enc is b.W_enc for a, b in zip(moved, self.weights))
+            else replace(self, weights=moved)
+        )
+
     def subset(self, features) -> "Dictionary":  # numbers of features
         "The dictionary of some features alone, in their order in each site: their codes are exactly those of the whole, at the cost of these."
         wanted = sorted(set(whole_numbers(features)))
-        if not wanted or wanted[0] < 0 or wanted[-1] >= self.n_features: raise invalid(f"features from 0 to {self.n_features - 1}", f"{wanted[:1] + wanted[-1:]}", "number features over all sites")
-        parts = [torch.tensor([f - self.offsets[s] for f in wanted if 0 <= f - self.offsets[s] < w.n_features], dtype=torch.long, device=w.W_enc.device) for s, w in zip(self.sites, self.weights)]
-        weights = tuple(replace(w, W_enc=w.W_enc[:, i], b_enc=w.b_enc[i], threshold=w.threshold[i], W_dec=w.W_dec[i]) for w, i in zip(self.weights, parts))
-        return replace(self, weights=weights, labels=tuple(self.labels[f] for f in wanted), validity={}, canary={})
+        if not wanted or wanted[0] < 0 or wanted[-1] >= self.n_features:
+            raise invalid(
+                f"features from 0 to {self.n_features - 1}",
+                f"{wanted[:1] + wanted[-1:]}",
+                "number features over all sites",
+            )
+        parts = [
+            torch.tensor(
+                [f - self.offsets[s] for f in wanted if 0 <= f - self.offsets[s] < w.n_features],
+                dtype=torch.long,
+                device=w.W_enc.device,
+            )
+            for s, w in zip(self.sites, self.weights)
+        ]
+        weights = tuple(
+            replace(
+                w, W_enc=w.W_enc[:, i], b_enc=w.b_enc[i], threshold=w.threshold[i], W_dec=w.W_dec[i]
+            )
+            for w, i in zip(self.weights, parts)
+        )
+        return replace(
+            self,
+            weights=weights,
+            labels=tuple(self.labels[f] for f in wanted),
+            validity={},
+            canary={},
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -251,31 +468,50 @@ class Dictionary:
         h = hashlib.sha256(self.wiring.encode())
         for s, w in zip(self.sites, self.weights):
             h.update(str(s).encode())
-            for n in TENSORS: h.update(_bytes(getattr(w, n)))
+            for n in TENSORS:
+                h.update(_bytes(getattr(w, n)))
         for t, w in zip(self.targets, self.weights):
-            if self.wiring != "sae": h.update(str(t).encode() + (b"" if w.W_skip is None else _bytes(w.W_skip)))
+            if self.wiring != "sae":
+                h.update(str(t).encode() + (b"" if w.W_skip is None else _bytes(w.W_skip)))
         return h.hexdigest()
 
     def __repr__(self):
         to = ["" if t == s else f" to {t}" for s, t in zip(self.sites, self.targets)]
-        where = ", ".join(f"{s}{t} ({w.d} -> {w.n_features})" for s, t, w in zip(self.sites, to, self.weights))
+        where = ", ".join(
+            f"{s}{t} ({w.d} -> {w.n_features})" for s, t, w in zip(self.sites, to, self.weights)
+        )
         return f"Dictionary({self.wiring} at {where}; made for {self.validity.get('release', 'no release yet')})"
-    def _repr_html_(self): return card_html("Dictionary", self.summary())
+
+    def _repr_html_(self):
+        return card_html("Dictionary", self.summary())
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #c6ba1a49
 def _summary(self: Dictionary) -> dict:
     v = self.validity.get("measured", {})
     targets = {} if self.wiring == "sae" else {"targets": ", ".join(map(str, self.targets))}
-    out = {"wiring": self.wiring, "sites": ", ".join(map(str, self.sites))} | targets | {"features": self.n_features, "made for": self.validity.get("release", "-")}
-    out |= {n.replace("_", " "): f"{x:,}" if isinstance(x, int) else f"{x:.3g}" for n, x in v.items() if isinstance(x, (int, float))}
+    out = (
+        {"wiring": self.wiring, "sites": ", ".join(map(str, self.sites))}
+        | targets
+        | {"features": self.n_features, "made for": self.validity.get("release", "-")}
+    )
+    out |= {
+        n.replace("_", " "): f"{x:,}" if isinstance(x, int) else f"{x:.3g}"
+        for n, x in v.items()
+        if isinstance(x, (int, float))
+    }
     return out | {"fingerprint": self.fingerprint[:12]}
+
+
 Dictionary.summary = _summary
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #tojax002
 def _to_jax(self: Dictionary):
     "This dictionary as a pytree of JAX arrays, see `interpkit.dictionary.in_jax`; needs the extra `[jax]`."
     from interpkit.dictionary.in_jax import to_jax
+
     return to_jax(self)
+
+
 Dictionary.to_jax = _to_jax
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #00de09d9
@@ -283,58 +519,117 @@ def _thin(canary: dict) -> dict:
     "A canary batch with its codes as sparse ones: dense, those of a large dictionary are hundreds of times its weights."
     dense = {n: torch.as_tensor(t).contiguous() for n, t in canary.items()}
     codes = {n: SparseCodes.from_dense(t) for n, t in dense.items() if n.startswith("codes ")}
-    return {n: t for n, t in dense.items() if n not in codes} | {f"{n} {part}": t for n, c in codes.items() for part, t in
-            dict(tokens=c.tokens, indices=c.indices, values=c.values, shape=torch.tensor(c.shape)).items()}
+    return {n: t for n, t in dense.items() if n not in codes} | {
+        f"{n} {part}": t
+        for n, c in codes.items()
+        for part, t in dict(
+            tokens=c.tokens, indices=c.indices, values=c.values, shape=torch.tensor(c.shape)
+        ).items()
+    }
+
 
 def _full(tensors: dict, file: Path) -> dict:
     "The same as it was; older folders hold dense codes."
-    codes = [n.removesuffix(" shape") for n in tensors if n.startswith("codes ") and n.endswith(" shape")]
-    _whole(file, tensors, [f"{n} {part}" for n in codes for part in ("tokens", "indices", "values")])
-    made = {n: SparseCodes(*(tensors[f"{n} {part}"] for part in ("tokens", "indices", "values")), tuple(tensors[f"{n} shape"].tolist())).dense() for n in codes}
-    return {n: t for n, t in tensors.items() if not any(n.startswith(f"{c} ") for c in codes)} | made
+    codes = [
+        n.removesuffix(" shape") for n in tensors if n.startswith("codes ") and n.endswith(" shape")
+    ]
+    _whole(
+        file, tensors, [f"{n} {part}" for n in codes for part in ("tokens", "indices", "values")]
+    )
+    made = {
+        n: SparseCodes(
+            *(tensors[f"{n} {part}"] for part in ("tokens", "indices", "values")),
+            tuple(tensors[f"{n} shape"].tolist()),
+        ).dense()
+        for n in codes
+    }
+    return {
+        n: t for n, t in tensors.items() if not any(n.startswith(f"{c} ") for c in codes)
+    } | made
+
 
 def save(self: Dictionary, folder, overwrite: bool = False) -> Path:
     "Write the dictionary as a folder with a manifest of digests; raises where `folder` exists, unless `overwrite`."
     from safetensors.torch import save_file
+
     tensors = {}
     for i, w in enumerate(self.weights):
         w = w.map(lambda t: t.detach().cpu().clone().contiguous())  # weights may share memory
-        tensors |= {f"{n}_{i}": getattr(w, n) for n in TENSORS} | ({} if w.W_skip is None else {f"W_skip_{i}": w.W_skip})
-    head = dict(format=1, wiring=self.wiring, sites=[str(s) for s in self.sites], targets=[str(t) for t in self.targets], labels=list(self.labels),
-        shapes=[dict(d=w.d, features=w.n_features) for w in self.weights], training=self.training, fingerprint=self.fingerprint)
+        tensors |= {f"{n}_{i}": getattr(w, n) for n in TENSORS} | (
+            {} if w.W_skip is None else {f"W_skip_{i}": w.W_skip}
+        )
+    head = dict(
+        format=1,
+        wiring=self.wiring,
+        sites=[str(s) for s in self.sites],
+        targets=[str(t) for t in self.targets],
+        labels=list(self.labels),
+        shapes=[dict(d=w.d, features=w.n_features) for w in self.weights],
+        training=self.training,
+        fingerprint=self.fingerprint,
+    )
     with new_artefact(folder, "dictionary", overwrite=overwrite) as tmp:
         save_file(tensors, tmp / "weights.safetensors")
-        if self.canary: save_file(_thin(self.canary), tmp / "canary.safetensors")
+        if self.canary:
+            save_file(_thin(self.canary), tmp / "canary.safetensors")
         write_json(tmp / "dictionary.json", head)
         write_json(tmp / "validity.json", self.validity)
     return Path(folder)
+
+
 Dictionary.save = save
 
 # %% ../../nbs/03_dictionary/00_sparse.ipynb #d49c84ea
-HEAD = dict(sites=list, labels=list, training=dict)  # what dictionary.json holds besides format and wiring
+HEAD = dict(
+    sites=list, labels=list, training=dict
+)  # what dictionary.json holds besides format and wiring
 AGAIN = "restore the folder from where it was kept, or save the dictionary again"
+
 
 def _whole(file: Path, found, names) -> dict:
     "What was read, where it holds all `names`."
-    if missing := [n for n in names if n not in found]: raise invalid(f"{', '.join(names)} in {file}", f"no {', '.join(missing)}", AGAIN)
+    if missing := [n for n in names if n not in found]:
+        raise invalid(f"{', '.join(names)} in {file}", f"no {', '.join(missing)}", AGAIN)
     return found
+
 
 def _read_head(file: Path) -> dict:
     head = read_json(file)
     if not isinstance(head, dict) or head.get("format") != 1 or head.get("wiring") not in WIRINGS:
-        said = f"format {head.get('format')}, wiring {head.get('wiring')!r}" if isinstance(head, dict) else f"a {type(head).__name__}"
-        raise invalid(f"a dictionary folder of format 1 with wiring {', '.join(WIRINGS)}", f"{said} in {file}", "read it with the version of interpkit that wrote it")
+        said = (
+            f"format {head.get('format')}, wiring {head.get('wiring')!r}"
+            if isinstance(head, dict)
+            else f"a {type(head).__name__}"
+        )
+        raise invalid(
+            f"a dictionary folder of format 1 with wiring {', '.join(WIRINGS)}",
+            f"{said} in {file}",
+            "read it with the version of interpkit that wrote it",
+        )
     _whole(file, head, [*HEAD, *(["targets"] if head["wiring"] != "sae" else [])])
-    if wrong := [f"{n} is of type {type(head[n]).__name__}" for n, kind in HEAD.items() if not isinstance(head[n], kind)]:
-        raise invalid(f"{', '.join(f'{n} as a {kind.__name__}' for n, kind in HEAD.items())} in {file}", ", ".join(wrong), AGAIN)
+    if wrong := [
+        f"{n} is of type {type(head[n]).__name__}"
+        for n, kind in HEAD.items()
+        if not isinstance(head[n], kind)
+    ]:
+        raise invalid(
+            f"{', '.join(f'{n} as a {kind.__name__}' for n, kind in HEAD.items())} in {file}",
+            ", ".join(wrong),
+            AGAIN,
+        )
     return head
+
 
 def _read_tensors(file: Path, names=()) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    try: found = load_file(file)
-    except (OSError, SafetensorError) as e: raise invalid(f"the tensors in {file}", f"{type(e).__name__}: {e}", AGAIN) from None
+
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as e:
+        raise invalid(f"the tensors in {file}", f"{type(e).__name__}: {e}", AGAIN) from None
     return _whole(file, found, names)
+
 
 @classmethod
 def load(cls, folder, release=None) -> Dictionary:
@@ -342,18 +637,38 @@ def load(cls, folder, release=None) -> Dictionary:
     folder = open_artefact(folder, "dictionary")
     head = _read_head(folder / "dictionary.json")
     n, kept = range(len(head["sites"])), folder / "canary.safetensors"
-    t = _read_tensors(folder / "weights.safetensors", [f"{name}_{i}" for i in n for name in TENSORS])
-    weights = tuple(SiteWeights(*(t[f"{name}_{i}"] for name in TENSORS), t.get(f"W_skip_{i}")) for i in n)
+    t = _read_tensors(
+        folder / "weights.safetensors", [f"{name}_{i}" for i in n for name in TENSORS]
+    )
+    weights = tuple(
+        SiteWeights(*(t[f"{name}_{i}"] for name in TENSORS), t.get(f"W_skip_{i}")) for i in n
+    )
     canary = _full(_read_tensors(kept), kept) if kept.exists() else {}
-    self = cls(tuple(Site.parse(s) for s in head["sites"]), weights, tuple(head["labels"]), head["training"], read_json(folder / "validity.json"), canary,
-               head["wiring"], tuple(Site.parse(t) for t in head.get("targets", head["sites"])))
-    if release is not None: _say_whose(self, release)
+    self = cls(
+        tuple(Site.parse(s) for s in head["sites"]),
+        weights,
+        tuple(head["labels"]),
+        head["training"],
+        read_json(folder / "validity.json"),
+        canary,
+        head["wiring"],
+        tuple(Site.parse(t) for t in head.get("targets", head["sites"])),
+    )
+    if release is not None:
+        _say_whose(self, release)
     return self
+
 
 def _say_whose(dictionary: Dictionary, release):
     made_for = dictionary.validity.get("fingerprint")
     if made_for != release.fingerprint:
         import warnings
-        warnings.warn(f"this dictionary was made for {dictionary.validity.get('release', 'an unnamed release')!r}, not for {release.name!r}: "
-                      "its features are valid there only if a release check says so", stacklevel=3)
+
+        warnings.warn(
+            f"this dictionary was made for {dictionary.validity.get('release', 'an unnamed release')!r}, not for {release.name!r}: "
+            "its features are valid there only if a release check says so",
+            stacklevel=3,
+        )
+
+
 Dictionary.load = load

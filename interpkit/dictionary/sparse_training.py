@@ -21,69 +21,139 @@ from .sparse import SiteWeights, unit_rows
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #b7b89846
 OBJECTIVES = ("batchtopk", "topk", "relu", "jumprelu")
 
+
 @dataclass(frozen=True)
 class Recipe:
     "How a dictionary is trained."
-    n_features: int            # a source
-    k: int                     # active features a token and source
+
+    n_features: int  # a source
+    k: int  # active features a token and source
     tokens: int
-    batch_size: int            # tokens a step
-    lr: float                  # largest learning rate of Adam, on activations of mean square 1
+    batch_size: int  # tokens a step
+    lr: float  # largest learning rate of Adam, on activations of mean square 1
     seed: int = 0
     objective: str = "batchtopk"
-    prefixes: tuple = ()       # numbers of features, ascending: each first so many shall reconstruct on their own
-    tied: bool = False         # a CLT's features write the same to all their targets
-    skip: bool = False         # a dense product from each source to its own target beside the features
-    warm_up: float = 0.05      # share of the steps
-    decay: float = 0.3         # share of the steps, linear to zero
-    whitened: float = 0.8      # how far first directions are whitened: 0 data points, 1 all directions alike
-    revive_every: float = 0.01 # share of the steps between two looks for dead features
-    revive_until: float = 0.95 # share of the steps after which none is revived
+    prefixes: tuple = ()  # numbers of features, ascending: each first so many shall reconstruct on their own
+    tied: bool = False  # a CLT's features write the same to all their targets
+    skip: bool = False  # a dense product from each source to its own target beside the features
+    warm_up: float = 0.05  # share of the steps
+    decay: float = 0.3  # share of the steps, linear to zero
+    whitened: float = (
+        0.8  # how far first directions are whitened: 0 data points, 1 all directions alike
+    )
+    revive_every: float = 0.01  # share of the steps between two looks for dead features
+    revive_until: float = 0.95  # share of the steps after which none is revived
     revive_most: float = 0.02  # of all features at a time: more at once drive the others out
-    window: int = 320          # a feature is dead if it did not fire while an average one fired this often
+    window: int = 320  # a feature is dead if it did not fire while an average one fired this often
 
     def __post_init__(self):
-        if not 0 < self.k <= self.n_features: raise bad_parameter("0 < k <= n_features", f"k={self.k}, n_features={self.n_features}", "ask for fewer active features a token")
-        if min(self.tokens, self.batch_size) < 1 or not 0 < self.lr < math.inf: raise bad_parameter("tokens >= 1, batch_size >= 1 and a learning rate > 0", f"tokens={self.tokens}, batch_size={self.batch_size}, lr={self.lr}", "leave out batch_size and lr")
-        if self.objective not in OBJECTIVES: raise bad_parameter(f"an objective {', '.join(OBJECTIVES)}", repr(self.objective), nearest(self.objective, OBJECTIVES))
-        object.__setattr__(self, "prefixes", tuple(self.prefixes) + ((self.n_features,) if self.prefixes and self.prefixes[-1] != self.n_features else ()))
-        if any(a >= b for a, b in zip((0, *self.prefixes), self.prefixes)): raise bad_parameter(f"prefixes from 1 to {self.n_features} features, ascending", str(self.prefixes), "such as (512, 2048)")
+        if not 0 < self.k <= self.n_features:
+            raise bad_parameter(
+                "0 < k <= n_features",
+                f"k={self.k}, n_features={self.n_features}",
+                "ask for fewer active features a token",
+            )
+        if min(self.tokens, self.batch_size) < 1 or not 0 < self.lr < math.inf:
+            raise bad_parameter(
+                "tokens >= 1, batch_size >= 1 and a learning rate > 0",
+                f"tokens={self.tokens}, batch_size={self.batch_size}, lr={self.lr}",
+                "leave out batch_size and lr",
+            )
+        if self.objective not in OBJECTIVES:
+            raise bad_parameter(
+                f"an objective {', '.join(OBJECTIVES)}",
+                repr(self.objective),
+                nearest(self.objective, OBJECTIVES),
+            )
+        object.__setattr__(
+            self,
+            "prefixes",
+            tuple(self.prefixes)
+            + (
+                (self.n_features,) if self.prefixes and self.prefixes[-1] != self.n_features else ()
+            ),
+        )
+        if any(a >= b for a, b in zip((0, *self.prefixes), self.prefixes)):
+            raise bad_parameter(
+                f"prefixes from 1 to {self.n_features} features, ascending",
+                str(self.prefixes),
+                "such as (512, 2048)",
+            )
+
     @property
-    def steps(self) -> int: return max(self.tokens // self.batch_size, 1)
+    def steps(self) -> int:
+        return max(self.tokens // self.batch_size, 1)
+
     @property
-    def window_tokens(self) -> int: return max(self.window * self.n_features // self.k, 2 * self.batch_size)
+    def window_tokens(self) -> int:
+        return max(self.window * self.n_features // self.k, 2 * self.batch_size)
 
     def lr_at(self, step: int) -> float:
-        return self.lr * min(1, (step + 1) / max(self.warm_up * self.steps, 1), (self.steps - step) / max(self.decay * self.steps, 1))
+        return self.lr * min(
+            1,
+            (step + 1) / max(self.warm_up * self.steps, 1),
+            (self.steps - step) / max(self.decay * self.steps, 1),
+        )
+
     def looks_for_dead(self, step: int) -> bool:
         every = max(int(self.revive_every * self.steps), 1)
         return step % every == every - 1 and step < self.revive_until * self.steps
 
-def recipe(n_features: int, k: int, tokens: int, batch_size: int = None, lr: float = None, seed: int = 0, stored: int = None, width: int = 128, **options) -> Recipe:
+
+def recipe(
+    n_features: int,
+    k: int,
+    tokens: int,
+    batch_size: int = None,
+    lr: float = None,
+    seed: int = 0,
+    stored: int = None,
+    width: int = 128,
+    **options,
+) -> Recipe:
     "A recipe with batch size and learning rate chosen: 256 to 4,096 tokens a step, at least half as many as features, for about 8,000 steps; 0.003 up to 1,024 tokens, then in proportion up to 0.01, less for more features and for sites wider than 128."
-    if batch_size is None:  # 2,048 features in batches of 256 left less unexplained, but 41 % of them dead
+    if (
+        batch_size is None
+    ):  # 2,048 features in batches of 256 left less unexplained, but 41 % of them dead
         batch_size = 2 ** min(max(round(math.log2(max(tokens / 8000, n_features / 2))), 8), 12)
     batch_size = min(batch_size, stored or batch_size, max(tokens, 1))
-    if lr is None: lr = min(0.003 * max(1, batch_size / 1024), 0.01) * min(1.0, math.sqrt(2048 / n_features)) * min(1.0, math.sqrt(128 / width))  # at 768, 3,072 features: FVU 0.0011 for 0.0050; in proportion 0.0010, but on 256 0.19 for 0.17
+    if lr is None:
+        lr = (
+            min(0.003 * max(1, batch_size / 1024), 0.01)
+            * min(1.0, math.sqrt(2048 / n_features))
+            * min(1.0, math.sqrt(128 / width))
+        )  # at 768, 3,072 features: FVU 0.0011 for 0.0050; in proportion 0.0010, but on 256 0.19 for 0.17
     return Recipe(n_features, k, tokens, batch_size, lr, seed, **options)
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #d4d7f499
 FAR = "read another site, such as what goes into the next norm"
 
+
 @dataclass(frozen=True)
 class Scale:
     "Mean, size and covariance of the first activations: `centred` has mean square 1, `whitened` the same variance in all directions."
-    mean: Tensor      # [d]
+
+    mean: Tensor  # [d]
     size: float
-    directions: Tensor # [d, d] columns: principal directions
+    directions: Tensor  # [d, d] columns: principal directions
     variances: Tensor  # [d] of the centred activations along them
 
     @classmethod
     def of(cls, acts: Tensor, site="the site") -> "Scale":  # [tokens, d]
         mean = acts.mean(0)
         size = float((acts - mean).square().mean().sqrt())
-        if not size > 0: raise invalid("activations that vary", f"{len(acts)} tokens that are all alike at {site}", "read another site, or pass other rows")
-        if float(mean.abs().max()) > 1e5 * size: raise invalid("activations whose variation 32 bits carry beside their mean", f"a mean of {float(mean.abs().max()):.3g}, a variation of {size:.3g} at {site}", FAR)
+        if not size > 0:
+            raise invalid(
+                "activations that vary",
+                f"{len(acts)} tokens that are all alike at {site}",
+                "read another site, or pass other rows",
+            )
+        if float(mean.abs().max()) > 1e5 * size:
+            raise invalid(
+                "activations whose variation 32 bits carry beside their mean",
+                f"a mean of {float(mean.abs().max()):.3g}, a variation of {size:.3g} at {site}",
+                FAR,
+            )
         centred = (acts - mean) / size
         variances, directions = torch.linalg.eigh(centred.T @ centred / len(acts))
         return cls(mean, size, directions, variances.clamp(min=0))
@@ -91,104 +161,180 @@ class Scale:
     def power(self, p: float) -> Tensor:  # [d, d]
         "The covariance to the power of p, up to a factor; variances below 1e-4 of the largest count as that."
         v = self.variances.clamp(min=1e-4 * float(self.variances.max())) / self.variances.mean()
-        return (self.directions * v ** p) @ self.directions.T
-    def centred(self, acts: Tensor) -> Tensor: return acts.sub(self.mean).div_(self.size)
+        return (self.directions * v**p) @ self.directions.T
+
+    def centred(self, acts: Tensor) -> Tensor:
+        return acts.sub(self.mean).div_(self.size)
+
     @property
     def whitening(self) -> Tensor:  # [d, d] symmetric
         "What gives all directions the same variance, and activations a mean square of 1."
         w = self.power(-0.5)
-        return w / float((self.variances[:, None] * (self.directions.T @ w) ** 2).sum() / len(w)) ** 0.5
+        return (
+            w
+            / float((self.variances[:, None] * (self.directions.T @ w) ** 2).sum() / len(w)) ** 0.5
+        )
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #0ac6719e
 @dataclass(frozen=True)
 class Shape:
     "Numbers of features and widths."
-    n_features: int              # a source
-    sources: tuple[int, ...]     # widths
-    targets: tuple[int, ...]     # widths, one a source
+
+    n_features: int  # a source
+    sources: tuple[int, ...]  # widths
+    targets: tuple[int, ...]  # widths, one a source
     tied: bool = False
     skip: bool = False
-    thresholds: bool = False     # one a feature, learnt
+    thresholds: bool = False  # one a feature, learnt
 
-    def columns(self, i: int) -> slice: return slice(sum(self.targets[:i]), None)  # where source i writes
-    def own(self, i: int) -> slice: return slice(sum(self.targets[:i]), sum(self.targets[:i + 1]))
-    def row(self, i: int) -> int: return self.targets[i] if self.tied else sum(self.targets[i:])  # length of its decoder rows
+    def columns(self, i: int) -> slice:
+        return slice(sum(self.targets[:i]), None)  # where source i writes
+
+    def own(self, i: int) -> slice:
+        return slice(sum(self.targets[:i]), sum(self.targets[: i + 1]))
+
+    def row(self, i: int) -> int:
+        return self.targets[i] if self.tied else sum(self.targets[i:])  # length of its decoder rows
 
     def part(self, rows: Tensor, i: int) -> Tensor:  # [B, all targets] -> [B, row]
         "What source i sees of an error: the columns that it writes, summed where it writes the same to all."
         found = rows[:, self.columns(i)]
-        return found.view(len(found), -1, self.targets[i]).sum(1) if self.tied and i < len(self.targets) - 1 else found.contiguous()
+        return (
+            found.view(len(found), -1, self.targets[i]).sum(1)
+            if self.tied and i < len(self.targets) - 1
+            else found.contiguous()
+        )
+
     def spread(self, written: Tensor, i: int = 0) -> Tensor:  # [B, row] -> [B, columns of source i]
         return written.repeat(1, len(self.targets) - i) if self.tied else written
+
     def add(self, rows: Tensor, i: int, written: Tensor):  # [B, all targets], [B, row]
         "Add what source i writes, in place."
         rows[:, self.columns(i)] += self.spread(written, i)
 
+
 class Parameters:
     "Encoders, decoders and biases as views of one flat tensor."
+
     def __init__(self, shape: Shape, flat: Tensor = None, device="cpu"):
         F, n = shape.n_features, len(shape.sources)
-        sizes = [(F, d) for d in shape.sources] + [(F, shape.row(i)) for i in range(n)] + [(F,)] * n + [(F,)] * (n * shape.thresholds) + [(sum(shape.targets),)]
+        sizes = (
+            [(F, d) for d in shape.sources]
+            + [(F, shape.row(i)) for i in range(n)]
+            + [(F,)] * n
+            + [(F,)] * (n * shape.thresholds)
+            + [(sum(shape.targets),)]
+        )
         sizes += list(zip(shape.sources, shape.targets)) if shape.skip else []
-        self.shape, self.flat = shape, torch.zeros(sum(map(math.prod, sizes)), device=device) if flat is None else flat
+        self.shape, self.flat = (
+            shape,
+            torch.zeros(sum(map(math.prod, sizes)), device=device) if flat is None else flat,
+        )
         views = [t.view(s) for t, s in zip(self.flat.split([math.prod(s) for s in sizes]), sizes)]
-        self.W_enc, self.W_dec, self.b_enc, views = views[:n], views[n:2 * n], views[2 * n:3 * n], views[3 * n:]
+        self.W_enc, self.W_dec, self.b_enc, views = (
+            views[:n],
+            views[n : 2 * n],
+            views[2 * n : 3 * n],
+            views[3 * n :],
+        )
         self.log_threshold, views = (views[:n], views[n:]) if shape.thresholds else ([], views)
         self.b_dec, self.W_skip = views[0], views[1:]
-    def like(self, flat: Tensor) -> "Parameters": return Parameters(self.shape, flat)
+
+    def like(self, flat: Tensor) -> "Parameters":
+        return Parameters(self.shape, flat)
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #65705b4f
-def gradients(p: Parameters, grad: Parameters,
-              y: Tensor,     # [B, all targets]
-              white: list,   # a source: [B, d]
-              active: list,  # a source: Active
-              prefixes: tuple = (), penalty: list = None  # a source: the weight of the sum of its active values
-              ) -> tuple[Tensor, list]:
+def gradients(
+    p: Parameters,
+    grad: Parameters,
+    y: Tensor,  # [B, all targets]
+    white: list,  # a source: [B, d]
+    active: list,  # a source: Active
+    prefixes: tuple = (),
+    penalty: list = None,  # a source: the weight of the sum of its active values
+) -> tuple[Tensor, list]:
     "Write the gradients of the loss into `grad`; the reconstruction minus `y` [B, all targets], and for each source half the gradients of its active values, summed over tokens."
     s, (B, D), G = p.shape, y.shape, max(len(prefixes), 1)
     parts = [parted(a, prefixes) for a in active]
     error = s.spread(parts[0].by_token(p.W_dec[0]))
-    for i, a in enumerate(parts[1:], 1): s.add(error, i, a.by_token(p.W_dec[i]))
-    if G > 1: error = error.view(B, G, D).cumsum_(1)
+    for i, a in enumerate(parts[1:], 1):
+        s.add(error, i, a.by_token(p.W_dec[i]))
+    if G > 1:
+        error = error.view(B, G, D).cumsum_(1)
     error.add_(p.b_dec)
-    if s.skip: error.add_(_between(torch.cat([w @ W for w, W in zip(white, p.W_skip)], 1), G))
+    if s.skip:
+        error.add_(_between(torch.cat([w @ W for w, W in zip(white, p.W_skip)], 1), G))
     error.sub_(_between(y, G))
-    rows = error.flip(1).cumsum(1).flip(1).div_(G).view(B * G, D) if G > 1 else error  # what a part moves: its own prefix and all longer ones
-    slopes = [_source(i, p, grad, s.part(rows, i), white[i], a, b, penalty[i] if penalty else 0.0) for i, (a, b) in enumerate(zip(active, parts))]
+    rows = (
+        error.flip(1).cumsum(1).flip(1).div_(G).view(B * G, D) if G > 1 else error
+    )  # what a part moves: its own prefix and all longer ones
+    slopes = [
+        _source(i, p, grad, s.part(rows, i), white[i], a, b, penalty[i] if penalty else 0.0)
+        for i, (a, b) in enumerate(zip(active, parts))
+    ]
     whole = error.mean(1) if G > 1 else error
     torch.sum(whole, 0, out=grad.b_dec)
-    for i, W in enumerate(grad.W_skip): W.copy_(white[i].T @ whole[:, s.own(i)])
+    for i, W in enumerate(grad.W_skip):
+        W.copy_(white[i].T @ whole[:, s.own(i)])
     grad.flat.mul_(2 / B)
     return error[:, -1] if G > 1 else error, slopes
 
-def _between(rows: Tensor, G: int) -> Tensor: return rows[:, None] if G > 1 else rows
 
-def _source(i: int, p: Parameters, grad: Parameters, error: Tensor, white: Tensor, active: Active, parts: Active, penalty: float) -> Tensor:  # -> [n]
+def _between(rows: Tensor, G: int) -> Tensor:
+    return rows[:, None] if G > 1 else rows
+
+
+def _source(
+    i: int,
+    p: Parameters,
+    grad: Parameters,
+    error: Tensor,
+    white: Tensor,
+    active: Active,
+    parts: Active,
+    penalty: float,
+) -> Tensor:  # -> [n]
     "Gradients of one source, up to the factor of the mean; the inner products of error and decoder at active places."
     back = parts.products(error, p.W_dec[i])
-    if penalty: back.add_(penalty / 2)
+    if penalty:
+        back.add_(penalty / 2)
     grad.W_dec[i].copy_(parts.by_feature(error, active.value))
     grad.W_enc[i].copy_(active.by_feature(white, back))
     grad.b_enc[i].copy_(active.sums(back))
     return back
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #f35561c1
-def unit(rows: Tensor) -> Tensor: return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+def unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
 
 def cut_for(pre: Tensor, k: int) -> float:  # [B, F]
     "The value above which k places a row are."
     above = min(k * len(pre), pre.numel() - 1)
-    if pre.device.type == "cpu": return max(float(np.partition(pre.numpy().ravel(), ~above)[~above]), 1e-6)  # a quarter of the memory of topk
+    if pre.device.type == "cpu":
+        return max(
+            float(np.partition(pre.numpy().ravel(), ~above)[~above]), 1e-6
+        )  # a quarter of the memory of topk
     return max(float(pre.flatten().topk(above + 1).values[-1]), 1e-6)
 
-def first_parameters(xs: list, y: Tensor, scales: list, shape: Shape, r: Recipe, random,  # xs: a source [tokens, d]; y: [tokens, all targets]; centred
-                     same: bool) -> tuple[Parameters, list]:  # same: the one target is the source
+
+def first_parameters(
+    xs: list,
+    y: Tensor,
+    scales: list,
+    shape: Shape,
+    r: Recipe,
+    random,  # xs: a source [tokens, d]; y: [tokens, all targets]; centred
+    same: bool,
+) -> tuple[Parameters, list]:  # same: the one target is the source
     "Parameters at the start, with the threshold of each source at which k features a token are active."
     p, n = Parameters(shape, device=y.device), min(len(y), 2048)
     cuts, made = [], torch.zeros(n, y.shape[1], device=y.device)
     for i, (x, scale) in enumerate(zip(xs, scales)):
         pick = torch.randint(len(x), (r.n_features,), generator=random).to(x.device)
-        rows = x[pick] @ scale.power(-r.whitened / 2) + 0.01 * torch.randn(r.n_features, x.shape[1], generator=random).to(x.device)
+        rows = x[pick] @ scale.power(-r.whitened / 2) + 0.01 * torch.randn(
+            r.n_features, x.shape[1], generator=random
+        ).to(x.device)
         rows = unit(rows)
         p.W_enc[i].copy_(unit(rows @ scale.whitening))
         pre = x[:n] @ scale.whitening @ p.W_enc[i].T
@@ -196,12 +342,16 @@ def first_parameters(xs: list, y: Tensor, scales: list, shape: Shape, r: Recipe,
         p.W_dec[i].copy_(rows if same else _mean_target(pre, cuts[i], shape.part(y, i), pick, r.k))
         shape.add(made, i, (pre * (pre > cuts[i])) @ p.W_dec[i])
     size = max(float((made * y[:n]).sum() / made.square().sum().clamp(min=1e-20)), 1e-3)
-    for W in p.W_enc: W.mul_(size)
+    for W in p.W_enc:
+        W.mul_(size)
     return p, [c * size for c in cuts]
 
-def _mean_target(pre: Tensor, cut: float, y: Tensor, pick: Tensor, k: int) -> Tensor:  # [n, F], number, [tokens, row], [F] -> [F, row]
+
+def _mean_target(
+    pre: Tensor, cut: float, y: Tensor, pick: Tensor, k: int
+) -> Tensor:  # [n, F], number, [tokens, row], [F] -> [F, row]
     "The direction of the targets where a feature fires; of the token that it was made from where it doesn't."
-    rows = (pre * (pre > cut)).T @ y[:len(pre)]
+    rows = (pre * (pre > cut)).T @ y[: len(pre)]
     never = ~(pre > cut).any(0)
     rows[never] = y[pick[never]]
     return unit(rows)
@@ -209,23 +359,48 @@ def _mean_target(pre: Tensor, cut: float, y: Tensor, pick: Tensor, k: int) -> Te
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #58b73803
 class Trainer:
     "Trains an SAE, a transcoder or a CLT: `step` takes a batch, `weights` gives what was learnt so far."
-    def __init__(self, recipe: Recipe,
-                 first,          # activations that stand for all: [tokens, d] of an SAE, or a list of such, one a source
-                 targets=None,   # what they shall become, one a source; None: themselves, an SAE
-                 site="the site"):
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        first,  # activations that stand for all: [tokens, d] of an SAE, or a list of such, one a source
+        targets=None,  # what they shall become, one a source; None: themselves, an SAE
+        site="the site",
+    ):
         xs, ys = _listed(first), _listed(targets)
         self.recipe, self.site, self.taken, self.same = recipe, str(site), 0, targets is None
-        if len(ys or xs) != len(xs) or (self.same and len(xs) > 1): raise bad_parameter("one target a source", f"{len(xs)} sources, {len(ys)} targets", "an SAE has one site; train one for each")
+        if len(ys or xs) != len(xs) or (self.same and len(xs) > 1):
+            raise bad_parameter(
+                "one target a source",
+                f"{len(xs)} sources, {len(ys)} targets",
+                "an SAE has one site; train one for each",
+            )
         self._finite(xs, ys)
         self.random = torch.Generator().manual_seed(recipe.seed)
         self.scales = [Scale.of(x, self.named(i, len(xs))) for i, x in enumerate(xs)]
-        self.outs = self.scales if self.same else [Scale.of(y, f"the target of {self.named(i)}") for i, y in enumerate(ys)]
-        if recipe.tied: self.outs = _of_one_size(self.outs)
+        self.outs = (
+            self.scales
+            if self.same
+            else [Scale.of(y, f"the target of {self.named(i)}") for i, y in enumerate(ys)]
+        )
+        if recipe.tied:
+            self.outs = _of_one_size(self.outs)
         self.whitening, device = [s.whitening for s in self.scales], xs[0].device
-        shape = Shape(recipe.n_features, tuple(x.shape[1] for x in xs), tuple(y.shape[1] for y in ys or xs), recipe.tied, recipe.skip and not self.same, recipe.objective == "jumprelu")
+        shape = Shape(
+            recipe.n_features,
+            tuple(x.shape[1] for x in xs),
+            tuple(y.shape[1] for y in ys or xs),
+            recipe.tied,
+            recipe.skip and not self.same,
+            recipe.objective == "jumprelu",
+        )
         centred, y = self._centred(xs, ys)
-        self.p, self.threshold = first_parameters(centred, y, self.scales, shape, recipe, self.random, self.same)
-        self.silent = torch.zeros(len(xs), recipe.n_features, dtype=torch.int64, device=device)  # tokens since each feature fired
+        self.p, self.threshold = first_parameters(
+            centred, y, self.scales, shape, recipe, self.random, self.same
+        )
+        self.silent = torch.zeros(
+            len(xs), recipe.n_features, dtype=torch.int64, device=device
+        )  # tokens since each feature fired
         self._start()
         self._prepare()
 
@@ -233,30 +408,65 @@ class Trainer:
         r, n = self.recipe, len(self.scales)
         self.l0, self.fvu, self.revived, self.penalty = [float(r.k)] * n, 1.0, 0, [1.0] * n
         self.loss = 1.0  # of the last batch
-        for b, cut in zip(self.p.log_threshold, self.threshold): b.fill_(math.log(cut))
-        if r.objective == "jumprelu": self.penalty = [cut**2 for cut in self.threshold]  # what the loss gains from a value that stands there
+        for b, cut in zip(self.p.log_threshold, self.threshold):
+            b.fill_(math.log(cut))
+        if r.objective == "jumprelu":
+            self.penalty = [
+                cut**2 for cut in self.threshold
+            ]  # what the loss gains from a value that stands there
         if r.objective == "relu":
-            for b, cut in zip(self.p.b_enc, self.threshold): b.sub_(cut)
-            self.penalty, self.threshold = [2 * cut * float(self._counts(i).max()) for i, cut in enumerate(self.threshold)], [0.0] * n  # which takes as much from all values
+            for b, cut in zip(self.p.b_enc, self.threshold):
+                b.sub_(cut)
+            self.penalty, self.threshold = (
+                [2 * cut * float(self._counts(i).max()) for i, cut in enumerate(self.threshold)],
+                [0.0] * n,
+            )  # which takes as much from all values
+
     def _prepare(self):
         "What no checkpoint has to keep."
         device = self.p.flat.device
         self.parameter = torch.nn.Parameter(self.p.flat)  # the same memory
         self.grad = self.p.like(torch.zeros_like(self.p.flat))
         self.parameter.grad = self.grad.flat
-        self.adam = torch.optim.Adam([self.parameter], lr=self.recipe.lr, fused=device.type in ("cpu", "cuda"))
+        self.adam = torch.optim.Adam(
+            [self.parameter], lr=self.recipe.lr, fused=device.type in ("cpu", "cuda")
+        )
 
     def _centred(self, xs: list, ys: list) -> tuple[list, Tensor]:
         xs = [s.centred(x) for s, x in zip(self.scales, xs)]
-        return xs, xs[0] if self.same else torch.cat([s.centred(y) for s, y in zip(self.outs, ys)], 1)
+        return xs, xs[0] if self.same else torch.cat(
+            [s.centred(y) for s, y in zip(self.outs, ys)], 1
+        )
+
     def _finite(self, xs: list, ys: list):
-        for at, x in [(self.named(i, len(xs)), x) for i, x in enumerate(xs)] + [(f"the target of {self.named(i, len(xs))}", y) for i, y in enumerate(ys)]:
-            if not (math.isfinite(float(x.sum())) or math.isfinite(float(x.sum(dtype=torch.float64)))):  # a sum keeps NaN and infinity; in 32 bits, six times as fast, it may make some
-                batch = self.taken + int((~torch.isfinite(x)).any(1).int().argmax()) // self.recipe.batch_size
-                raise invalid("finite activations", f"NaN or infinity at {at} in training batch {batch}", "look for the rows that overflow: ipk check names them; or lower the learning rate of the model")
+        for at, x in [(self.named(i, len(xs)), x) for i, x in enumerate(xs)] + [
+            (f"the target of {self.named(i, len(xs))}", y) for i, y in enumerate(ys)
+        ]:
+            if not (
+                math.isfinite(float(x.sum())) or math.isfinite(float(x.sum(dtype=torch.float64)))
+            ):  # a sum keeps NaN and infinity; in 32 bits, six times as fast, it may make some
+                batch = (
+                    self.taken
+                    + int((~torch.isfinite(x)).any(1).int().argmax()) // self.recipe.batch_size
+                )
+                raise invalid(
+                    "finite activations",
+                    f"NaN or infinity at {at} in training batch {batch}",
+                    "look for the rows that overflow: ipk check names them; or lower the learning rate of the model",
+                )
+
     def _fit_in(self, parts: list):
-        wanted, given = [len(s.mean) for s in self.scales + ([] if self.same else self.outs)], [tuple(x.shape) for x in parts]
-        if given != [(len(parts[0]), d) for d in wanted]: raise bad_parameter(f"as many tokens at each site, of widths {wanted}", f"{given} in training batch {self.taken}", "pass the sources and targets that this training began with")
+        wanted, given = (
+            [len(s.mean) for s in self.scales + ([] if self.same else self.outs)],
+            [tuple(x.shape) for x in parts],
+        )
+        if given != [(len(parts[0]), d) for d in wanted]:
+            raise bad_parameter(
+                f"as many tokens at each site, of widths {wanted}",
+                f"{given} in training batch {self.taken}",
+                "pass the sources and targets that this training began with",
+            )
+
     def named(self, i: int, n: int = None) -> str:
         "The name of source i, of n."
         names = self.site.split(", ")
@@ -270,49 +480,86 @@ class Trainer:
         self._finite(xs, ys)
         xs, y = self._centred(xs, ys)
         white = [x @ w for x, w in zip(xs, self.whitening)]
-        active = [Active.read(w, self.p.W_enc[i], self.p.b_enc[i], lambda pre, i=i: self._bar(i, pre)) for i, w in enumerate(white)]
+        active = [
+            Active.read(w, self.p.W_enc[i], self.p.b_enc[i], lambda pre, i=i: self._bar(i, pre))
+            for i, w in enumerate(white)
+        ]
         l0 = [len(a.value) / len(y) for a in active]
-        error, slopes = gradients(self.p, self.grad, y, white, active, self.recipe.prefixes, self._pressures(l0) if self.recipe.objective == "relu" else None)
-        if self.recipe.objective == "jumprelu": self._move_thresholds(active, slopes, len(y))
+        error, slopes = gradients(
+            self.p,
+            self.grad,
+            y,
+            white,
+            active,
+            self.recipe.prefixes,
+            self._pressures(l0) if self.recipe.objective == "relu" else None,
+        )
+        if self.recipe.objective == "jumprelu":
+            self._move_thresholds(active, slopes, len(y))
         self._follow(l0, error, y)
         self._update(len(y), active, white, error)
 
     def _update(self, n: int, active: list, white: list, error: Tensor):
         self.adam.param_groups[0]["lr"] = self.recipe.lr_at(self.taken)
         self.adam.step()
-        for W in self.p.W_dec: W.div_(W.norm(dim=1, keepdim=True))
-        for silent, a in zip(self.silent, active): silent.add_(n).masked_fill_(a.fired, 0)
+        for W in self.p.W_dec:
+            W.div_(W.norm(dim=1, keepdim=True))
+        for silent, a in zip(self.silent, active):
+            silent.add_(n).masked_fill_(a.fired, 0)
         if self.recipe.looks_for_dead(self.taken):
-            for i, w in enumerate(white): self._revive(i, w, self.p.shape.part(error, i))
+            for i, w in enumerate(white):
+                self._revive(i, w, self.p.shape.part(error, i))
         self.taken += 1
+
 
 def _of_one_size(scales: list) -> list:
     "Targets divided by one number: what writes the same to all of them in training has to do so in the model."
-    if len({len(s.mean) for s in scales}) > 1: raise bad_parameter("targets of one width, where features write the same to all", ", ".join(str(len(s.mean)) for s in scales), "tied=False")
+    if len({len(s.mean) for s in scales}) > 1:
+        raise bad_parameter(
+            "targets of one width, where features write the same to all",
+            ", ".join(str(len(s.mean)) for s in scales),
+            "tied=False",
+        )
     size = math.sqrt(sum(s.size**2 for s in scales) / len(scales))
     return [replace(s, size=size) for s in scales]
 
-def _listed(x) -> list: return [] if x is None else [x] if torch.is_tensor(x) else list(x)
+
+def _listed(x) -> list:
+    return [] if x is None else [x] if torch.is_tensor(x) else list(x)
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #1fefd64a
 BANDWIDTH = 0.1  # of a learnt threshold: values so near to it move it; from 0.03 to 0.3 it made little difference
+
 
 def _bar(self: Trainer, i: int, pre: Tensor) -> Tensor:  # [part, F]
     "What a pre-activation has to be above: one number, one a token [part, 1], or one a feature [F]."
     kind, k = self.recipe.objective, self.recipe.k
     if kind == "topk":
-        cut = pre.topk(k + 1, dim=1).values[:, -1:].clamp(min=1e-6) if k < pre.shape[1] else torch.full_like(pre[:, :1], 1e-6)
+        cut = (
+            pre.topk(k + 1, dim=1).values[:, -1:].clamp(min=1e-6)
+            if k < pre.shape[1]
+            else torch.full_like(pre[:, :1], 1e-6)
+        )
         self.threshold[i] += 0.1 * (float(cut.mean()) - self.threshold[i])
         return cut
-    return self.p.log_threshold[i].exp() if kind == "jumprelu" else torch.tensor(self.threshold[i], dtype=pre.dtype, device=pre.device)
+    return (
+        self.p.log_threshold[i].exp()
+        if kind == "jumprelu"
+        else torch.tensor(self.threshold[i], dtype=pre.dtype, device=pre.device)
+    )
+
 
 def _move_thresholds(self: Trainer, active: list, slopes: list, n: int):
     "Gradients of the logarithms of learnt thresholds: what the loss gains from the values just above each, less the penalty on their number, which is what it gains on average."
-    for i, (g, b, a, back) in enumerate(zip(self.grad.log_threshold, self.p.log_threshold, active, slopes)):
+    for i, (g, b, a, back) in enumerate(
+        zip(self.grad.log_threshold, self.p.log_threshold, active, slopes)
+    ):
         near, counts = a.value < b.exp()[a.feature] * (1 + BANDWIDTH), self._counts(i)[a.feature]
         gain = torch.where(near, a.value * (a.value * counts - 2 * back), 0.0)
-        if bool(near.any()): self.penalty[i] += 0.05 * (float(gain.sum() / counts[near].sum()) - self.penalty[i])
+        if bool(near.any()):
+            self.penalty[i] += 0.05 * (float(gain.sum() / counts[near].sum()) - self.penalty[i])
         g.copy_(a.sums(gain - near * counts * self.penalty[i]) / (n * BANDWIDTH))
+
 
 def _counts(self: Trainer, i: int) -> Tensor:  # [F]
     "How often the loss counts a feature: once a target that it is written to, in the share of prefixes that hold it. The penalty on a number counts it as often: else the last features all die."
@@ -320,47 +567,79 @@ def _counts(self: Trainer, i: int) -> Tensor:  # [F]
     ends = torch.tensor(self.recipe.prefixes or (F,), device=self.p.flat.device)
     share = (torch.arange(F, device=ends.device)[:, None] < ends).float().mean(1)
     return share * (len(s.targets) - i if s.tied else 1)
+
+
 Trainer._bar, Trainer._move_thresholds, Trainer._counts = _bar, _move_thresholds, _counts
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #bd62ed79
-PULL, PUSH = 0.02, 2  # a penalty's logarithm goes by PULL times that of L0 / k a step; at once it counts (L0 / k)^PUSH times: without, L0 swings to twice k and back
+PULL, PUSH = (
+    0.02,
+    2,
+)  # a penalty's logarithm goes by PULL times that of L0 / k a step; at once it counts (L0 / k)^PUSH times: without, L0 swings to twice k and back
 
-def _pressures(self: Trainer, l0: list) -> list: return [p * min(max(x / self.recipe.k, 0.1), 10.0) ** PUSH for p, x in zip(self.penalty, l0)]
+
+def _pressures(self: Trainer, l0: list) -> list:
+    return [p * min(max(x / self.recipe.k, 0.1), 10.0) ** PUSH for p, x in zip(self.penalty, l0)]
+
 
 def _follow(self: Trainer, l0: list, error: Tensor, y: Tensor):
     r, loss = self.recipe, float(error.square().sum() / y.square().sum())
     if not math.isfinite(loss) or loss > 1e6:
-        raise invalid("a loss that falls", f"unexplained variance of {loss:.3g} at {self.site} in step {self.taken} of {r.steps}", f"a smaller learning rate than lr={r.lr:g}")
+        raise invalid(
+            "a loss that falls",
+            f"unexplained variance of {loss:.3g} at {self.site} in step {self.taken} of {r.steps}",
+            f"a smaller learning rate than lr={r.lr:g}",
+        )
     self.loss = loss
     share = max(1 / (self.taken + 1), min(1.0, 20 / r.steps))
     for i, x in enumerate(l0):
         pull = math.log(max(x, 1e-3) / r.k)
-        if r.objective == "batchtopk": self.threshold[i] = max(self.threshold[i] * math.exp(min(max(0.2 * pull, -0.5), 0.5)), 1e-6)
-        if r.objective == "jumprelu": self.p.log_threshold[i].add_(min(max(0.2 * pull, -0.5), 0.5))
-        if r.objective == "relu": self.penalty[i] = min(max(self.penalty[i] * math.exp(min(max(PULL * pull, -0.05), 0.05)), 1e-6), 1e3)
+        if r.objective == "batchtopk":
+            self.threshold[i] = max(
+                self.threshold[i] * math.exp(min(max(0.2 * pull, -0.5), 0.5)), 1e-6
+            )
+        if r.objective == "jumprelu":
+            self.p.log_threshold[i].add_(min(max(0.2 * pull, -0.5), 0.5))
+        if r.objective == "relu":
+            self.penalty[i] = min(
+                max(self.penalty[i] * math.exp(min(max(PULL * pull, -0.05), 0.05)), 1e-6), 1e3
+            )
         self.l0[i] += share * (x - self.l0[i])
     self.fvu += share * (loss - self.fvu)
+
+
 Trainer._follow, Trainer._pressures = _follow, _pressures
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #c9bd2eec
 @torch.no_grad()
 def _revive(self: Trainer, i: int, white: Tensor, error: Tensor):  # source; [B, d], [B, row]
-    r, p, dead = self.recipe, self.p, (self.silent[i] >= self.recipe.window_tokens).nonzero().view(-1)
+    r, p, dead = (
+        self.recipe,
+        self.p,
+        (self.silent[i] >= self.recipe.window_tokens).nonzero().view(-1),
+    )
     most = min(max(int(r.revive_most * r.n_features), 1), len(white))
-    if not len(dead): return
+    if not len(dead):
+        return
     dead = dead[torch.randperm(len(dead), generator=self.random)[:most].to(dead.device)]
-    token = torch.multinomial(error.square().sum(1).cpu() + 1e-12, len(dead), generator=self.random).to(dead.device)
+    token = torch.multinomial(
+        error.square().sum(1).cpu() + 1e-12, len(dead), generator=self.random
+    ).to(dead.device)
     missing = unit(-error[token])
     alive = p.W_enc[i][self.silent[i] < r.window_tokens].norm(dim=1)
-    encoder = unit(missing @ self.whitening[i] if self.same else white[token]) * (alive.median() if len(alive) else p.W_enc[i].norm(dim=1).median())
+    encoder = unit(missing @ self.whitening[i] if self.same else white[token]) * (
+        alive.median() if len(alive) else p.W_enc[i].norm(dim=1).median()
+    )
     often = min(max(int(len(white) * r.k / r.n_features), 1), len(white))
     cut = (white @ encoder.T).topk(often, 0).values[-1]
     bar = p.log_threshold[i].exp().median() if p.log_threshold else self.threshold[i]
     p.W_dec[i][dead], p.W_enc[i][dead], p.b_enc[i][dead] = missing, encoder, bar - cut
-    if p.log_threshold: p.log_threshold[i][dead] = bar.log()
+    if p.log_threshold:
+        p.log_threshold[i][dead] = bar.log()
     self._forget(i, dead)
     self.silent[i][dead] = 0
     self.revived += len(dead)
+
 
 def _forget(self: Trainer, i: int, dead: Tensor):
     state = self.adam.state[self.parameter]
@@ -368,6 +647,8 @@ def _forget(self: Trainer, i: int, dead: Tensor):
     for n in ("W_enc", "W_dec", "b_enc"):
         getattr(first, n)[i][dead] = 0
         getattr(second, n)[i][dead] = getattr(second, n)[i].mean(0)
+
+
 Trainer._revive, Trainer._forget = _revive, _forget
 
 # %% ../../nbs/03_dictionary/03b_sparse_training.ipynb #b1d8836e
@@ -377,23 +658,55 @@ def weights(self: Trainer) -> tuple[SiteWeights, ...]:
     found = tuple(self._folded(i).map(lambda t: t.cpu()) for i in range(len(self.scales)))
     for i, w in enumerate(found):
         if not all(bool(torch.isfinite(t).all()) for t in vars(w).values() if t is not None):
-            raise invalid("finite weights", f"NaN or infinity at {self.named(i)} after step {self.taken}", f"a smaller learning rate than lr={self.recipe.lr:g}")
+            raise invalid(
+                "finite weights",
+                f"NaN or infinity at {self.named(i)} after step {self.taken}",
+                f"a smaller learning rate than lr={self.recipe.lr:g}",
+            )
     return found
+
 
 def _folded(self: Trainer, i: int) -> SiteWeights:
     p, s, own = self.p, self.scales[i], self.outs[i]
     W_enc = (self.whitening[i] @ p.W_enc[i].T) * (own.size / s.size)
-    cut = p.log_threshold[i].exp() if p.log_threshold else torch.full_like(p.b_enc[i], self.threshold[i])
-    sizes = torch.tensor([o.size / own.size for o in self.outs[i:i + 1 if p.shape.tied else None]], device=W_enc.device)  # of the targets that it writes
+    cut = (
+        p.log_threshold[i].exp()
+        if p.log_threshold
+        else torch.full_like(p.b_enc[i], self.threshold[i])
+    )
+    sizes = torch.tensor(
+        [o.size / own.size for o in self.outs[i : i + 1 if p.shape.tied else None]],
+        device=W_enc.device,
+    )  # of the targets that it writes
     W_dec = p.W_dec[i].view(len(W_enc.T), len(sizes), -1) * sizes[:, None]
     skip = self.whitening[i] @ p.W_skip[i] * (own.size / s.size) if p.shape.skip else None
     b_dec = p.b_dec[p.shape.own(i)] * own.size + own.mean - (0 if skip is None else s.mean @ skip)
-    w = SiteWeights(W_enc.contiguous(), p.b_enc[i] * own.size - s.mean @ W_enc, cut * own.size, W_dec, b_dec, skip)
+    w = SiteWeights(
+        W_enc.contiguous(),
+        p.b_enc[i] * own.size - s.mean @ W_enc,
+        cut * own.size,
+        W_dec,
+        b_dec,
+        skip,
+    )
     return w if len(sizes) == 1 else unit_rows(w)
+
+
 Trainer.weights, Trainer._folded = weights, _folded
+
 
 def record(self: Trainer) -> dict:
     "How training ended: L0 (a mean over sources) and FVU over its last twentieth, dead features, and how often one was revived."
     r, dead = self.recipe, float((self.silent >= self.recipe.window_tokens).float().mean())
-    return dict(batch_size=r.batch_size, lr=r.lr, steps=self.taken, l0=round(sum(self.l0) / len(self.l0), 4), fvu=float(f"{self.fvu:.4g}"), dead_share=round(dead, 4), revived=self.revived)
+    return dict(
+        batch_size=r.batch_size,
+        lr=r.lr,
+        steps=self.taken,
+        l0=round(sum(self.l0) / len(self.l0), 4),
+        fvu=float(f"{self.fvu:.4g}"),
+        dead_share=round(dead, 4),
+        revived=self.revived,
+    )
+
+
 Trainer.record = record

@@ -36,36 +36,74 @@ from ..model.releases import Release
 from ..model.sites import Batch, Site, grad_at_sites, mlp_sites, run_spliced
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #da0714fe
-def wired(release, wiring: str, sites=None, targets=None) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+def wired(
+    release, wiring: str, sites=None, targets=None
+) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     "Sources and targets of a dictionary of `release`."
-    if wiring not in WIRINGS: raise bad_parameter(f"a wiring {', '.join(WIRINGS)}", repr(wiring), nearest(wiring, WIRINGS))
+    if wiring not in WIRINGS:
+        raise bad_parameter(
+            f"a wiring {', '.join(WIRINGS)}", repr(wiring), nearest(wiring, WIRINGS)
+        )
     sites, targets = _listed("sites", sites), _listed("targets", targets)
     if wiring == "sae":
-        if targets: raise bad_parameter("no targets: an SAE writes where it reads", ", ".join(map(str, targets)), "wiring='transcoder', 'per_layer' or 'clt'")
+        if targets:
+            raise bad_parameter(
+                "no targets: an SAE writes where it reads",
+                ", ".join(map(str, targets)),
+                "wiring='transcoder', 'per_layer' or 'clt'",
+            )
         return (_once(sites or tuple(release.default_sites), "sites that differ"),) * 2
-    if bool(sites) != bool(targets): raise bad_parameter("sites and targets, or neither", f"only {'sites' if sites else 'targets'}", "name what is read, sites=[...], and what is written, targets=[...], in the same order")
-    if sites: return _paired(wiring, sites, targets)
+    if bool(sites) != bool(targets):
+        raise bad_parameter(
+            "sites and targets, or neither",
+            f"only {'sites' if sites else 'targets'}",
+            "name what is read, sites=[...], and what is written, targets=[...], in the same order",
+        )
+    if sites:
+        return _paired(wiring, sites, targets)
     found = mlp_sites(release.model)
     middle = (len(found[0]) - 1) // 2
-    return tuple(x[middle:middle + 1] if wiring == "transcoder" else x for x in found)
+    return tuple(x[middle : middle + 1] if wiring == "transcoder" else x for x in found)
+
 
 def _listed(name: str, x) -> tuple[Site, ...]:
     "One site or several, as sites."
     x = () if x is None else (x,) if isinstance(x, (str, Site)) else x
-    if not isinstance(x, Iterable) or isinstance(x, (bytes, dict)): raise bad_parameter(f"{name}: a site, or a list of them", f"{name}={x!r}", f"such as {name}=['model.layers.1:out']; release.sites() lists them")
+    if not isinstance(x, Iterable) or isinstance(x, (bytes, dict)):
+        raise bad_parameter(
+            f"{name}: a site, or a list of them",
+            f"{name}={x!r}",
+            f"such as {name}=['model.layers.1:out']; release.sites() lists them",
+        )
     return tuple(Site.parse(str(s)) for s in x)
+
 
 def _once(sites: tuple, asked: str, mend: str = "name each once") -> tuple:
     twice = sorted(s for s, n in Counter(map(str, sites)).items() if n > 1)
-    if twice: raise bad_parameter(asked, f"{', '.join(twice)} more than once", mend)
+    if twice:
+        raise bad_parameter(asked, f"{', '.join(twice)} more than once", mend)
     return sites
+
 
 def _paired(wiring: str, sites: tuple, targets: tuple) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     "The same, after making sure that there is one target a source."
-    if len(sites) != len(targets): raise bad_parameter("one target a source, in the same order", f"{len(sites)} sites ({', '.join(map(str, sites))}), {len(targets)} targets ({', '.join(map(str, targets))})", "name as many targets as sites")
-    if wiring == "transcoder" and len(sites) > 1: raise bad_parameter("one site and one target of a transcoder", f"{len(sites)} of each", "wiring='per_layer'")
-    _once((*sites, *targets), "sites and targets that differ", "name each once; what reads and writes the same site is an SAE")
+    if len(sites) != len(targets):
+        raise bad_parameter(
+            "one target a source, in the same order",
+            f"{len(sites)} sites ({', '.join(map(str, sites))}), {len(targets)} targets ({', '.join(map(str, targets))})",
+            "name as many targets as sites",
+        )
+    if wiring == "transcoder" and len(sites) > 1:
+        raise bad_parameter(
+            "one site and one target of a transcoder", f"{len(sites)} of each", "wiring='per_layer'"
+        )
+    _once(
+        (*sites, *targets),
+        "sites and targets that differ",
+        "name each once; what reads and writes the same site is an SAE",
+    )
     return sites, targets
+
 
 def _groups(wiring: str, sites, targets) -> list:
     "Numbers of the sources that are trained together."
@@ -74,90 +112,221 @@ def _groups(wiring: str, sites, targets) -> list:
 # %% ../../nbs/03_dictionary/04_train.ipynb #32c520f4
 def _whole(name: str, x, least: int, default: bool = False) -> int:
     "`x` as an int; raises (exit code 64) unless it is a whole number from `least` on, or None where that means a default."
-    if x is None and default: return None
-    if isinstance(x, (int, np.integer)) and not isinstance(x, bool) and least <= x < 2**63: return int(x)
-    raise bad_parameter(f"{name}: a whole number, at least {least}", f"{name}={x!r}", "leave it out" if not (isinstance(x, float) and x.is_integer() and x >= least) else f"{name}={int(x)}")
+    if x is None and default:
+        return None
+    if isinstance(x, (int, np.integer)) and not isinstance(x, bool) and least <= x < 2**63:
+        return int(x)
+    raise bad_parameter(
+        f"{name}: a whole number, at least {least}",
+        f"{name}={x!r}",
+        "leave it out"
+        if not (isinstance(x, float) and x.is_integer() and x >= least)
+        else f"{name}={int(x)}",
+    )
 
-def _is_number(x) -> bool: return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
+
+def _is_number(x) -> bool:
+    return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
+
 
 def _options_fit(wiring: str, options: dict):
     "Raise (exit code 64) where an option is unknown, of another type, or does nothing in this wiring."
-    known = {f.name: f.default for f in fields(Recipe) if f.name not in ("n_features", "k", "tokens", "batch_size", "lr", "seed")}
+    known = {
+        f.name: f.default
+        for f in fields(Recipe)
+        if f.name not in ("n_features", "k", "tokens", "batch_size", "lr", "seed")
+    }
     for name, x in options.items():
-        if name not in known: raise bad_parameter("an argument of train_dictionary or an option of a Recipe", repr(name), nearest(name, known))
-        if _is_number(known[name]) and not _is_number(x): raise bad_parameter(f"{name}: a number", f"{name}={x!r}", "leave it out")
+        if name not in known:
+            raise bad_parameter(
+                "an argument of train_dictionary or an option of a Recipe",
+                repr(name),
+                nearest(name, known),
+            )
+        if _is_number(known[name]) and not _is_number(x):
+            raise bad_parameter(f"{name}: a number", f"{name}={x!r}", "leave it out")
     sizes = options.get("prefixes", ())
-    if not isinstance(sizes, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes): raise bad_parameter("prefixes: several numbers of features, ascending", f"prefixes={sizes!r}", "such as (512, 2048)")
-    if options.get("skip") and wiring == "sae": raise bad_parameter("a skip from a source to another target", "skip=True with wiring='sae', which writes where it reads", "leave it out")
-    if options.get("tied") and wiring != "clt": raise bad_parameter("tied=True with several targets a feature", f"wiring={wiring!r}", "wiring='clt', or leave it out")
+    if not isinstance(sizes, (tuple, list)) or not all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes
+    ):
+        raise bad_parameter(
+            "prefixes: several numbers of features, ascending",
+            f"prefixes={sizes!r}",
+            "such as (512, 2048)",
+        )
+    if options.get("skip") and wiring == "sae":
+        raise bad_parameter(
+            "a skip from a source to another target",
+            "skip=True with wiring='sae', which writes where it reads",
+            "leave it out",
+        )
+    if options.get("tied") and wiring != "clt":
+        raise bad_parameter(
+            "tied=True with several targets a feature",
+            f"wiring={wiring!r}",
+            "wiring='clt', or leave it out",
+        )
+
 
 def _asked(release, rows, lr, store, **calls):
     "Raise (exit code 64, or 65 for what the rows hold) where something is of another kind than what is asked for."
-    if not isinstance(release, Release): raise bad_parameter("a Release", type(release).__name__, "Release.from_module(model, ...) of a live module, Release.load(folder) of a folder")
-    if not isinstance(rows, pd.DataFrame): raise bad_parameter("rows as a DataFrame", type(rows).__name__, "rows = read_check_set(path), or pandas.DataFrame(rows)")
-    if lr is not None and not _is_number(lr): raise bad_parameter("lr: a learning rate > 0", f"lr={lr!r}", "leave it out")
-    if store is not None and not isinstance(store, (str, os.PathLike)): raise bad_parameter("store: the path of a folder", f"store={store!r}", "leave it out for a temporary one")
+    if not isinstance(release, Release):
+        raise bad_parameter(
+            "a Release",
+            type(release).__name__,
+            "Release.from_module(model, ...) of a live module, Release.load(folder) of a folder",
+        )
+    if not isinstance(rows, pd.DataFrame):
+        raise bad_parameter(
+            "rows as a DataFrame",
+            type(rows).__name__,
+            "rows = read_check_set(path), or pandas.DataFrame(rows)",
+        )
+    if lr is not None and not _is_number(lr):
+        raise bad_parameter("lr: a learning rate > 0", f"lr={lr!r}", "leave it out")
+    if store is not None and not isinstance(store, (str, os.PathLike)):
+        raise bad_parameter(
+            "store: the path of a folder", f"store={store!r}", "leave it out for a temporary one"
+        )
     for name, x in calls.items():
-        if x is not None and not callable(x): raise bad_parameter(f"{name}: something to call, or None", f"{name}={x!r}", "watch=Watch()" if name == "watch" else "leave it out")
+        if x is not None and not callable(x):
+            raise bad_parameter(
+                f"{name}: something to call, or None",
+                f"{name}={x!r}",
+                "watch=Watch()" if name == "watch" else "leave it out",
+            )
     _has_columns(rows, ["sequence_id"])
     _refuse(rows["sequence_id"].isna(), "sequence_id", "an id", "none", "give every sequence an id")
-    if "weight" in rows: _check_number("weight", rows["weight"])
+    if "weight" in rows:
+        _check_number("weight", rows["weight"])
+
 
 def _held_out(rows: pd.DataFrame) -> np.ndarray:  # bool [n]
     "About a tenth of the sequences, and whole groups; raises (exit code 65) where either part is too small."
     held, n = hash_split(rows, 0.1, salt="held out"), len(rows)
-    if min(held.sum(), (~held).sum()) >= 20: return held
-    groups = int(rows["group_id"].nunique() + rows["group_id"].isna().sum()) if "group_id" in rows else n
+    if min(held.sum(), (~held).sum()) >= 20:
+        return held
+    groups = (
+        int(rows["group_id"].nunique() + rows["group_id"].isna().sum()) if "group_id" in rows else n
+    )
     asked = "at least 200 sequences to train and calibrate on, of which about a tenth, 20 or more, is held out"
-    if n >= 200 and groups < n: raise invalid(f"{asked} in whole groups", f"{n} sequences in {groups} groups: {int(held.sum())} sequences are held out", "pass rows of more groups, or leave out the column 'group_id' where sequences have nothing to do with each other")
-    raise invalid(asked, f"{n}, of which {int(held.sum())} are held out", "pass more rows: ipk train --data FILE, or ipk check --train-data FILE")
+    if n >= 200 and groups < n:
+        raise invalid(
+            f"{asked} in whole groups",
+            f"{n} sequences in {groups} groups: {int(held.sum())} sequences are held out",
+            "pass rows of more groups, or leave out the column 'group_id' where sequences have nothing to do with each other",
+        )
+    raise invalid(
+        asked,
+        f"{n}, of which {int(held.sum())} are held out",
+        "pass more rows: ipk train --data FILE, or ipk check --train-data FILE",
+    )
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #d5d3b221
 def _seen(release, sites, batch: Batch):  # -> output, {site: [B, T, d]}
     "Output of the model, and what passes at the sites in the order of the forward."
     acts = {}
-    with torch.no_grad(): output = run_spliced(release.model, {s: lambda t, s=s: acts.update({s: t.clone()}) for s in sites}, batch)
+    with torch.no_grad():
+        output = run_spliced(
+            release.model, {s: lambda t, s=s: acts.update({s: t.clone()}) for s in sites}, batch
+        )
     return output, acts
+
 
 def _go_together(acts: dict, groups: list, sites, targets):
     "Raise where sites that are trained together have other positions or widths, or numbers that a dictionary can't read."
     for group in groups:
         at = [s for i in group for s in (sites[i], targets[i])]
-        if len({acts[s].shape[1] for s in at}) > 1: raise invalid("sites with the same positions", ", ".join(f"{list(acts[s].shape)} at {s}" for s in at), "take sources and targets that both have one row a token")
-        if len({acts[targets[i]].shape[2] for i in group}) > 1: raise invalid("targets of one width in a CLT", ", ".join(f"{acts[targets[i]].shape[2]} at {targets[i]}" for i in group), "train a dictionary for each width")
-    other = [f"{t.dtype} at {s}".removeprefix("torch.") for s, t in acts.items() if t.dtype != torch.float32]
-    if other: raise invalid("sites of float32, in which a dictionary reads and writes", ", ".join(other), "read another site, or let the forward compute in float32 there")
+        if len({acts[s].shape[1] for s in at}) > 1:
+            raise invalid(
+                "sites with the same positions",
+                ", ".join(f"{list(acts[s].shape)} at {s}" for s in at),
+                "take sources and targets that both have one row a token",
+            )
+        if len({acts[targets[i]].shape[2] for i in group}) > 1:
+            raise invalid(
+                "targets of one width in a CLT",
+                ", ".join(f"{acts[targets[i]].shape[2]} at {targets[i]}" for i in group),
+                "train a dictionary for each width",
+            )
+    other = [
+        f"{t.dtype} at {s}".removeprefix("torch.")
+        for s, t in acts.items()
+        if t.dtype != torch.float32
+    ]
+    if other:
+        raise invalid(
+            "sites of float32, in which a dictionary reads and writes",
+            ", ".join(other),
+            "read another site, or let the forward compute in float32 there",
+        )
+
 
 def _is_random(m: nn.Module) -> bool:
     "Whether a module is in training mode and then answers by chance, or by the other rows of a batch."
-    return m.training and (isinstance(m, nn.modules.batchnorm._BatchNorm) or (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0))
+    return m.training and (
+        isinstance(m, nn.modules.batchnorm._BatchNorm)
+        or (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
+    )
+
 
 QUIET = "switch dropout and sampling off: release.model.eval(), and training=self.training where the forward calls dropout"
 
+
 def _in_training(release):
     found = [n or type(m).__name__ for n, m in release.model.named_modules() if _is_random(m)]
-    if found: raise invalid("a model in eval mode", f"{', '.join(found[:5])} in training mode", QUIET)
+    if found:
+        raise invalid("a model in eval mode", f"{', '.join(found[:5])} in training mode", QUIET)
+
 
 def _same_again(first: dict, again: dict, most: float = 1e-4):  # name -> Tensor
     "Raise where a second look at the same rows shows something else than the first, by more than rounding may do on a GPU."
     for name, t in first.items():
         apart = float((again[name] - t).abs().max())
-        if not apart <= most * float(t.abs().max()): raise invalid("a model that gives the same numbers each time", f"others at {name} when the same rows were run again, by up to {apart:.3g}", QUIET)
+        if not apart <= most * float(t.abs().max()):
+            raise invalid(
+                "a model that gives the same numbers each time",
+                f"others at {name} when the same rows were run again, by up to {apart:.3g}",
+                QUIET,
+            )
+
 
 def _blank(wiring: str, sites, targets, widths: dict) -> Dictionary:
     "A dictionary of one feature a source that does nothing: it knows which source writes where."
     written = [len(sites) - i if wiring == "clt" else 1 for i in range(len(sites))]
-    make = lambda d, n, out: SiteWeights(torch.zeros(d, 1), torch.zeros(1), torch.zeros(1), torch.zeros(1, n, out), torch.zeros(out))
-    return Dictionary(sites, tuple(make(widths[s], n, widths[t]) for s, t, n in zip(sites, targets, written)), wiring=wiring, targets=targets)
+    make = lambda d, n, out: SiteWeights(
+        torch.zeros(d, 1), torch.zeros(1), torch.zeros(1), torch.zeros(1, n, out), torch.zeros(out)
+    )
+    return Dictionary(
+        sites,
+        tuple(make(widths[s], n, widths[t]) for s, t, n in zip(sites, targets, written)),
+        wiring=wiring,
+        targets=targets,
+    )
+
 
 def _has_gradients(release, blank: Dictionary, batch: Batch):
     "Raise where the decision can't be differentiated, or doesn't depend on a target."
-    try: grads = grad_at_sites(release, blank.targets, batch, blank.sites, blank.frozen)[2]
-    except torch.OutOfMemoryError: raise
-    except RuntimeError as e: raise invalid("a decision that can be differentiated", f"{type(e).__name__}: {str(e).splitlines()[0][:200]}", "take in-place operations and torch.inference_mode out of the forward and the decision") from e
+    try:
+        grads = grad_at_sites(release, blank.targets, batch, blank.sites, blank.frozen)[2]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as e:
+        raise invalid(
+            "a decision that can be differentiated",
+            f"{type(e).__name__}: {str(e).splitlines()[0][:200]}",
+            "take in-place operations and torch.inference_mode out of the forward and the decision",
+        ) from e
     for t, g in grads.items():
-        if not torch.isfinite(g[_counted(g, batch.mask)]).all(): raise invalid("a decision with finite gradients", f"NaN or infinity at {t}", "take a decision that is smooth here, such as a logit in place of a probability")
-        if not g.any(): grad_at_sites(release, [t], batch)  # raises where the decision goes past it
+        if not torch.isfinite(g[_counted(g, batch.mask)]).all():
+            raise invalid(
+                "a decision with finite gradients",
+                f"NaN or infinity at {t}",
+                "take a decision that is smooth here, such as a logit in place of a probability",
+            )
+        if not g.any():
+            grad_at_sites(release, [t], batch)  # raises where the decision goes past it
+
 
 def _look(release, rows: pd.DataFrame, numbers, wiring: str, sites, targets, finish: int) -> dict:
     "The width of each site, by a look at the first rows; raises (exit code 65) where what is found there would stop the training, its end or its certificate."
@@ -165,72 +334,162 @@ def _look(release, rows: pd.DataFrame, numbers, wiring: str, sites, targets, fin
     _in_training(release)
     output, acts = _seen(release, both, batch)
     _go_together(acts, _groups(wiring, sites, targets), sites, targets)
-    real = lambda found: {s: _cast(torch.where(_counted(t, batch.mask)[..., None], t, 0), s, torch.float32, numbers) for s, t in found.items()}
+    real = lambda found: {
+        s: _cast(torch.where(_counted(t, batch.mask)[..., None], t, 0), s, torch.float32, numbers)
+        for s, t in found.items()
+    }
     first, decision = real(acts), release.decide(output, batch).detach()
-    if finish: task_loss(release, output, output, batch, "output" if release.pins else "decision", 1.0)
+    if finish:
+        task_loss(release, output, output, batch, "output" if release.pins else "decision", 1.0)
     del output  # the logits of a language model are large, and come once more
     output, again = _seen(release, both, batch)
     _same_again(first, real(again))
-    _same_again({"the decision": decision}, {"the decision": release.decide(output, batch).detach()}, 1e-3)
+    _same_again(
+        {"the decision": decision}, {"the decision": release.decide(output, batch).detach()}, 1e-3
+    )
     widths = {s: acts[s].shape[2] for s in both}
     blank = _blank(wiring, sites, targets, widths)
-    for t in blank.targets: refuse_late(blank, t, acts)
+    for t in blank.targets:
+        refuse_late(blank, t, acts)
     _has_gradients(release, blank, release.batch(rows.iloc[:2]))
     return widths
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #1626b1cd
 def _batches(store, sites, targets, how: Recipe, same: bool):
-    if same: return store.batches(sites[0], how.batch_size, how.seed)
-    return ((x[:len(sites)], x[len(sites):]) for x in store.batches_at([*sites, *targets], how.batch_size, how.seed))
+    if same:
+        return store.batches(sites[0], how.batch_size, how.seed)
+    return (
+        (x[: len(sites)], x[len(sites) :])
+        for x in store.batches_at([*sites, *targets], how.batch_size, how.seed)
+    )
 
-def _train_group(store, sites, targets, how: Recipe, device: str, folder, data: str, progress, watch) -> Trainer:
-    return fit(_batches(store, sites, targets, how, sites == targets), how, ", ".join(map(str, sites)), device, folder, data, progress=progress, watch=watch)
+
+def _train_group(
+    store, sites, targets, how: Recipe, device: str, folder, data: str, progress, watch
+) -> Trainer:
+    return fit(
+        _batches(store, sites, targets, how, sites == targets),
+        how,
+        ", ".join(map(str, sites)),
+        device,
+        folder,
+        data,
+        progress=progress,
+        watch=watch,
+    )
 
 # %% ../../nbs/03_dictionary/04_train.ipynb #d2bae31f
-def train_dictionary(release, rows: pd.DataFrame,
-                     sites=None,               # what is read; default: the release's sites, or what goes into its MLPs
-                     n_features: int = None,   # features a site; default 8 x width, at least 64
-                     k: int = None,            # active features a token and site; default width / 5, from 8 to 32
-                     tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
-                     batch_size: int = None,   # default: from 256 to 4,096 tokens, see `recipe`
-                     lr: float = None,         # default: 0.003, more for large batches, less for wide sites
-                     seed: int = 0,
-                     store: Path = None,       # where to keep activations and checkpoints; default: a temporary folder
-                     progress=None,            # called with the number of tokens that were used
-                     wiring: str = "sae",      # sae, transcoder, per_layer or clt
-                     targets=None,             # what is written, one a site; default: of an SAE its sites, else what comes out of the MLPs
-                     watch=None,               # called with rows of the training log, such as `Watch()`
-                     stream: bool = False,     # run the model while training, in place of storing what is trained on
-                     finish: int = 0,          # steps on the model's own output at the end
-                     **options) -> Dictionary: # of a `Recipe`: objective, prefixes, tied, skip
+def train_dictionary(
+    release,
+    rows: pd.DataFrame,
+    sites=None,  # what is read; default: the release's sites, or what goes into its MLPs
+    n_features: int = None,  # features a site; default 8 x width, at least 64
+    k: int = None,  # active features a token and site; default width / 5, from 8 to 32
+    tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
+    batch_size: int = None,  # default: from 256 to 4,096 tokens, see `recipe`
+    lr: float = None,  # default: 0.003, more for large batches, less for wide sites
+    seed: int = 0,
+    store: Path = None,  # where to keep activations and checkpoints; default: a temporary folder
+    progress=None,  # called with the number of tokens that were used
+    wiring: str = "sae",  # sae, transcoder, per_layer or clt
+    targets=None,  # what is written, one a site; default: of an SAE its sites, else what comes out of the MLPs
+    watch=None,  # called with rows of the training log, such as `Watch()`
+    stream: bool = False,  # run the model while training, in place of storing what is trained on
+    finish: int = 0,  # steps on the model's own output at the end
+    **options,
+) -> Dictionary:  # of a `Recipe`: objective, prefixes, tied, skip
     "Train a dictionary on the activations of `release` on `rows`; returned in threshold form, measured and certified on held-out rows."
     _asked(release, rows, lr, store, progress=progress, watch=watch)
-    tokens, seed, finish = _whole("tokens", tokens, 1), _whole("seed", seed, 0), _whole("finish", finish, 0)
-    n_features, k, batch_size = (_whole(n, x, 1, default=True) for n, x in (("n_features", n_features), ("k", k), ("batch_size", batch_size)))
+    tokens, seed, finish = (
+        _whole("tokens", tokens, 1),
+        _whole("seed", seed, 0),
+        _whole("finish", finish, 0),
+    )
+    n_features, k, batch_size = (
+        _whole(n, x, 1, default=True)
+        for n, x in (("n_features", n_features), ("k", k), ("batch_size", batch_size))
+    )
     _options_fit(wiring, options)
     sites, targets = wired(release, wiring, sites, targets)
     held, rows = _held_out(rows), release.pin(rows)
     numbers = row_numbers(rows) if rows.index.is_unique else np.arange(len(rows))
     both, groups = tuple(dict.fromkeys((*sites, *targets))), _groups(wiring, sites, targets)
-    widths, data = _look(release, rows, numbers, wiring, sites, targets, finish), check_digest(rows) + (" streamed" if stream else "")
-    plan = lambda i, stored=None: recipe(n_features or max(8 * widths[sites[i]], 64), k or int(np.clip(widths[sites[i]] // 5, 8, 32)), tokens, batch_size, lr, seed + i, stored, widths[sites[i]], **options)
-    for g in groups: plan(g[0])  # refused before anything is stored
-    with (nullcontext(store) if store else tempfile.TemporaryDirectory()) as folder:
-        learn = ActivationStream(release, rows[~held], both, numbers=numbers[~held]) if stream else ActivationStore.write(Path(folder) / "learn", release, rows[~held], both, numbers=numbers[~held])
-        check = ActivationStore.write(Path(folder) / "held", release, rows[held], both, numbers=numbers[held])
+    widths, data = (
+        _look(release, rows, numbers, wiring, sites, targets, finish),
+        check_digest(rows) + (" streamed" if stream else ""),
+    )
+    plan = lambda i, stored=None: recipe(
+        n_features or max(8 * widths[sites[i]], 64),
+        k or int(np.clip(widths[sites[i]] // 5, 8, 32)),
+        tokens,
+        batch_size,
+        lr,
+        seed + i,
+        stored,
+        widths[sites[i]],
+        **options,
+    )
+    for g in groups:
+        plan(g[0])  # refused before anything is stored
+    with nullcontext(store) if store else tempfile.TemporaryDirectory() as folder:
+        learn = (
+            ActivationStream(release, rows[~held], both, numbers=numbers[~held])
+            if stream
+            else ActivationStore.write(
+                Path(folder) / "learn", release, rows[~held], both, numbers=numbers[~held]
+            )
+        )
+        check = ActivationStore.write(
+            Path(folder) / "held", release, rows[held], both, numbers=numbers[held]
+        )
         groups = [(g, plan(g[0], learn.tokens(sites[g[0]]))) for g in groups]
         tag = digest_json([data, release.fingerprint, wiring, *map(str, (*sites, *targets))])
-        trained = [_train_group(learn, [sites[i] for i in g], [targets[i] for i in g], how, str(release.device), Path(folder) / f"training-{g[0]}" if store else None, tag, progress, watch) for g, how in groups]
-        weights = [calibrate(w, check.read(sites[i])[:20_000].float(), how.k) for (g, how), t in zip(groups, trained) for i, w in zip(g, t.weights())]
-    dictionary = Dictionary(sites, tuple(weights), training=_record(groups, trained, check_digest(rows), int((~held).sum())), wiring=wiring, targets=targets).to(release.device)
-    if finish: dictionary = on_the_task(release, dictionary, rows[~held], finish, seed=seed)
+        trained = [
+            _train_group(
+                learn,
+                [sites[i] for i in g],
+                [targets[i] for i in g],
+                how,
+                str(release.device),
+                Path(folder) / f"training-{g[0]}" if store else None,
+                tag,
+                progress,
+                watch,
+            )
+            for g, how in groups
+        ]
+        weights = [
+            calibrate(w, check.read(sites[i])[:20_000].float(), how.k)
+            for (g, how), t in zip(groups, trained)
+            for i, w in zip(g, t.weights())
+        ]
+    dictionary = Dictionary(
+        sites,
+        tuple(weights),
+        training=_record(groups, trained, check_digest(rows), int((~held).sum())),
+        wiring=wiring,
+        targets=targets,
+    ).to(release.device)
+    if finish:
+        dictionary = on_the_task(release, dictionary, rows[~held], finish, seed=seed)
     dictionary = replace(dictionary, labels=label_features(release, dictionary, rows[~held]))
     return certify(dictionary, release, rows[held], like=rows)
 
+
 NAMES = dict(batchtopk="BatchTopK", topk="TopK", relu="ReLU-L1", jumprelu="JumpReLU")
+
 
 def _record(groups, trained, data: str, sequences: int) -> dict:
     "How a dictionary was made."
     how, ks = groups[0][1], [r.k for _, r in groups]
     said = {n: x for n, x in asdict(how).items() if n in ("prefixes", "tied", "skip") and x}
-    return dict(trainer=f"interpkit sparse {NAMES[how.objective]}", data=data, sequences=sequences, tokens=how.tokens, k=ks if len(set(ks)) > 1 else ks[0], seed=how.seed, **said, sites=[t.record() for t in trained])
+    return dict(
+        trainer=f"interpkit sparse {NAMES[how.objective]}",
+        data=data,
+        sequences=sequences,
+        tokens=how.tokens,
+        k=ks if len(set(ks)) > 1 else ks[0],
+        seed=how.seed,
+        **said,
+        sites=[t.record() for t in trained],
+    )

@@ -22,45 +22,98 @@ def _count(pre, bar, found, columns, bar_row, bar_column, BLOCK: tl.constexpr, A
         column = start + tl.arange(0, BLOCK)
         inside = column < columns
         x = tl.load(pre + row * columns + column, mask=inside, other=0)
-        total += ((x.to(AS) > tl.load(bar + row * bar_row + column * bar_column, mask=inside, other=0).to(AS)) & inside).to(tl.int32)
+        total += (
+            (
+                x.to(AS)
+                > tl.load(bar + row * bar_row + column * bar_column, mask=inside, other=0).to(AS)
+            )
+            & inside
+        ).to(tl.int32)
     tl.store(found + row, tl.sum(total, 0).to(tl.int64))
 
+
 @triton.jit
-def _write(pre, bar, begin, place, value, columns, bar_row, bar_column, BLOCK: tl.constexpr, AS: tl.constexpr):
+def _write(
+    pre,
+    bar,
+    begin,
+    place,
+    value,
+    columns,
+    bar_row,
+    bar_column,
+    BLOCK: tl.constexpr,
+    AS: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     to = tl.load(begin + row)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = column < columns
         x = tl.load(pre + row * columns + column, mask=inside, other=0)
-        on = (x.to(AS) > tl.load(bar + row * bar_row + column * bar_column, mask=inside, other=0).to(AS)) & inside
+        on = (
+            x.to(AS)
+            > tl.load(bar + row * bar_row + column * bar_column, mask=inside, other=0).to(AS)
+        ) & inside
         at = to + tl.cumsum(on.to(tl.int32), 0) - 1
         tl.store(place + at, row * columns + column, mask=on)
         tl.store(value + at, x, mask=on)
         to += tl.sum(on.to(tl.int32), 0)
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #d06d054b
-def _power(n: int, most: int) -> int: return min(triton.next_power_of_2(max(n, 1)), most)
-def _wide(dtype: torch.dtype): return tl.float64 if dtype == torch.float64 else tl.float32
-def _at(t: Tensor): return torch.cuda.device(t.device) if t.is_cuda else nullcontext()  # Triton starts kernels on the current device, wherever tensors lie
+def _power(n: int, most: int) -> int:
+    return min(triton.next_power_of_2(max(n, 1)), most)
 
-def active(pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
+
+def _wide(dtype: torch.dtype):
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def _at(t: Tensor):
+    return (
+        torch.cuda.device(t.device) if t.is_cuda else nullcontext()
+    )  # Triton starts kernels on the current device, wherever tensors lie
+
+
+def active(
+    pre: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
     "Where pre-activations are above their threshold, in the order of flattened `pre`, and which they are."
     pre, (rows, columns) = pre.contiguous(), pre.shape
-    bar, wide = threshold.to(pre.device).expand(rows, columns), _wide(torch.promote_types(pre.dtype, threshold.dtype))
-    begin, block = torch.zeros(rows + 1, dtype=torch.int64, device=pre.device), _power(columns, 1024)
+    bar, wide = (
+        threshold.to(pre.device).expand(rows, columns),
+        _wide(torch.promote_types(pre.dtype, threshold.dtype)),
+    )
+    begin, block = (
+        torch.zeros(rows + 1, dtype=torch.int64, device=pre.device),
+        _power(columns, 1024),
+    )
     if pre.numel():
-        with _at(pre): _count[(rows,)](pre, bar, begin[1:], columns, *bar.stride(), BLOCK=block, AS=wide)
+        with _at(pre):
+            _count[(rows,)](pre, bar, begin[1:], columns, *bar.stride(), BLOCK=block, AS=wide)
     torch.cumsum(begin, 0, out=begin)
     place = torch.empty(int(begin[-1]), dtype=torch.int64, device=pre.device)
     value = torch.empty(len(place), dtype=pre.dtype, device=pre.device)
     if len(place):
-        with _at(pre): _write[(rows,)](pre, bar, begin, place, value, columns, *bar.stride(), BLOCK=block, AS=wide)
+        with _at(pre):
+            _write[(rows,)](
+                pre, bar, begin, place, value, columns, *bar.stride(), BLOCK=block, AS=wide
+            )
     return place, value
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #29035e3b
 @triton.jit
-def _rows(rows, index, begin, weight, out, columns, ROWS: tl.constexpr, BLOCK: tl.constexpr, AS: tl.constexpr):
+def _rows(
+    rows,
+    index,
+    begin,
+    weight,
+    out,
+    columns,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    AS: tl.constexpr,
+):
     segment = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
@@ -69,26 +122,60 @@ def _rows(rows, index, begin, weight, out, columns, ROWS: tl.constexpr, BLOCK: t
     for start in range(tl.load(begin + segment), end, ROWS):
         at = start + tl.arange(0, ROWS)
         there = at < end
-        row, w = tl.load(index + at, mask=there, other=0), tl.load(weight + at, mask=there, other=0).to(AS)
-        x = tl.load(rows + row[:, None] * columns + column[None, :], mask=there[:, None] & inside[None, :], other=0).to(AS)
+        row, w = (
+            tl.load(index + at, mask=there, other=0),
+            tl.load(weight + at, mask=there, other=0).to(AS),
+        )
+        x = tl.load(
+            rows + row[:, None] * columns + column[None, :],
+            mask=there[:, None] & inside[None, :],
+            other=0,
+        ).to(AS)
         total += tl.sum(x * w[:, None], 0)
     tl.store(out + segment * columns + column, total.to(out.dtype.element_ty), mask=inside)
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #880718ea
-def weighted_rows(rows: Tensor, index: Tensor, begin: Tensor, weight: Tensor) -> Tensor:  # [R, columns], int64 [n], int64 [S + 1], [n] -> [S, columns]
+def weighted_rows(
+    rows: Tensor, index: Tensor, begin: Tensor, weight: Tensor
+) -> Tensor:  # [R, columns], int64 [n], int64 [S + 1], [n] -> [S, columns]
     "For each segment the sum of the rows that it names, times their weights."
     rows, columns = rows.contiguous(), rows.shape[1]
     out, block = rows.new_zeros(len(begin) - 1, columns), _power(columns, 256)
     if out.numel() and len(index):
-        with _at(rows): _rows[(len(out), triton.cdiv(columns, block))](rows, index.contiguous(), begin.contiguous(), weight.contiguous(), out, columns, ROWS=16, BLOCK=block, AS=_wide(rows.dtype))
+        with _at(rows):
+            _rows[(len(out), triton.cdiv(columns, block))](
+                rows,
+                index.contiguous(),
+                begin.contiguous(),
+                weight.contiguous(),
+                out,
+                columns,
+                ROWS=16,
+                BLOCK=block,
+                AS=_wide(rows.dtype),
+            )
     return out
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #d35466bd
 @triton.jit
-def _inner(x, rows, token, feature, out, n, columns, PLACES: tl.constexpr, BLOCK: tl.constexpr, AS: tl.constexpr):
+def _inner(
+    x,
+    rows,
+    token,
+    feature,
+    out,
+    n,
+    columns,
+    PLACES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    AS: tl.constexpr,
+):
     at = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
     there = at < n
-    left, right = tl.load(token + at, mask=there, other=0), tl.load(feature + at, mask=there, other=0)
+    left, right = (
+        tl.load(token + at, mask=there, other=0),
+        tl.load(feature + at, mask=there, other=0),
+    )
     total = tl.zeros([PLACES], AS)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
@@ -98,12 +185,27 @@ def _inner(x, rows, token, feature, out, n, columns, PLACES: tl.constexpr, BLOCK
         total += tl.sum(a * b, 1)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=there)
 
-def inner(x: Tensor, rows: Tensor, token: Tensor, feature: Tensor) -> Tensor:  # [N, d], [F, d], int64 [n], int64 [n] -> [n]
+
+def inner(
+    x: Tensor, rows: Tensor, token: Tensor, feature: Tensor
+) -> Tensor:  # [N, d], [F, d], int64 [n], int64 [n] -> [n]
     "The inner product of token's and feature's row at each place."
     x, rows, n, d = x.contiguous(), rows.contiguous(), len(feature), x.shape[1]
     out = x.new_zeros(n)
     if n and d:
-        with _at(x): _inner[(triton.cdiv(n, 16),)](x, rows, token.contiguous(), feature.contiguous(), out, n, d, PLACES=16, BLOCK=_power(d, 128), AS=_wide(x.dtype))
+        with _at(x):
+            _inner[(triton.cdiv(n, 16),)](
+                x,
+                rows,
+                token.contiguous(),
+                feature.contiguous(),
+                out,
+                n,
+                d,
+                PLACES=16,
+                BLOCK=_power(d, 128),
+                AS=_wide(x.dtype),
+            )
     return out
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #c748e90f
@@ -117,25 +219,42 @@ def _totals(value, begin, out, BLOCK: tl.constexpr, AS: tl.constexpr):
         total += tl.load(value + at, mask=at < end, other=0).to(AS)
     tl.store(out + segment, tl.sum(total, 0).to(out.dtype.element_ty))
 
+
 def totals(value: Tensor, begin: Tensor) -> Tensor:  # [n], int64 [S + 1] -> [S]
     "The sum of each segment of a list."
     out = value.new_zeros(len(begin) - 1)
     if len(out) and len(value):
-        with _at(value): _totals[(len(out),)](value.contiguous(), begin.contiguous(), out, BLOCK=128, AS=_wide(value.dtype))
+        with _at(value):
+            _totals[(len(out),)](
+                value.contiguous(), begin.contiguous(), out, BLOCK=128, AS=_wide(value.dtype)
+            )
     return out
 
 # %% ../../nbs/03_dictionary/03a_triton.ipynb #d7435e65
 def disagreement(device) -> float:
     "The largest difference between these kernels on `device` and dense sums in 64 bits on a CPU, over the largest value; infinite where other features are found."
     g, (B, F, d) = torch.Generator().manual_seed(0), (20, 1100, 270)
-    x, W, pre = (torch.randn(*shape, generator=g, dtype=torch.float32, device="cpu") for shape in ((B, d), (F, d), (B, F)))
+    x, W, pre = (
+        torch.randn(*shape, generator=g, dtype=torch.float32, device="cpu")
+        for shape in ((B, d), (F, d), (B, F))
+    )
     bar = torch.full((F,), 0.7, dtype=torch.float32, device="cpu")
     on, (x_, W_, pre_, bar_) = pre > bar, (t.to(device) for t in (x, W, pre, bar))
     place, value = active(pre_, bar_)
-    if not torch.equal(place.cpu(), on.flatten().nonzero().view(-1)): return float("inf")
+    if not torch.equal(place.cpu(), on.flatten().nonzero().view(-1)):
+        return float("inf")
     token, feature = place // F, place % F
     begin = torch.searchsorted(token, torch.arange(B + 1, device=token.device))
-    found = [value, weighted_rows(W_, feature, begin, value), inner(x_, W_, token, feature), totals(value, begin)]
+    found = [
+        value,
+        weighted_rows(W_, feature, begin, value),
+        inner(x_, W_, token, feature),
+        totals(value, begin),
+    ]
     x, W, codes = x.double(), W.double(), (pre * on).double()
     wanted = [codes[on], (codes[..., None] * W).sum(1), (x[:, None] * W).sum(2)[on], codes.sum(1)]
-    return float(torch.stack([(a.cpu().double() - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]).max())  # NaN where one is
+    return float(
+        torch.stack(
+            [(a.cpu().double() - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]
+        ).max()
+    )  # NaN where one is

@@ -21,57 +21,120 @@ from ..model.fingerprints import canary, canary_rows, compare_canary
 
 # %% ../../nbs/03_dictionary/03_validity.ipynb #07f9be0d
 def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
-    found = {n: torch.as_tensor(v) for n, v in canary(release, rows, tuple(dict.fromkeys([*dictionary.sites, *dictionary.targets]))).items()}
-    codes = {f"codes {s}": dictionary.at(s).encode(found[str(s)].to(dictionary.at(s).W_enc.device)).cpu() for s in dictionary.sites if str(s) in found}
+    found = {
+        n: torch.as_tensor(v)
+        for n, v in canary(
+            release, rows, tuple(dict.fromkeys([*dictionary.sites, *dictionary.targets]))
+        ).items()
+    }
+    codes = {
+        f"codes {s}": dictionary.at(s).encode(found[str(s)].to(dictionary.at(s).W_enc.device)).cpu()
+        for s in dictionary.sites
+        if str(s) in found
+    }
     return found | codes
+
 
 def _measured(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
     found, alone = evaluate(release, dictionary, rows), skip_alone(release, dictionary, rows)
-    if alone is None: return found
+    if alone is None:
+        return found
     if alone < 0.5 and found["splice_error"] > alone / 2:
-        warnings.warn(f"the skip does most of the work here: splice error {percent(alone, 1)} by the skip alone, {percent(found['splice_error'], 1)} with features, which explain little, then; train without skip, or with more features", stacklevel=3)
+        warnings.warn(
+            f"the skip does most of the work here: splice error {percent(alone, 1)} by the skip alone, {percent(found['splice_error'], 1)} with features, which explain little, then; train without skip, or with more features",
+            stacklevel=3,
+        )
     return found | dict(skip_alone=alone)
 
-def certify(dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None) -> Dictionary:
+
+def certify(
+    dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None
+) -> Dictionary:
     "The dictionary with its validity: the release's fingerprint, a canary batch in the likeness of `like` (default: `rows`), and what was measured on `rows`, which should be held out from training."
     synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
-    validity = dict(release=release.name, fingerprint=release.fingerprint, dictionary=dictionary.fingerprint, device=str(release.device),
-                    measured=_measured(release, dictionary, rows),
-                    canary=[{c: x.tolist() if hasattr(x, "tolist") else x for c, x in r.items()} for r in synthetic.to_dict("records")],
-                    canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()})
-    made = replace(dictionary, validity=validity, canary=_canary_values(dictionary, release, synthetic))
-    if empty := silent_sites(made): warnings.warn(f"the canary batch says nothing of {', '.join(empty)}: no position of it counts, since few values stand in twenty rows; a check will refuse it; certify on a few hundred rows", stacklevel=2)
+    validity = dict(
+        release=release.name,
+        fingerprint=release.fingerprint,
+        dictionary=dictionary.fingerprint,
+        device=str(release.device),
+        measured=_measured(release, dictionary, rows),
+        canary=[
+            {c: x.tolist() if hasattr(x, "tolist") else x for c, x in r.items()}
+            for r in synthetic.to_dict("records")
+        ],
+        canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()},
+    )
+    made = replace(
+        dictionary, validity=validity, canary=_canary_values(dictionary, release, synthetic)
+    )
+    if empty := silent_sites(made):
+        warnings.warn(
+            f"the canary batch says nothing of {', '.join(empty)}: no position of it counts, since few values stand in twenty rows; a check will refuse it; certify on a few hundred rows",
+            stacklevel=2,
+        )
     return made
+
 
 def silent_sites(dictionary: Dictionary) -> list[str]:
     "Sources at which the canary batch holds nothing but zeros: any model would agree with it."
-    return [str(s) for s in dictionary.sites if not bool(torch.as_tensor(dictionary.canary[str(s)]).any())]
+    return [
+        str(s)
+        for s in dictionary.sites
+        if not bool(torch.as_tensor(dictionary.canary[str(s)]).any())
+    ]
 
 # %% ../../nbs/03_dictionary/03_validity.ipynb #21436da0
 def verify_canary(dictionary: Dictionary, release):
     "Raise where the release no longer gives what the canary batch recorded: relative 1e-3 in activations, 99.9 % of active features."
     made_for, dictionary = dictionary.validity, dictionary.to(release.device)
     if made_for.get("fingerprint") != release.fingerprint:
-        raise invalid(f"the dictionary of the old release {release.name!r} ({release.fingerprint[:12]})",
-                      f"a dictionary made for {made_for.get('release', 'no release')!r} ({str(made_for.get('fingerprint'))[:12]})",
-                      f"pass the dictionary that was trained on {release.name!r}, or train one: ipk train --release DIR --data FILE --out DIR")
-    if made_for.get("dictionary", dictionary.fingerprint) != dictionary.fingerprint or not dictionary.canary:
-        raise invalid("a dictionary with the weights that were certified", f"other weights, or no canary batch, under the validity of {made_for['release']!r}",
-                      "certify the dictionary again: certify(dictionary, release, held_out_rows)")
+        raise invalid(
+            f"the dictionary of the old release {release.name!r} ({release.fingerprint[:12]})",
+            f"a dictionary made for {made_for.get('release', 'no release')!r} ({str(made_for.get('fingerprint'))[:12]})",
+            f"pass the dictionary that was trained on {release.name!r}, or train one: ipk train --release DIR --data FILE --out DIR",
+        )
+    if (
+        made_for.get("dictionary", dictionary.fingerprint) != dictionary.fingerprint
+        or not dictionary.canary
+    ):
+        raise invalid(
+            "a dictionary with the weights that were certified",
+            f"other weights, or no canary batch, under the validity of {made_for['release']!r}",
+            "certify the dictionary again: certify(dictionary, release, held_out_rows)",
+        )
     if empty := silent_sites(dictionary):
-        raise invalid("a canary batch that says something of every source", f"nothing but zeros at {', '.join(empty)}, with which any model agrees", "certify on a few hundred rows: certify(dictionary, release, held_out_rows, like=rows)")
+        raise invalid(
+            "a canary batch that says something of every source",
+            f"nothing but zeros at {', '.join(empty)}, with which any model agrees",
+            "certify on a few hundred rows: certify(dictionary, release, held_out_rows, like=rows)",
+        )
     rows = pd.DataFrame(made_for["canary"]).astype(made_for["canary_dtypes"])
     found = _canary_values(dictionary, release, rows)
     sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
-    ok, message = compare_canary({s: dictionary.canary[s].numpy() for s in sites}, {s: found[s].cpu().numpy() for s in sites})
-    if ok: ok, message = _same_features(dictionary, found)
+    ok, message = compare_canary(
+        {s: dictionary.canary[s].numpy() for s in sites}, {s: found[s].cpu().numpy() for s in sites}
+    )
+    if ok:
+        ok, message = _same_features(dictionary, found)
     if not ok:
-        raise invalid("the activations that the canary batch of the dictionary recorded", message,
-                      "run with the library versions and the device under which the dictionary was made, or train it again")
+        raise invalid(
+            "the activations that the canary batch of the dictionary recorded",
+            message,
+            "run with the library versions and the device under which the dictionary was made, or train it again",
+        )
+
 
 def _same_features(dictionary: Dictionary, found: dict, share: float = 0.999):
-    counts = {s: (dictionary.canary[str(s)] != 0).any(-1) for s in dictionary.sites}  # positions that do not count are zero
-    was, now = (torch.cat([(x[f"codes {s}"][counts[s]] > 0).flatten() for s in dictionary.sites]) for x in (dictionary.canary, found))
+    counts = {
+        s: (dictionary.canary[str(s)] != 0).any(-1) for s in dictionary.sites
+    }  # positions that do not count are zero
+    was, now = (
+        torch.cat([(x[f"codes {s}"][counts[s]] > 0).flatten() for s in dictionary.sites])
+        for x in (dictionary.canary, found)
+    )
     either = int((was | now).sum())
     agree = int((was & now).sum()) / either if either else 1.0
-    return agree >= share, f"{agree:.2%} of the active features of the canary batch are active again"
+    return (
+        agree >= share,
+        f"{agree:.2%} of the active features of the canary batch are active again",
+    )

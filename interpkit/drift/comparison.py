@@ -16,7 +16,13 @@ import torch
 from scipy import sparse
 
 from ..core.errors import InterpkitError, invalid
-from ..dictionary.evaluate import Reconstruction, attributions, batch_size, reconstructions, spliced_decisions
+from interpkit.dictionary.evaluate import (
+    Reconstruction,
+    attributions,
+    batch_size,
+    reconstructions,
+    spliced_decisions,
+)
 from ..dictionary.sparse import Dictionary
 from .contract import Plan, segments_of
 from ..explain.ablation import Ablation
@@ -26,51 +32,90 @@ from ..model.sites import capture
 @dataclass(frozen=True)
 class Observed:
     "Both releases on the check set through one dictionary: matrices [sequences, features], vectors [sequences]."
-    active_old: sparse.csr_array    # sum over tokens of the activation
+
+    active_old: sparse.csr_array  # sum over tokens of the activation
     active_new: sparse.csr_array
-    moved: sparse.csr_array         # sum over tokens of |activation on new - on old|
-    size_old: sparse.csr_array      # sum over tokens of |attribution|
+    moved: sparse.csr_array  # sum over tokens of |activation on new - on old|
+    size_old: sparse.csr_array  # sum over tokens of |attribution|
     size_new: sparse.csr_array
-    error: np.ndarray               # [sequences, nodes] attribution of the error node, new release
-    mass: np.ndarray                # [sequences, nodes] attribution of the features, new release
+    error: np.ndarray  # [sequences, nodes] attribution of the error node, new release
+    mass: np.ndarray  # [sequences, nodes] attribution of the features, new release
     decision_old: np.ndarray
     decision_new: np.ndarray
     spliced_new: np.ndarray
-    reconstruction: dict            # (site, 'old' | 'new') -> Reconstruction
+    reconstruction: dict  # (site, 'old' | 'new') -> Reconstruction
 
-def _codes(at, dictionary: Dictionary): return torch.cat([at.codes[s] for s in dictionary.sites], -1)
 
-def _csr(x) -> sparse.csr_array: return sparse.csr_array(x.detach().cpu().numpy()).astype(float)
+def _codes(at, dictionary: Dictionary):
+    return torch.cat([at.codes[s] for s in dictionary.sites], -1)
+
+
+def _csr(x) -> sparse.csr_array:
+    return sparse.csr_array(x.detach().cpu().numpy()).astype(float)
+
 
 def _joined(parts, place: np.ndarray):
     "Parts one below the other, in the order of the rows."
-    return sparse.vstack(parts).tocsr()[place] if sparse.issparse(parts[0]) else np.concatenate(parts)[place]
+    return (
+        sparse.vstack(parts).tocsr()[place]
+        if sparse.issparse(parts[0])
+        else np.concatenate(parts)[place]
+    )
 
 # %% ../../nbs/05_drift/01_comparison.ipynb #ea535b05
 def hashed(values, salt: str) -> list[str]:
     "16 hex digits of the salted SHA-256 of each value."
     return [hashlib.sha256(f"{salt}|{v}".encode()).hexdigest()[:16] for v in values]
 
-def _uniform(seed: int, *what) -> int: return int.from_bytes(hashlib.sha256(repr((seed, *map(str, what))).encode()).digest()[:8], "big")
+
+def _uniform(seed: int, *what) -> int:
+    return int.from_bytes(
+        hashlib.sha256(repr((seed, *map(str, what))).encode()).digest()[:8], "big"
+    )
 
 # %% ../../nbs/05_drift/01_comparison.ipynb #cc09b8ee
 class Comparison:
     "The old and the new release seen through the old dictionary on one check set."
-    def __init__(self, old, new, dictionary: Dictionary, rows: pd.DataFrame, plan: Plan, salt: str = "", progress=None):
-        self.old, self.new, self.dictionary, self.plan, self.salt = old, new, dictionary.to(old.device), plan, salt
+
+    def __init__(
+        self,
+        old,
+        new,
+        dictionary: Dictionary,
+        rows: pd.DataFrame,
+        plan: Plan,
+        salt: str = "",
+        progress=None,
+    ):
+        self.old, self.new, self.dictionary, self.plan, self.salt = (
+            old,
+            new,
+            dictionary.to(old.device),
+            plan,
+            salt,
+        )
         self.rows, self.progress = old.pin(rows), progress or (lambda stage, done, total: None)
-        lengths = rows["input_ids"].map(len).to_numpy() if "input_ids" in rows else np.zeros(len(rows))
-        self.order = np.argsort(lengths, kind="stable")  # sequences of similar length run together: less padding
-        self.place = np.argsort(self.order)              # where in this order a row stands
+        lengths = (
+            rows["input_ids"].map(len).to_numpy() if "input_ids" in rows else np.zeros(len(rows))
+        )
+        self.order = np.argsort(
+            lengths, kind="stable"
+        )  # sequences of similar length run together: less padding
+        self.place = np.argsort(self.order)  # where in this order a row stands
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         "sequence, group, segment, weight: the left part of every table."
         r = self.rows
         sequence = hashed(r["sequence_id"], self.salt)
-        return pd.DataFrame(dict(sequence=sequence, group=hashed(r["group_id"], self.salt + "group") if "group_id" in r else sequence,
-                                 segment=segments_of(r),
-                                 weight=r["weight"].astype(float).to_numpy() if "weight" in r else 1.0))
+        return pd.DataFrame(
+            dict(
+                sequence=sequence,
+                group=hashed(r["group_id"], self.salt + "group") if "group_id" in r else sequence,
+                segment=segments_of(r),
+                weight=r["weight"].astype(float).to_numpy() if "weight" in r else 1.0,
+            )
+        )
 
     @cached_property
     def incompatible(self) -> str:
@@ -79,52 +124,114 @@ class Comparison:
 
     def _pairs(self, limit: int = 2**22):
         "Row numbers and both batches, from short to long sequences."
-        size = min(256, *(batch_size(r, self.rows, self.dictionary, limit) for r in (self.old, self.new)))
+        size = min(
+            256, *(batch_size(r, self.rows, self.dictionary, limit) for r in (self.old, self.new))
+        )
         for start in range(0, len(self.rows), size):
-            part = self.order[start:start + size]
-            yield slice(start, start + len(part)), self.old.batch(self.rows.iloc[part]), self.new.batch(self.rows.iloc[part])
+            part = self.order[start : start + size]
+            yield (
+                slice(start, start + len(part)),
+                self.old.batch(self.rows.iloc[part]),
+                self.new.batch(self.rows.iloc[part]),
+            )
 
     @cached_property
     def observed(self) -> Observed:
-        keep = {n: [] for n in ("active_old", "active_new", "moved", "size_old", "size_new", "error", "mass", "decision_old", "decision_new", "spliced_new")}
-        recon = {(s, side): Reconstruction() for s in self.dictionary.sites for side in ("old", "new")}
+        keep = {
+            n: []
+            for n in (
+                "active_old",
+                "active_new",
+                "moved",
+                "size_old",
+                "size_new",
+                "error",
+                "mass",
+                "decision_old",
+                "decision_new",
+                "spliced_new",
+            )
+        }
+        recon = {
+            (s, side): Reconstruction() for s in self.dictionary.sites for side in ("old", "new")
+        }
         for part, b_old, b_new in self._pairs():
-            old, new = attributions(self.old, self.dictionary, b_old), attributions(self.new, self.dictionary, b_new)
+            old, new = (
+                attributions(self.old, self.dictionary, b_old),
+                attributions(self.new, self.dictionary, b_new),
+            )
             c_old = _codes(old, self.dictionary)
             c_new = _codes(new, self.dictionary).to(c_old.device)
             if c_old.shape != c_new.shape:
-                raise invalid("releases that read the same positions of a sequence", f"{c_old.shape[1]} positions in {self.old.name}, {c_new.shape[1]} in {self.new.name}", "let inputs(rows) of both cut and pad sequences alike")
-            for n, x in dict(active_old=c_old.sum(1), active_new=c_new.sum(1), moved=(c_new - c_old).abs().sum(1), size_old=old.size, size_new=new.size).items(): keep[n].append(_csr(x))
-            for n, x in dict(error=new.error, mass=new.mass, decision_old=old.decision, decision_new=new.decision,
-                             spliced_new=spliced_decisions(self.new, self.dictionary, b_new)).items(): keep[n].append(x.detach().cpu().double().numpy())
+                raise invalid(
+                    "releases that read the same positions of a sequence",
+                    f"{c_old.shape[1]} positions in {self.old.name}, {c_new.shape[1]} in {self.new.name}",
+                    "let inputs(rows) of both cut and pad sequences alike",
+                )
+            for n, x in dict(
+                active_old=c_old.sum(1),
+                active_new=c_new.sum(1),
+                moved=(c_new - c_old).abs().sum(1),
+                size_old=old.size,
+                size_new=new.size,
+            ).items():
+                keep[n].append(_csr(x))
+            for n, x in dict(
+                error=new.error,
+                mass=new.mass,
+                decision_old=old.decision,
+                decision_new=new.decision,
+                spliced_new=spliced_decisions(self.new, self.dictionary, b_new),
+            ).items():
+                keep[n].append(x.detach().cpu().double().numpy())
             for side, at, b in (("old", old, b_old), ("new", new, b_new)):
-                for s, found in reconstructions(at, self.dictionary, b).items(): recon[s, side].add(*found)
+                for s, found in reconstructions(at, self.dictionary, b).items():
+                    recon[s, side].add(*found)
             self.progress("read", part.stop, len(self.rows))
-        return Observed(**{n: _joined(x, self.place) for n, x in keep.items()}, reconstruction=recon)
+        return Observed(
+            **{n: _joined(x, self.place) for n, x in keep.items()}, reconstruction=recon
+        )
 
-    def effects(self, sequence: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # int [M], int [M] -> float [M], float [M]
+    def effects(
+        self, sequence: np.ndarray, feature: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:  # int [M], int [M] -> float [M], float [M]
         "The ablation effects of pairs (sequence, feature) on the old and on the new release; each different pair is run once."
-        pairs, back = np.unique(np.stack([self.place[sequence], feature], 1), axis=0, return_inverse=True)
+        pairs, back = np.unique(
+            np.stack([self.place[sequence], feature], 1), axis=0, return_inverse=True
+        )
         out = np.zeros((2, len(pairs)))
         for part, b_old, b_new in self._pairs(2**24):
             lo, hi = np.searchsorted(pairs[:, 0], [part.start, part.stop])
-            if lo == hi: continue
+            if lo == hi:
+                continue
             for i, (release, batch) in enumerate(((self.old, b_old), (self.new, b_new))):
-                out[i, lo:hi] = Ablation(release, self.dictionary, batch).effects(pairs[lo:hi, 0] - part.start, pairs[lo:hi, 1])
+                out[i, lo:hi] = Ablation(release, self.dictionary, batch).effects(
+                    pairs[lo:hi, 0] - part.start, pairs[lo:hi, 1]
+                )
             self.progress("ablate", part.stop, len(self.rows))
         return out[0, back.ravel()], out[1, back.ravel()]
 
     def generator(self, row: int, purpose: str) -> np.random.Generator:
         "Random numbers that depend on the plan's seed and the sequence alone: not on the order of the rows or on batches."
-        return np.random.default_rng(_uniform(self.plan.seed, purpose, self.rows["sequence_id"].iloc[row]))
+        return np.random.default_rng(
+            _uniform(self.plan.seed, purpose, self.rows["sequence_id"].iloc[row])
+        )
 
 # %% ../../nbs/05_drift/01_comparison.ipynb #aa0c6f48
 def incompatibility(dictionary: Dictionary, release, rows: pd.DataFrame) -> str:
     "Why the dictionary can't be read on this release ('' where it can)."
     batch = release.batch(rows.iloc[:2])
     release.run(batch)
-    widths = {s: w.d for s, w in zip(dictionary.sites, dictionary.weights)} | {t: w.d_out for t, w in zip(dictionary.targets, dictionary.weights)}
-    try: acts = capture(release.model, tuple(widths), batch)
-    except InterpkitError as e: return f"{release.name} has no such site: {e.given}"
-    wide = [f"{s} is {acts[s].shape[-1]} wide in {release.name} and {d} in the dictionary" for s, d in widths.items() if acts[s].shape[-1] != d]
+    widths = {s: w.d for s, w in zip(dictionary.sites, dictionary.weights)} | {
+        t: w.d_out for t, w in zip(dictionary.targets, dictionary.weights)
+    }
+    try:
+        acts = capture(release.model, tuple(widths), batch)
+    except InterpkitError as e:
+        return f"{release.name} has no such site: {e.given}"
+    wide = [
+        f"{s} is {acts[s].shape[-1]} wide in {release.name} and {d} in the dictionary"
+        for s, d in widths.items()
+        if acts[s].shape[-1] != d
+    ]
     return "; ".join(wide)

@@ -20,49 +20,59 @@ COLUMNS = ["statement", "segment", "sequence", "group", "weight", "numerator", "
 ALL = "all rows without a segment"  # '' is the whole check set, so an empty segment needs another name
 SIGNED = ["change", "base"]  # optional: signed change and signed size, for "on the whole weaker by"
 
+
 def segments_of(rows: pd.DataFrame) -> np.ndarray:  # str [n]
     "The segment of each row as text; '' everywhere where the check set names none."
-    if "segment" not in rows: return np.full(len(rows), "", object)
+    if "segment" not in rows:
+        return np.full(len(rows), "", object)
     found = rows["segment"].astype(str).to_numpy(object)
     return np.where(found == "", ALL, found)
+
 
 @dataclass(frozen=True)
 class Statement:
     "A share, its limit, and what the sequences show about it."
-    name: str            # 'effect', or 'effect: foreign travel' for a watched feature
-    question: str        # 'valid' or 'same'
+
+    name: str  # 'effect', or 'effect: foreign travel' for a watched feature
+    question: str  # 'valid' or 'same'
     limit: float
-    segment: str = ""    # '' is the whole check set
+    segment: str = ""  # '' is the whole check set
     ratio: float = None
     lower: float = None  # ends are None where nothing bounds them
     upper: float = None
-    n: int = 0           # sequences
-    n_eff: float = 0.0   # effective number of groups
+    n: int = 0  # sequences
+    n_eff: float = 0.0  # effective number of groups
     spread: float = 0.0  # standard error of the ratio; None where it is unknown
-    change: float = None # signed change over the size of what was there; negative is weaker
+    change: float = None  # signed change over the size of what was there; negative is weaker
     outcome: str = "UNDECIDED"
     reason: str = ""
 
     @property
-    def key(self) -> tuple[str, str]: return self.name, self.segment
+    def key(self) -> tuple[str, str]:
+        return self.name, self.segment
+
     @property
-    def watched(self) -> bool: return ": " in self.name
-    def to_dict(self) -> dict: return {k: six(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
+    def watched(self) -> bool:
+        return ": " in self.name
+
+    def to_dict(self) -> dict:
+        return {k: six(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 # %% ../../nbs/05_drift/00_contract.ipynb #5a366991
 @dataclass(frozen=True)
 class Plan:
     "The pre-registration of a check."
+
     statements: tuple[Statement, ...]
-    watched: tuple[int, ...] = ()             # numbers of the watched features
-    old: dict = field(default_factory=dict)   # name and fingerprint
-    new: dict = field(default_factory=dict)   # name and fingerprint, written before it is scored
-    dictionary: str = ""                      # fingerprint
-    check_set: str = ""                       # digest
-    code: str = ""                            # digest of the families and of what they call
-    families: tuple[str, ...] = ()            # 'module:Class' of a team's own families
-    own: dict = field(default_factory=dict)   # splice error and error share on the old release
-    features: int = 0     # of the dictionary
+    watched: tuple[int, ...] = ()  # numbers of the watched features
+    old: dict = field(default_factory=dict)  # name and fingerprint
+    new: dict = field(default_factory=dict)  # name and fingerprint, written before it is scored
+    dictionary: str = ""  # fingerprint
+    check_set: str = ""  # digest
+    code: str = ""  # digest of the families and of what they call
+    families: tuple[str, ...] = ()  # 'module:Class' of a team's own families
+    own: dict = field(default_factory=dict)  # splice error and error share on the old release
+    features: int = 0  # of the dictionary
     sequences: int = 0
     groups: int = 0
     draws: int = 8
@@ -70,53 +80,126 @@ class Plan:
     alpha: float = 0.01
     segments: dict = field(default_factory=dict)  # name -> sequences in it
 
-    def to_dict(self) -> dict: return asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
+    def to_dict(self) -> dict:
+        return asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
+
     @classmethod
     def from_dict(cls, d: dict) -> "Plan":
-        return cls(**d | dict(statements=tuple(Statement(**s) for s in d["statements"]), watched=tuple(d["watched"]), families=tuple(d["families"])))
+        return cls(
+            **d
+            | dict(
+                statements=tuple(Statement(**s) for s in d["statements"]),
+                watched=tuple(d["watched"]),
+                families=tuple(d["families"]),
+            )
+        )
+
     def scaled(self, factor: float) -> "Plan":
         "The same plan with every limit multiplied by `factor`."
-        return replace(self, statements=tuple(replace(s, limit=s.limit * factor) for s in self.statements))
+        return replace(
+            self, statements=tuple(replace(s, limit=s.limit * factor) for s in self.statements)
+        )
 
 # %% ../../nbs/05_drift/00_contract.ipynb #292984ad
 def check_table(table: pd.DataFrame, plan: Plan):
     "Raise where the table of a check can't be trusted: columns missing, values not finite, sequences missing or doubled."
     keys = [s.key for s in plan.statements]
-    if not keys or len(set(keys)) < len(keys): raise invalid("a plan of statements with names that differ", "some twice" if keys else "none", "make the plan again: plan_check")
+    if not keys or len(set(keys)) < len(keys):
+        raise invalid(
+            "a plan of statements with names that differ",
+            "some twice" if keys else "none",
+            "make the plan again: plan_check",
+        )
     missing = [c for c in COLUMNS if c not in table]
-    if missing: raise invalid(f"a table with the columns {', '.join(COLUMNS)}", f"no {', '.join(missing)}", "return all columns from the family's measure()")
+    if missing:
+        raise invalid(
+            f"a table with the columns {', '.join(COLUMNS)}",
+            f"no {', '.join(missing)}",
+            "return all columns from the family's measure()",
+        )
     for c in ["weight", "numerator", "denominator", *[c for c in SIGNED if c in table]]:
         bad = ~np.isfinite(table[c].to_numpy(float))
         if bad.any():
-            raise invalid("finite numbers", f"{int(bad.sum())} of {c!r} are NaN or infinite, first in {table.statement.iloc[bad.argmax()]!r}",
-                          "find the sequence whose decision is not finite: a release that overflows can't be checked")
+            raise invalid(
+                "finite numbers",
+                f"{int(bad.sum())} of {c!r} are NaN or infinite, first in {table.statement.iloc[bad.argmax()]!r}",
+                "find the sequence whose decision is not finite: a release that overflows can't be checked",
+            )
     if (table.denominator < 0).any() or (table.numerator < 0).any():
-        raise invalid("numerators and denominators >= 0", f"negative values in {sorted(set(table.statement[(table.denominator < 0) | (table.numerator < 0)]))}", "take absolute values or squares in the family's measure()")
+        raise invalid(
+            "numerators and denominators >= 0",
+            f"negative values in {sorted(set(table.statement[(table.denominator < 0) | (table.numerator < 0)]))}",
+            "take absolute values or squares in the family's measure()",
+        )
     if table.duplicated(["statement", "segment", "sequence"]).any():
-        raise invalid("one row a statement, segment and sequence", "some twice", "drop duplicate sequences from the check set")
+        raise invalid(
+            "one row a statement, segment and sequence",
+            "some twice",
+            "drop duplicate sequences from the check set",
+        )
+
 
 def _rows(table: pd.DataFrame, statement: Statement, plan: Plan) -> pd.DataFrame:
     rows = table[(table.statement == statement.name) & (table.segment == statement.segment)]
     expected = plan.segments.get(statement.segment) if statement.segment else plan.sequences
     if not statement.watched and expected not in (None, len(rows)):
-        raise invalid(f"{expected} rows for {statement.name!r}{f' in segment {statement.segment!r}' if statement.segment else ''}, one a sequence", f"{len(rows)}", "run the check again: a family must not drop sequences")
+        raise invalid(
+            f"{expected} rows for {statement.name!r}{f' in segment {statement.segment!r}' if statement.segment else ''}, one a sequence",
+            f"{len(rows)}",
+            "run the check again: a family must not drop sequences",
+        )
     return rows
 
-def measured(rows: pd.DataFrame, statement: Statement, count: int, alpha: float = 0.01) -> Statement:
+
+def measured(
+    rows: pd.DataFrame, statement: Statement, count: int, alpha: float = 0.01
+) -> Statement:
     "The statement with ratio, interval and outcome, as one of `count` statements that share `alpha`."
-    if not len(rows): return replace(statement, outcome="INCONCLUSIVE", reason="no sequence")
-    i = ratio_interval(rows.numerator.to_numpy(float), rows.denominator.to_numpy(float), rows.weight.to_numpy(float), rows.group.to_numpy(), alpha=alpha, statements=count)
+    if not len(rows):
+        return replace(statement, outcome="INCONCLUSIVE", reason="no sequence")
+    i = ratio_interval(
+        rows.numerator.to_numpy(float),
+        rows.denominator.to_numpy(float),
+        rows.weight.to_numpy(float),
+        rows.group.to_numpy(),
+        alpha=alpha,
+        statements=count,
+    )
     result, reason = outcome(i, statement.limit)
-    nothing, finite = i.total <= 0, lambda x: x if np.isfinite(x) else None  # a share of nothing is not 0 %
-    return replace(statement, ratio=None if nothing else i.ratio, lower=None if nothing else i.lower, upper=finite(i.upper), n=len(rows), n_eff=i.n_eff,
-                   spread=finite(i.spread), change=_change(rows), outcome=result, reason=reason)
+    nothing, finite = (
+        i.total <= 0,
+        lambda x: x if np.isfinite(x) else None,
+    )  # a share of nothing is not 0 %
+    return replace(
+        statement,
+        ratio=None if nothing else i.ratio,
+        lower=None if nothing else i.lower,
+        upper=finite(i.upper),
+        n=len(rows),
+        n_eff=i.n_eff,
+        spread=finite(i.spread),
+        change=_change(rows),
+        outcome=result,
+        reason=reason,
+    )
+
 
 def _change(rows: pd.DataFrame):
-    if not set(SIGNED) <= set(rows.columns): return None
-    base, size = float((rows.weight * rows.base).sum()), float((rows.weight * rows.base.abs()).sum())
-    return float((rows.weight * rows.change).sum()) / size * (1 if base >= 0 else -1) if size else None
+    if not set(SIGNED) <= set(rows.columns):
+        return None
+    base, size = (
+        float((rows.weight * rows.base).sum()),
+        float((rows.weight * rows.base.abs()).sum()),
+    )
+    return (
+        float((rows.weight * rows.change).sum()) / size * (1 if base >= 0 else -1) if size else None
+    )
+
 
 def decide(table: pd.DataFrame, plan: Plan) -> list[Statement]:
     "Every statement of the plan, decided on the table: no model, no randomness."
     check_table(table, plan)
-    return [measured(_rows(table, s, plan), s, len(plan.statements), plan.alpha) for s in plan.statements]
+    return [
+        measured(_rows(table, s, plan), s, len(plan.statements), plan.alpha)
+        for s in plan.statements
+    ]

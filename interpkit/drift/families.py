@@ -16,58 +16,101 @@ from ..core.errors import bad_parameter
 from .comparison import Comparison, _uniform
 
 # %% ../../nbs/05_drift/02_families.ipynb #1c5836c3
-def rows_of(comparison: Comparison, name: str, numerator, denominator, index=None, segment="", change=None, base=None) -> pd.DataFrame:
+def rows_of(
+    comparison: Comparison,
+    name: str,
+    numerator,
+    denominator,
+    index=None,
+    segment="",
+    change=None,
+    base=None,
+) -> pd.DataFrame:
     "Rows of one statement for the sequences `index` (default: all), in the columns of the contract."
     frame = comparison.frame if index is None else comparison.frame.iloc[index]
     zero = np.zeros(len(frame))
-    return pd.DataFrame(dict(statement=name, segment=segment, sequence=frame.sequence.to_numpy(), group=frame.group.to_numpy(), weight=frame.weight.to_numpy(),
-                             numerator=np.asarray(numerator, float), denominator=np.asarray(denominator, float),
-                             change=zero if change is None else change, base=zero if base is None else base))
+    return pd.DataFrame(
+        dict(
+            statement=name,
+            segment=segment,
+            sequence=frame.sequence.to_numpy(),
+            group=frame.group.to_numpy(),
+            weight=frame.weight.to_numpy(),
+            numerator=np.asarray(numerator, float),
+            denominator=np.asarray(denominator, float),
+            change=zero if change is None else change,
+            base=zero if base is None else base,
+        )
+    )
+
 
 def watched_name(family, dictionary, feature: int) -> str:
     "The name of the statement about one feature."
     return f"{family.name}: {dictionary.names[feature]}"
 
+
 def with_segments(table: pd.DataFrame, comparison: Comparison, segments) -> pd.DataFrame:
     "The table with the rows of each segment beside those of the whole set, for statements that have no segment rows of their own."
-    if not segments: return table
+    if not segments:
+        return table
     of = dict(zip(comparison.frame.sequence, comparison.frame.segment))
     own = set(table.statement[table.segment != ""])
     whole = table[~table.statement.isin(own) & ~table.statement.str.contains(": ", regex=False)]
     where = whole.sequence.map(of)
-    return pd.concat([table, *[whole[where == s].assign(segment=s) for s in segments]], ignore_index=True)
+    return pd.concat(
+        [table, *[whole[where == s].assign(segment=s) for s in segments]], ignore_index=True
+    )
 
 # %% ../../nbs/05_drift/02_families.ipynb #a4926526
 class SpliceError:
     "(spliced - bare decision)^2 over (bare decision - its mean)^2, on the new release."
+
     name, question, limit = "splice error", "valid", 0.10
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         o, weight = comparison.observed, comparison.frame.weight.to_numpy()
         lost = (o.spliced_new - o.decision_new) ** 2
         square = (o.decision_new - np.average(o.decision_new, weights=weight)) ** 2
-        parts, variance = [rows_of(comparison, self.name, lost, square)], np.average(square, weights=weight)
+        parts, variance = (
+            [rows_of(comparison, self.name, lost, square)],
+            np.average(square, weights=weight),
+        )
         for s in dict.fromkeys(x.segment for x in comparison.plan.statements if x.segment):
             i = np.flatnonzero(comparison.frame.segment == s)
-            parts.append(rows_of(comparison, self.name, lost[i], np.full(len(i), variance), index=i, segment=s))
+            parts.append(
+                rows_of(
+                    comparison, self.name, lost[i], np.full(len(i), variance), index=i, segment=s
+                )
+            )
         return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/05_drift/02_families.ipynb #654f7404
 class ErrorShare:
     "|attribution of the error node| over |attribution of features and error node|, on the new release: one statement a site of an SAE, one for all targets of another wiring."
+
     name, question, limit = "error share", "valid", 0.30
 
     def names(self, dictionary) -> list[str]:
-        return [self.name] if len(dictionary.sites) == 1 or dictionary.frozen else [f"{self.name} at {s}" for s in dictionary.sites]
+        return (
+            [self.name]
+            if len(dictionary.sites) == 1 or dictionary.frozen
+            else [f"{self.name} at {s}" for s in dictionary.sites]
+        )
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         o = comparison.observed
-        return pd.concat([rows_of(comparison, n, o.error[:, i], o.error[:, i] + o.mass[:, i])
-                          for i, n in enumerate(self.names(comparison.dictionary))], ignore_index=True)
+        return pd.concat(
+            [
+                rows_of(comparison, n, o.error[:, i], o.error[:, i] + o.mass[:, i])
+                for i, n in enumerate(self.names(comparison.dictionary))
+            ],
+            ignore_index=True,
+        )
 
 # %% ../../nbs/05_drift/02_families.ipynb #e2c65996
 class Activation:
     "|activation on new - on old| over activation on old, per token, features weighted by their attribution."
+
     name, question, limit, watched_limit = "activation", "same", 0.25, 0.50
     candidates = 40  # features with the most attribution in either release: rows for naming, beside the watched ones
 
@@ -78,12 +121,27 @@ class Activation:
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         o, w = comparison.observed, self.feature_weights(comparison)
-        most = np.argsort(-(comparison.frame.weight.to_numpy() @ (o.size_old + o.size_new)), kind="stable")[:self.candidates]
+        most = np.argsort(
+            -(comparison.frame.weight.to_numpy() @ (o.size_old + o.size_new)), kind="stable"
+        )[: self.candidates]
         parts = [rows_of(comparison, self.name, o.moved @ w, o.active_old @ w)]
         for f in dict.fromkeys([*comparison.plan.watched, *most.tolist()]):
-            moved, was, now = (np.asarray(m[:, [f]].todense()).ravel() for m in (o.moved, o.active_old, o.active_new))
+            moved, was, now = (
+                np.asarray(m[:, [f]].todense()).ravel()
+                for m in (o.moved, o.active_old, o.active_new)
+            )
             i = np.flatnonzero((was > 0) | (now > 0))
-            parts.append(rows_of(comparison, watched_name(self, comparison.dictionary, f), moved[i], was[i], index=i, change=(now - was)[i], base=was[i]))
+            parts.append(
+                rows_of(
+                    comparison,
+                    watched_name(self, comparison.dictionary, f),
+                    moved[i],
+                    was[i],
+                    index=i,
+                    change=(now - was)[i],
+                    base=was[i],
+                )
+            )
         return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/05_drift/02_families.ipynb #229e52ec
@@ -92,70 +150,136 @@ def draw(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     o, sequence, feature, p = comparison.observed, [], [], []
     size, active = (o.size_old + o.size_new).tocsr(), (o.active_old + o.active_new).tocsr()
     for row in range(len(comparison.rows)):
-        support = np.sort(active.indices[active.indptr[row]:active.indptr[row + 1]])
-        if not len(support): continue
+        support = np.sort(active.indices[active.indptr[row] : active.indptr[row + 1]])
+        if not len(support):
+            continue
         a = np.zeros(comparison.dictionary.n_features)
-        a[size.indices[size.indptr[row]:size.indptr[row + 1]]] = size.data[size.indptr[row]:size.indptr[row + 1]]
+        a[size.indices[size.indptr[row] : size.indptr[row + 1]]] = size.data[
+            size.indptr[row] : size.indptr[row + 1]
+        ]
         a = a[support]
         chance = 0.9 * a / a.sum() + 0.1 / len(a) if a.sum() > 0 else np.full(len(a), 1 / len(a))
-        chosen = comparison.generator(row, "effect").choice(len(a), comparison.plan.draws, p=chance / chance.sum())
-        sequence.append(np.full(len(chosen), row)); feature.append(support[chosen]); p.append(chance[chosen])
+        chosen = comparison.generator(row, "effect").choice(
+            len(a), comparison.plan.draws, p=chance / chance.sum()
+        )
+        sequence.append(np.full(len(chosen), row))
+        feature.append(support[chosen])
+        p.append(chance[chosen])
     return tuple(np.concatenate(x) if x else np.zeros(0, int) for x in (sequence, feature, p))
+
 
 def firing(comparison: Comparison, feature: int, most: int = 2000) -> np.ndarray:
     "The sequences in which a feature fires in either release, at most `most`, uniformly and without replacement."
     o = comparison.observed
-    i = np.flatnonzero(np.asarray((o.active_old[:, [feature]] + o.active_new[:, [feature]]).todense()).ravel() > 0)
-    if len(i) <= most: return i
-    order = [_uniform(comparison.plan.seed, "watched", feature, comparison.rows["sequence_id"].iloc[k]) for k in i]
+    i = np.flatnonzero(
+        np.asarray((o.active_old[:, [feature]] + o.active_new[:, [feature]]).todense()).ravel() > 0
+    )
+    if len(i) <= most:
+        return i
+    order = [
+        _uniform(comparison.plan.seed, "watched", feature, comparison.rows["sequence_id"].iloc[k])
+        for k in i
+    ]
     return np.sort(i[np.argsort(order)[:most]])
 
 # %% ../../nbs/05_drift/02_families.ipynb #cee03421
 class Effect:
     "|effect on new - on old| over |effect on old|, per sequence and feature, by ablation in both models."
+
     name, question, limit, watched_limit = "effect", "same", 0.25, 0.50
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         sequence, feature, p = draw(comparison)
         alone = {f: firing(comparison, f) for f in comparison.plan.watched}
         all_s = np.concatenate([sequence, *alone.values()]).astype(int)
-        all_f = np.concatenate([feature, *[np.full(len(i), f) for f, i in alone.items()]]).astype(int)
+        all_f = np.concatenate([feature, *[np.full(len(i), f) for f, i in alone.items()]]).astype(
+            int
+        )
         was, now = comparison.effects(all_s, all_f)
         k, n = len(sequence), len(comparison.rows)
         mean = lambda x: np.bincount(sequence, x / p, minlength=n) / comparison.plan.draws
         d = (now - was)[:k]
-        parts = [rows_of(comparison, self.name, mean(np.abs(d)), mean(np.abs(was[:k])), change=mean(d), base=mean(was[:k]))]
+        parts = [
+            rows_of(
+                comparison,
+                self.name,
+                mean(np.abs(d)),
+                mean(np.abs(was[:k])),
+                change=mean(d),
+                base=mean(was[:k]),
+            )
+        ]
         for f, i in alone.items():
-            d, b, k = (now - was)[k:k + len(i)], was[k:k + len(i)], k + len(i)
-            parts.append(rows_of(comparison, watched_name(self, comparison.dictionary, f), np.abs(d), np.abs(b), index=i, change=d, base=b))
+            d, b, k = (now - was)[k : k + len(i)], was[k : k + len(i)], k + len(i)
+            parts.append(
+                rows_of(
+                    comparison,
+                    watched_name(self, comparison.dictionary, f),
+                    np.abs(d),
+                    np.abs(b),
+                    index=i,
+                    change=d,
+                    base=b,
+                )
+            )
         return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/05_drift/02_families.ipynb #4dbbfb35
 FAMILIES = (SpliceError, ErrorShare, Activation, Effect)
 
+
 def load_families(names=()) -> list:
     "The four families of interpkit and a team's own, each given as 'module:Class'."
     found = [f() for f in FAMILIES] + [_own_family(n) for n in names]
     twice = [f.name for i, f in enumerate(found) if f.name in [g.name for g in found[:i]]]
-    if twice: raise bad_parameter("families with names that differ", f"{twice[0]!r} twice", "give the class another `name`")
+    if twice:
+        raise bad_parameter(
+            "families with names that differ",
+            f"{twice[0]!r} twice",
+            "give the class another `name`",
+        )
     return found
+
 
 def _own_family(name: str):
     try:
         module, cls = str(name).split(":")
-        if module == "__main__": raise ValueError("a class of the notebook has no source file that could be kept")
+        if module == "__main__":
+            raise ValueError("a class of the notebook has no source file that could be kept")
         family = getattr(importlib.import_module(module), cls)()
     except Exception as e:
-        raise bad_parameter("a family as 'module:Class', importable and built without arguments", f"{name!r} ({type(e).__name__}: {e})", "put the module on PYTHONPATH, as for `python -c 'import module'`")
+        raise bad_parameter(
+            "a family as 'module:Class', importable and built without arguments",
+            f"{name!r} ({type(e).__name__}: {e})",
+            "put the module on PYTHONPATH, as for `python -c 'import module'`",
+        )
     missing = [a for a in ("name", "question", "limit", "measure") if not hasattr(family, a)]
     wrong = f"no {', '.join(missing)}" if missing else _wrong(family)
-    if wrong: raise bad_parameter("a family with name, question ('valid' or 'same'), limit and measure(comparison)", f"{name!r} with {wrong}", "see CONTRIBUTING.md: add a family in five steps")
+    if wrong:
+        raise bad_parameter(
+            "a family with name, question ('valid' or 'same'), limit and measure(comparison)",
+            f"{name!r} with {wrong}",
+            "see CONTRIBUTING.md: add a family in five steps",
+        )
     return family
 
+
 def _wrong(family) -> str:
-    limits = [x for x in (family.limit, getattr(family, "watched_limit", family.limit)) if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 < x < np.inf]
-    if not isinstance(family.name, str) or not family.name.strip() or ": " in family.name: return f"the name {family.name!r}: a text without ': ', which stands before a feature"
-    return f"question {family.question!r}" if family.question not in ("valid", "same") else f"the limit {limits[0]!r}" if limits else ""
+    limits = [
+        x
+        for x in (family.limit, getattr(family, "watched_limit", family.limit))
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 < x < np.inf
+    ]
+    if not isinstance(family.name, str) or not family.name.strip() or ": " in family.name:
+        return f"the name {family.name!r}: a text without ': ', which stands before a feature"
+    return (
+        f"question {family.question!r}"
+        if family.question not in ("valid", "same")
+        else f"the limit {limits[0]!r}"
+        if limits
+        else ""
+    )
+
 
 def statement_names(family, dictionary) -> list[str]:
     return family.names(dictionary) if hasattr(family, "names") else [family.name]
@@ -165,15 +289,34 @@ def wholly_changed(comparison: Comparison) -> pd.DataFrame:
     "The table of a release that the dictionary can't read: every share is 1."
     parts = []
     for s in comparison.plan.statements:
-        i = np.flatnonzero(comparison.frame.segment == s.segment) if s.segment else np.arange(len(comparison.rows))
-        parts.append(rows_of(comparison, s.name, np.ones(len(i)), np.ones(len(i)), index=i, segment=s.segment))
+        i = (
+            np.flatnonzero(comparison.frame.segment == s.segment)
+            if s.segment
+            else np.arange(len(comparison.rows))
+        )
+        parts.append(
+            rows_of(
+                comparison, s.name, np.ones(len(i)), np.ones(len(i)), index=i, segment=s.segment
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
-def measure(old, new, dictionary, rows: pd.DataFrame, plan, salt: str = "", progress=None) -> pd.DataFrame:
+
+def measure(
+    old, new, dictionary, rows: pd.DataFrame, plan, salt: str = "", progress=None
+) -> pd.DataFrame:
     "The table of all families of the plan: the only part of a check that runs a model."
     return measure_all(Comparison(old, new, dictionary, rows, plan, salt, progress))
 
+
 def measure_all(comparison: Comparison) -> pd.DataFrame:
-    if comparison.incompatible: return wholly_changed(comparison)
-    table = pd.concat([f.measure(comparison) for f in load_families(comparison.plan.families)], ignore_index=True)
-    return with_segments(table, comparison, list(dict.fromkeys(s.segment for s in comparison.plan.statements if s.segment)))
+    if comparison.incompatible:
+        return wholly_changed(comparison)
+    table = pd.concat(
+        [f.measure(comparison) for f in load_families(comparison.plan.families)], ignore_index=True
+    )
+    return with_segments(
+        table,
+        comparison,
+        list(dict.fromkeys(s.segment for s in comparison.plan.statements if s.segment)),
+    )

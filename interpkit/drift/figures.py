@@ -14,57 +14,115 @@ from html import escape
 from .words import direction, interval, known, quoted, share
 
 # %% ../../nbs/05_drift/06_figures.ipynb #3760fe18
-COLOURS = {"PASS": "#0072B2", "FAIL": "#B84A00", "INCONCLUSIVE": "#6B6B6B"}  # after Okabe and Ito; each with a contrast of 5 or more on white
+COLOURS = {
+    "PASS": "#0072B2",
+    "FAIL": "#B84A00",
+    "INCONCLUSIVE": "#6B6B6B",
+}  # after Okabe and Ito; each with a contrast of 5 or more on white
 SHAPES = {"PASS": "o", "FAIL": "s", "INCONCLUSIVE": "D"}
 INK, PALE = "#1A1A1A", "#D9D9D9"
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "interpkit", "font.size": 9.5, "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"], "axes.spines.top": False,
-         "axes.spines.right": False, "axes.spines.left": False, "axes.edgecolor": "#8A8A8A", "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.labelcolor": INK}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "interpkit",
+    "font.size": 9.5,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": "#8A8A8A",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.labelcolor": INK,
+}
 
-def _canvas(draw, name: str, title: str, description: str, height: float, width: float = 7.1) -> str:
+
+def _canvas(
+    draw, name: str, title: str, description: str, height: float, width: float = 7.1
+) -> str:
     "The SVG text that `draw(figure)` makes; sizes in inches."
     import warnings
     from matplotlib import style
     from matplotlib.figure import Figure
+
     out = io.StringIO()
     with style.context(["default", STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a label in another script is text in the SVG, and needs no glyph here
+        warnings.filterwarnings(
+            "ignore", message="Glyph"
+        )  # a label in another script is text in the SVG, and needs no glyph here
         figure = Figure((width, height), layout="constrained")
         draw(figure)
-        figure.savefig(out, format="svg", metadata={k: None for k in ("Date", "Creator", "Format", "Type")})
+        figure.savefig(
+            out, format="svg", metadata={k: None for k in ("Date", "Creator", "Format", "Type")}
+        )
     return _tidied(out.getvalue(), name, title, description)
+
 
 def _tidied(svg: str, name: str, title: str, description: str) -> str:
     "The svg element alone, its ids made unique by `name`, with title and description."
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.S)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag[0]), svg)
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(
+        r"<[^>]*>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag[0]), svg
+    )
     about = f'<title id="{name}-title">{escape(title)}</title>\n <desc id="{name}-desc">{escape(description)}</desc>'
-    return re.sub(r"<svg([^>]*)>", lambda m: f'<svg{m[1]} role="img" aria-labelledby="{name}-title {name}-desc">\n {about}', svg, count=1)
+    return re.sub(
+        r"<svg([^>]*)>",
+        lambda m: f'<svg{m[1]} role="img" aria-labelledby="{name}-title {name}-desc">\n {about}',
+        svg,
+        count=1,
+    )
 
 # %% ../../nbs/05_drift/06_figures.ipynb #4133ed33
-def _measured(statements): return [s for s in statements if known(s)]
+def _measured(statements):
+    return [s for s in statements if known(s)]
+
 
 def _span(statements) -> tuple[float, float, bool]:
     "Left and right end of the axis, and whether it is logarithmic."
     ends = [x for s in statements for x in (s.lower, s.ratio, s.upper, s.limit) if math.isfinite(x)]
     small = [x for x in ends if x > 0.0005] or [0.01]
     log = max(small) > 20 * min(small)
-    return (max(min(small) / 1.6, 0.0005), max(ends) * 1.6, True) if log else (0.0, max(ends) * 1.08, False)
+    return (
+        (max(min(small) / 1.6, 0.0005), max(ends) * 1.6, True)
+        if log
+        else (0.0, max(ends) * 1.08, False)
+    )
+
 
 def _share_axis(ax, left: float, right: float, log: bool):
     from matplotlib.ticker import MaxNLocator
+
     ax.set_xlim(left, right)
     if log:
         ax.set_xscale("log")
-        ticks = [10**k * m for k in range(-3, 3) for m in ((1,) if right > 300 * left else (1, 3)) if left <= 10**k * m <= right]
-    else: ticks = [t for t in MaxNLocator(5).tick_values(left, right) if left <= t <= right]
+        ticks = [
+            10**k * m
+            for k in range(-3, 3)
+            for m in ((1,) if right > 300 * left else (1, 3))
+            if left <= 10**k * m <= right
+        ]
+    else:
+        ticks = [t for t in MaxNLocator(5).tick_values(left, right) if left <= t <= right]
     ax.set_xticks(ticks, [share(round(t, 6)) for t in ticks])
     ax.set_xticks([], minor=True)
-    ax.grid(axis="x", color=PALE, linewidth=0.6); ax.set_axisbelow(True)
+    ax.grid(axis="x", color=PALE, linewidth=0.6)
+    ax.set_axisbelow(True)
+
 
 def _interval_row(ax, y: float, s, left: float, right: float):
-    at = lambda x: min(max(x, left), right)  # 0 has no place on a logarithm: it is drawn at the left end
-    ax.plot([at(s.lower), at(s.upper)], [y, y], color=COLOURS[s.outcome], linewidth=2.2, solid_capstyle="butt")
-    ax.plot(at(s.ratio), y, SHAPES[s.outcome], color=COLOURS[s.outcome], markersize=6, clip_on=False)
+    at = lambda x: min(
+        max(x, left), right
+    )  # 0 has no place on a logarithm: it is drawn at the left end
+    ax.plot(
+        [at(s.lower), at(s.upper)],
+        [y, y],
+        color=COLOURS[s.outcome],
+        linewidth=2.2,
+        solid_capstyle="butt",
+    )
+    ax.plot(
+        at(s.ratio), y, SHAPES[s.outcome], color=COLOURS[s.outcome], markersize=6, clip_on=False
+    )
     ax.plot([s.limit, s.limit], [y - 0.34, y + 0.34], color=INK, linewidth=1.4)
 
 # %% ../../nbs/05_drift/06_figures.ipynb #539c418c
@@ -73,45 +131,104 @@ def _rows(ax, labels):
     ax.tick_params(axis="y", length=0, pad=9)
     ax.set_ylim(len(labels) - 0.5, -0.5)
 
-def _beside(ax, y: float, text: str, colour: str = INK, x: float = 1.02): ax.text(x, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour, parse_math=False)
+
+def _beside(ax, y: float, text: str, colour: str = INK, x: float = 1.02):
+    ax.text(
+        x, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour, parse_math=False
+    )
+
 
 def _key(figure):
     from matplotlib.lines import Line2D
-    marks = [Line2D([], [], color=COLOURS[o], marker=SHAPES[o], linewidth=2, label=o) for o in COLOURS]
-    figure.legend(handles=[*marks, Line2D([], [], color=INK, marker="|", markersize=11, markeredgewidth=1.4, linestyle="none", label="limit")], loc="outside upper center", ncols=4, frameon=False, handlelength=1.6)
 
-def _summary(s) -> str: return f"{share(s.ratio)} {interval(s)}, limit {share(s.limit)}: {s.outcome}"
+    marks = [
+        Line2D([], [], color=COLOURS[o], marker=SHAPES[o], linewidth=2, label=o) for o in COLOURS
+    ]
+    figure.legend(
+        handles=[
+            *marks,
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker="|",
+                markersize=11,
+                markeredgewidth=1.4,
+                linestyle="none",
+                label="limit",
+            ),
+        ],
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+        handlelength=1.6,
+    )
+
+
+def _summary(s) -> str:
+    return f"{share(s.ratio)} {interval(s)}, limit {share(s.limit)}: {s.outcome}"
 
 # %% ../../nbs/05_drift/06_figures.ipynb #2c732046
-def statements_figure(statements, name: str = "statements", title: str = "Statements and their limits") -> str:
+def statements_figure(
+    statements, name: str = "statements", title: str = "Statements and their limits"
+) -> str:
     "Every measured statement as an interval beside its limit, as SVG text."
     rows = _measured(statements)
     left, right, log = _span(rows)
-    text = lambda s: quoted(s.name.split(": ", 1)[1], 30) if s.watched else s.name + (f" · {quoted(s.segment, 20)}" if s.segment else "")
+    text = lambda s: (
+        quoted(s.name.split(": ", 1)[1], 30)
+        if s.watched
+        else s.name + (f" · {quoted(s.segment, 20)}" if s.segment else "")
+    )
+
     def draw(figure):
         ax, words = figure.subplots(1, 2, sharey=True, width_ratios=(10, 7))
-        _rows(ax, [text(s) for s in rows]); _share_axis(ax, left, right, log)
+        _rows(ax, [text(s) for s in rows])
+        _share_axis(ax, left, right, log)
         words.set_axis_off()
         for y, s in enumerate(rows):
             _interval_row(ax, y, s, left, right)
-            _beside(words, y, f"{share(s.ratio)} {interval(s)}", x=0.0); _beside(words, y, s.outcome, COLOURS[s.outcome], x=0.62)
+            _beside(words, y, f"{share(s.ratio)} {interval(s)}", x=0.0)
+            _beside(words, y, s.outcome, COLOURS[s.outcome], x=0.62)
         _key(figure)
-    return _canvas(draw, name, title, "; ".join(f"{text(s)}: {_summary(s)}" for s in rows), 0.75 + 0.25 * len(rows))
+
+    return _canvas(
+        draw,
+        name,
+        title,
+        "; ".join(f"{text(s)}: {_summary(s)}" for s in rows),
+        0.75 + 0.25 * len(rows),
+    )
 
 # %% ../../nbs/05_drift/06_figures.ipynb #b6d41609
 def watched_figure(statements, family: str = "effect", name: str = "watched") -> str:
     "Watched features by one family: the share changed with its interval and limit, and the signed change beside it."
-    rows = sorted((s for s in _measured(statements) if s.watched and s.name.startswith(family + ": ")), key=lambda s: -s.ratio)
+    rows = sorted(
+        (s for s in _measured(statements) if s.watched and s.name.startswith(family + ": ")),
+        key=lambda s: -s.ratio,
+    )
     left, right, log = _span(rows)
     label = lambda s: quoted(s.name.split(": ", 1)[1], 28)
+
     def draw(figure):
         ax, turn = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        _rows(ax, [label(s) for s in rows]); _share_axis(ax, left, right, log)
-        for y, s in enumerate(rows): _interval_row(ax, y, s, left, right)
+        _rows(ax, [label(s) for s in rows])
+        _share_axis(ax, left, right, log)
+        for y, s in enumerate(rows):
+            _interval_row(ax, y, s, left, right)
         _turns(turn, rows)
-        ax.set_xlabel("share changed"); turn.set_xlabel("weaker  ◂    ▸  stronger")
+        ax.set_xlabel("share changed")
+        turn.set_xlabel("weaker  ◂    ▸  stronger")
         _key(figure)
-    return _canvas(draw, name, f"Watched features: {family}", "; ".join(f"{label(s)}: {_summary(s)}, {direction(s.change)}" for s in rows), 1.0 + 0.27 * len(rows))
+
+    return _canvas(
+        draw,
+        name,
+        f"Watched features: {family}",
+        "; ".join(f"{label(s)}: {_summary(s)}, {direction(s.change)}" for s in rows),
+        1.0 + 0.27 * len(rows),
+    )
+
 
 def _turns(ax, rows):
     most = min(max([abs(s.change or 0) for s in rows] + [0.1]), 2.0)
@@ -120,39 +237,107 @@ def _turns(ax, rows):
         x = max(min(s.change or 0.0, most), -most)
         ax.barh(y, x, height=0.55, color=COLOURS[s.outcome])
         sign = "±" if abs(s.change or 0) < 0.005 else "−" if s.change < 0 else "+"
-        ax.text(x + math.copysign(most * 0.05, x), y, f"{sign}{share(abs(s.change or 0))}", va="center", ha="left" if x >= 0 else "right")
-    ax.set_xlim(-1.7 * most, 1.7 * most); ax.set_xticks([]); ax.tick_params(axis="y", length=0); ax.spines["bottom"].set_visible(False)
+        ax.text(
+            x + math.copysign(most * 0.05, x),
+            y,
+            f"{sign}{share(abs(s.change or 0))}",
+            va="center",
+            ha="left" if x >= 0 else "right",
+        )
+    ax.set_xlim(-1.7 * most, 1.7 * most)
+    ax.set_xticks([])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["bottom"].set_visible(False)
 
 # %% ../../nbs/05_drift/06_figures.ipynb #3f6056b7
 def firing_figure(firing, name: str = "firing") -> str:
     "Firing rates old against new: `firing` holds {feature, old, new} records, rates per token between 0 and 1."
+
     def draw(figure):
         ax = figure.subplots()
         _rows(ax, [quoted(f["feature"], 34) for f in firing])
         for y, f in enumerate(firing):
             ax.plot([f["old"], f["new"]], [y, y], color="#8A8A8A", linewidth=1.6, zorder=1)
-            ax.plot(f["old"], y, "o", markersize=6.5, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=1.4, label="old release" if y == 0 else None, clip_on=False)
-            ax.plot(f["new"], y, "o", markersize=6.5, color=COLOURS["PASS"], label="new release" if y == 0 else None, clip_on=False)
+            ax.plot(
+                f["old"],
+                y,
+                "o",
+                markersize=6.5,
+                markerfacecolor="white",
+                markeredgecolor=INK,
+                markeredgewidth=1.4,
+                label="old release" if y == 0 else None,
+                clip_on=False,
+            )
+            ax.plot(
+                f["new"],
+                y,
+                "o",
+                markersize=6.5,
+                color=COLOURS["PASS"],
+                label="new release" if y == 0 else None,
+                clip_on=False,
+            )
             _beside(ax, y, f"{share(f['old'])} → {share(f['new'])}")
         ax.set_xlim(0, max([max(f["old"], f["new"]) for f in firing] + [0.01]) * 1.05)
-        ticks = ax.get_xticks(); ax.set_xticks(ticks[ticks <= ax.get_xlim()[1]], [share(round(t, 6)) for t in ticks if t <= ax.get_xlim()[1]])
-        ax.grid(axis="x", color=PALE, linewidth=0.6); ax.set_axisbelow(True); ax.set_xlabel("share of tokens on which the feature fires")
+        ticks = ax.get_xticks()
+        ax.set_xticks(
+            ticks[ticks <= ax.get_xlim()[1]],
+            [share(round(t, 6)) for t in ticks if t <= ax.get_xlim()[1]],
+        )
+        ax.grid(axis="x", color=PALE, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.set_xlabel("share of tokens on which the feature fires")
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    return _canvas(draw, name, "Firing rates, old and new", "; ".join(f"{quoted(f['feature'], 34)}: {share(f['old'])} old, {share(f['new'])} new" for f in firing), 1.0 + 0.25 * len(firing))
+
+    return _canvas(
+        draw,
+        name,
+        "Firing rates, old and new",
+        "; ".join(
+            f"{quoted(f['feature'], 34)}: {share(f['old'])} old, {share(f['new'])} new"
+            for f in firing
+        ),
+        1.0 + 0.25 * len(firing),
+    )
 
 # %% ../../nbs/05_drift/06_figures.ipynb #860b6431
 def deletion_figure(deletion, name: str = "deletion") -> str:
     "Deletion curves: `deletion` is {'old', 'new': {steps, attributed, random}}, mean |change of the decision| after deleting so many features."
     deletion = {side: deletion[side] for side in ("old", "new") if side in deletion}
     colours = {"old": INK, "new": COLOURS["PASS"]}
+
     def draw(figure):
         ax = figure.subplots()
         for side, d in deletion.items():
             at = range(len(d["steps"]))
-            ax.plot(at, d["attributed"], "-o" if side == "old" else "-s", color=colours[side], linewidth=1.8, label=f"{side} release, largest first")
-            ax.plot(at, d["random"], "--o" if side == "old" else "--s", color=colours[side], linewidth=1.4, markerfacecolor="white", label=f"{side} release, at random")
-        ax.set_xticks(at, d["steps"]); ax.set_ylim(0); ax.grid(axis="y", color=PALE, linewidth=0.6)
-        ax.set_xlabel("features deleted"); ax.set_ylabel("mean |change of the decision|")
+            ax.plot(
+                at,
+                d["attributed"],
+                "-o" if side == "old" else "-s",
+                color=colours[side],
+                linewidth=1.8,
+                label=f"{side} release, largest first",
+            )
+            ax.plot(
+                at,
+                d["random"],
+                "--o" if side == "old" else "--s",
+                color=colours[side],
+                linewidth=1.4,
+                markerfacecolor="white",
+                label=f"{side} release, at random",
+            )
+        ax.set_xticks(at, d["steps"])
+        ax.set_ylim(0)
+        ax.grid(axis="y", color=PALE, linewidth=0.6)
+        ax.set_xlabel("features deleted")
+        ax.set_ylabel("mean |change of the decision|")
         figure.legend(loc="outside right upper", frameon=False)
-    said = "; ".join(f"{side} release, {n} features: {a:.3g} largest first, {r:.3g} at random" for side, d in deletion.items() for n, a, r in zip(d["steps"], d["attributed"], d["random"]))
+
+    said = "; ".join(
+        f"{side} release, {n} features: {a:.3g} largest first, {r:.3g} at random"
+        for side, d in deletion.items()
+        for n, a, r in zip(d["steps"], d["attributed"], d["random"])
+    )
     return _canvas(draw, name, "Deletion curves", said, 2.6)

@@ -24,55 +24,108 @@ def auc(label, score) -> float:
     found = weighted_auc(label[known] > 0.5, score[known])
     return None if np.isnan(found) else found
 
+
 def behaviour(comparison: Comparison) -> dict:
     "AUC of both releases where labels are known, rank correlation, share of decisions whose sign flipped, share of the highest 5 % that was replaced."
     from scipy.stats import spearmanr
-    if comparison.incompatible: old, new = (release_decisions(r, comparison) for r in (comparison.old, comparison.new))
-    else: old, new = comparison.observed.decision_old, comparison.observed.decision_new
-    label = comparison.rows["label"].to_numpy(float, na_value=np.nan) if "label" in comparison.rows else np.full(len(old), np.nan)
+
+    if comparison.incompatible:
+        old, new = (release_decisions(r, comparison) for r in (comparison.old, comparison.new))
+    else:
+        old, new = comparison.observed.decision_old, comparison.observed.decision_new
+    label = (
+        comparison.rows["label"].to_numpy(float, na_value=np.nan)
+        if "label" in comparison.rows
+        else np.full(len(old), np.nan)
+    )
     top = lambda x: x >= np.quantile(x, 0.95)
     constant = np.ptp(old) == 0 or np.ptp(new) == 0
-    return dict(auc_old=auc(label, old), auc_new=auc(label, new), labelled=int(np.isfinite(label).sum()),
-                rank_correlation=None if constant else float(spearmanr(old, new).statistic),
-                flipped=float(((old > 0) != (new > 0)).mean()), top_replaced=float((top(old) & ~top(new)).sum() / top(old).sum()))
+    return dict(
+        auc_old=auc(label, old),
+        auc_new=auc(label, new),
+        labelled=int(np.isfinite(label).sum()),
+        rank_correlation=None if constant else float(spearmanr(old, new).statistic),
+        flipped=float(((old > 0) != (new > 0)).mean()),
+        top_replaced=float((top(old) & ~top(new)).sum() / top(old).sum()),
+    )
+
 
 def release_decisions(release, comparison: Comparison) -> np.ndarray:
-    return np.concatenate([release.run(b).double().cpu().numpy() for _, b in in_batches(release, comparison.rows, comparison.dictionary)])
+    return np.concatenate(
+        [
+            release.run(b).double().cpu().numpy()
+            for _, b in in_batches(release, comparison.rows, comparison.dictionary)
+        ]
+    )
 
 # %% ../../nbs/05_drift/04_printed.ipynb #27872c31
 def reconstruction(comparison: Comparison) -> dict:
     "FVU and L0 a site and release, and the ten features whose firing rate moved most."
     r, d = comparison.observed.reconstruction, comparison.dictionary
-    sites = {str(s): {f"{what}_{side}": float(getattr(r[s, side], what)) for what in ("fvu", "l0") for side in ("old", "new")} for s in d.sites}
-    old, new = (torch.cat([r[s, side].rates for s in d.sites]).cpu().numpy() for side in ("old", "new"))
+    sites = {
+        str(s): {
+            f"{what}_{side}": float(getattr(r[s, side], what))
+            for what in ("fvu", "l0")
+            for side in ("old", "new")
+        }
+        for s in d.sites
+    }
+    old, new = (
+        torch.cat([r[s, side].rates for s in d.sites]).cpu().numpy() for side in ("old", "new")
+    )
     most = np.argsort(-np.abs(new - old), kind="stable")[:10]
-    return dict(sites=sites, firing=[dict(feature=d.names[f], old=float(old[f]), new=float(new[f])) for f in most])
+    return dict(
+        sites=sites,
+        firing=[dict(feature=d.names[f], old=float(old[f]), new=float(new[f])) for f in most],
+    )
+
 
 def _energy_basis(gram: np.ndarray, share: float = 0.99) -> np.ndarray:  # [d, r]
     values, vectors = np.linalg.eigh(gram)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    return vectors[:, :int(np.searchsorted(np.cumsum(values) / max(values.sum(), 1e-30), share)) + 1]
+    return vectors[
+        :, : int(np.searchsorted(np.cumsum(values) / max(values.sum(), 1e-30), share)) + 1
+    ]
+
 
 def _gram(W: torch.Tensor, rates: torch.Tensor) -> np.ndarray:  # [F, d], [F] -> [d, d]
     W = W.double().cpu().numpy() * rates.cpu().numpy()[:, None]
     return W.T @ W
 
+
 def subspace(comparison: Comparison) -> dict:
     "For each target: energy outside the directions that hold 99 % of the reconstruction, old and new, and the largest and mean principal angle (degrees) between the activations' 99 % subspaces."
     from scipy.linalg import subspace_angles
+
     out = {}
     d = comparison.dictionary
     for s, t in zip(d.sites, d.targets):
         r = {side: comparison.observed.reconstruction[s, side] for side in ("old", "new")}
         cov = {side: x.covariance.cpu().numpy() for side, x in r.items()}
-        used = _energy_basis(sum(_gram(d.writes(x)[t], comparison.observed.reconstruction[x, "old"].rates) for x in d.sites if t in d.writes(x)))
-        outside = {side: float(1 - np.trace(used.T @ c @ used) / max(np.trace(c), 1e-30)) for side, c in cov.items()}
+        used = _energy_basis(
+            sum(
+                _gram(d.writes(x)[t], comparison.observed.reconstruction[x, "old"].rates)
+                for x in d.sites
+                if t in d.writes(x)
+            )
+        )
+        outside = {
+            side: float(1 - np.trace(used.T @ c @ used) / max(np.trace(c), 1e-30))
+            for side, c in cov.items()
+        }
         angles = np.degrees(subspace_angles(_energy_basis(cov["old"]), _energy_basis(cov["new"])))
-        out[str(t)] = dict(outside_old=outside["old"], outside_new=outside["new"], largest_angle=float(angles.max()), mean_angle=float(angles.mean()))
+        out[str(t)] = dict(
+            outside_old=outside["old"],
+            outside_new=outside["new"],
+            largest_angle=float(angles.max()),
+            mean_angle=float(angles.mean()),
+        )
     return out
 
 # %% ../../nbs/05_drift/04_printed.ipynb #3197776e
-def deletion_curve(release, dictionary, rows: pd.DataFrame, steps=(1, 2, 4, 8), seed: int = 0) -> dict:
+def deletion_curve(
+    release, dictionary, rows: pd.DataFrame, steps=(1, 2, 4, 8), seed: int = 0
+) -> dict:
     "Mean |change of the decision| after deleting the first features by attribution, and as many random active ones."
     dictionary, rng = dictionary.to(release.device), np.random.default_rng(seed)
     moved = {"attributed": np.zeros(len(steps)), "random": np.zeros(len(steps))}
@@ -84,29 +137,50 @@ def deletion_curve(release, dictionary, rows: pd.DataFrame, steps=(1, 2, 4, 8), 
             order = torch.where(active, score, -1.0).argsort(1, descending=True)
             for i, j in enumerate(steps):
                 gone = torch.zeros_like(active).scatter_(1, order[:, :j], True) & active
-                moved[name][i] += float((at.decision - _without(release, dictionary, batch, at, gone)).abs().sum())
-    return dict(steps=list(steps), **{n: (x / max(len(rows), 1)).tolist() for n, x in moved.items()})
+                moved[name][i] += float(
+                    (at.decision - _without(release, dictionary, batch, at, gone)).abs().sum()
+                )
+    return dict(
+        steps=list(steps), **{n: (x / max(len(rows), 1)).tolist() for n, x in moved.items()}
+    )
+
 
 @torch.no_grad()
 def _without(release, dictionary, batch, at, gone):  # gone: bool [B, F]
     less = {t: 0.0 for t in dictionary.targets}
     for s in dictionary.sites:
-        part = gone[:, None, dictionary.offsets[s]:dictionary.offsets[s] + dictionary.at(s).n_features]
-        for t, W in dictionary.writes(s).items(): less[t] = less[t] + (at.codes[s] * part) @ W
-    changed = {t: (lambda h, t=t: (at.acts[t] if dictionary.frozen else h) - less[t]) for t in dictionary.targets}
+        part = gone[
+            :, None, dictionary.offsets[s] : dictionary.offsets[s] + dictionary.at(s).n_features
+        ]
+        for t, W in dictionary.writes(s).items():
+            less[t] = less[t] + (at.codes[s] * part) @ W
+    changed = {
+        t: (lambda h, t=t: (at.acts[t] if dictionary.frozen else h) - less[t])
+        for t in dictionary.targets
+    }
     return release.decide(run_spliced(release.model, changed, batch), batch)
 
 # %% ../../nbs/05_drift/04_printed.ipynb #002b065d
 def _rounded(x):
-    if isinstance(x, dict): return {k: _rounded(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_rounded(v) for v in x]
+    if isinstance(x, dict):
+        return {k: _rounded(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_rounded(v) for v in x]
     return six(x) if isinstance(x, float) else x
+
 
 def printed(comparison: Comparison, most: int = 200) -> dict:
     "Everything that is printed and never judged; the deletion curves on the first `most` sequences."
     out = dict(behaviour=behaviour(comparison))
-    if comparison.incompatible: return _rounded(out)
+    if comparison.incompatible:
+        return _rounded(out)
     part = comparison.rows.head(most)
-    out |= dict(reconstruction=reconstruction(comparison), subspace=subspace(comparison),
-                deletion={side: deletion_curve(r, comparison.dictionary, part) for side, r in (("old", comparison.old), ("new", comparison.new))})
+    out |= dict(
+        reconstruction=reconstruction(comparison),
+        subspace=subspace(comparison),
+        deletion={
+            side: deletion_curve(r, comparison.dictionary, part)
+            for side, r in (("old", comparison.old), ("new", comparison.new))
+        },
+    )
     return _rounded(out)

@@ -19,7 +19,13 @@ from ..dictionary.sparse import Dictionary, SiteWeights
 from ..dictionary.validity import certify
 from .comparison import Comparison
 from .contract import Plan, Statement, decide, measured, segments_of
-from .families import FAMILIES, load_families, statement_names, watched_name, with_segments
+from interpkit.drift.families import (
+    FAMILIES,
+    load_families,
+    statement_names,
+    watched_name,
+    with_segments,
+)
 from ..model.releases import Release
 from ..model.sites import Site
 
@@ -27,94 +33,216 @@ from ..model.sites import Site
 def small_world(n: int = 400, moved: float = 0.3, seed: int = 0) -> Comparison:
     "A comparison of two small networks on `n` random rows with segments; `moved` is how far the new release's weights went."
     rng = np.random.default_rng(seed)
-    rows = pd.DataFrame(rng.normal(size=(n, 6)).astype("float32"), columns=[f"x{i}" for i in range(6)])
-    rows = rows.assign(sequence_id=[f"s{i}" for i in range(n)], segment=rng.choice(["north", "south"], n))
+    rows = pd.DataFrame(
+        rng.normal(size=(n, 6)).astype("float32"), columns=[f"x{i}" for i in range(6)]
+    )
+    rows = rows.assign(
+        sequence_id=[f"s{i}" for i in range(n)], segment=rng.choice(["north", "south"], n)
+    )
     nets = [_network(seed), _network(seed)]
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed + 1)
-        for p in nets[1].parameters(): p.mul_(1 + moved * torch.randn_like(p))
-    old, new = (Release.from_module(m, sites=["1:out"], name=name) for m, name in zip(nets, ("v1", "v2")))
+        for p in nets[1].parameters():
+            p.mul_(1 + moved * torch.randn_like(p))
+    old, new = (
+        Release.from_module(m, sites=["1:out"], name=name) for m, name in zip(nets, ("v1", "v2"))
+    )
     eye, zero = torch.eye(16), torch.zeros(16)
-    units = certify(Dictionary((Site.parse("1:out"),), (SiteWeights(eye, zero, zero, eye, zero),), tuple(f"unit {i}" for i in range(16))), old, rows)
-    return Comparison(old, new, units, rows, Plan((), sequences=n, groups=n, features=16, watched=(0, 1)))
+    units = certify(
+        Dictionary(
+            (Site.parse("1:out"),),
+            (SiteWeights(eye, zero, zero, eye, zero),),
+            tuple(f"unit {i}" for i in range(16)),
+        ),
+        old,
+        rows,
+    )
+    return Comparison(
+        old, new, units, rows, Plan((), sequences=n, groups=n, features=16, watched=(0, 1))
+    )
+
 
 def _network(seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
 
+
 def with_plan(comparison: Comparison, families, names=()) -> Comparison:
     "The comparison with a plan of all statements of `families`: of the whole set, of each segment, of watched features."
     found, counts = np.unique(segments_of(comparison.rows).astype(str), return_counts=True)
     sizes, d = {str(k): int(n) for k, n in zip(found, counts) if k}, comparison.dictionary
-    statements = [Statement(n, f.question, f.limit, s) for s in ("", *sizes) for f in families for n in statement_names(f, d)]
-    statements += [Statement(watched_name(f, d, i), f.question, f.watched_limit) for f in families if hasattr(f, "watched_limit") for i in comparison.plan.watched]
-    plan = replace(comparison.plan, statements=tuple(statements), families=tuple(names), segments=sizes)
+    statements = [
+        Statement(n, f.question, f.limit, s)
+        for s in ("", *sizes)
+        for f in families
+        for n in statement_names(f, d)
+    ]
+    statements += [
+        Statement(watched_name(f, d, i), f.question, f.watched_limit)
+        for f in families
+        if hasattr(f, "watched_limit")
+        for i in comparison.plan.watched
+    ]
+    plan = replace(
+        comparison.plan, statements=tuple(statements), families=tuple(names), segments=sizes
+    )
     return Comparison(comparison.old, comparison.new, comparison.dictionary, comparison.rows, plan)
 
 # %% ../../nbs/05_drift/05_simulate.ipynb #df3447f8
 def _whole(family, comparison: Comparison) -> pd.DataFrame:
     table = family.measure(comparison)
-    missing = [n for n in dict.fromkeys(s.name for s in comparison.plan.statements) if n not in set(table.get("statement", ()))]
-    if missing: raise invalid(f"rows of every statement of {family.name!r}", f"none of {missing}", "return rows_of(comparison, name, numerator, denominator), for a watched feature under watched_name(...)")
+    missing = [
+        n
+        for n in dict.fromkeys(s.name for s in comparison.plan.statements)
+        if n not in set(table.get("statement", ()))
+    ]
+    if missing:
+        raise invalid(
+            f"rows of every statement of {family.name!r}",
+            f"none of {missing}",
+            "return rows_of(comparison, name, numerator, denominator), for a watched feature under watched_name(...)",
+        )
     return with_segments(table, comparison, list(comparison.plan.segments))
+
 
 def check_contract(family, comparison: Comparison = None):
     "Raise where a family breaks the contract of `measure`."
     comparison = with_plan(comparison or small_world(), [family])
     table = _whole(family, comparison)
     decided = decide(table, comparison.plan)
-    shuffled = Comparison(comparison.old, comparison.new, comparison.dictionary, comparison.rows.sample(frac=1, random_state=1), comparison.plan)
+    shuffled = Comparison(
+        comparison.old,
+        comparison.new,
+        comparison.dictionary,
+        comparison.rows.sample(frac=1, random_state=1),
+        comparison.plan,
+    )
     for a, b in zip(decided, decide(_whole(family, shuffled), comparison.plan)):
-        if a.ratio is None: raise invalid(f"a share of {a.name!r}", a.reason, "return what was there as denominator: it is 0 in all rows")
+        if a.ratio is None:
+            raise invalid(
+                f"a share of {a.name!r}",
+                a.reason,
+                "return what was there as denominator: it is 0 in all rows",
+            )
         if not np.isclose(a.ratio, b.ratio, rtol=1e-4, atol=1e-9):
-            raise invalid(f"the same share of {family.name!r} in any order of the rows", f"{a.ratio:.6g} and {b.ratio:.6g}", "draw with comparison.generator(row, purpose), which depends on the sequence alone")
-    same = Comparison(comparison.old, comparison.old, comparison.dictionary, comparison.rows, comparison.plan)
+            raise invalid(
+                f"the same share of {family.name!r} in any order of the rows",
+                f"{a.ratio:.6g} and {b.ratio:.6g}",
+                "draw with comparison.generator(row, purpose), which depends on the sequence alone",
+            )
+    same = Comparison(
+        comparison.old, comparison.old, comparison.dictionary, comparison.rows, comparison.plan
+    )
     for s in decide(_whole(family, same), comparison.plan):
-        if s.outcome != "PASS": raise invalid(f"PASS of {s.name!r} between a release and itself", f"{s.outcome}, share {s.ratio}: {s.reason}", "measure what changed, not what is there")
+        if s.outcome != "PASS":
+            raise invalid(
+                f"PASS of {s.name!r} between a release and itself",
+                f"{s.outcome}, share {s.ratio}: {s.reason}",
+                "measure what changed, not what is there",
+            )
     _check_nan(family, comparison)
+
 
 def _check_nan(family, comparison: Comparison):
     import copy
+
     broken = copy.deepcopy(comparison.new.model)
-    with torch.no_grad(): next(broken.parameters()).fill_(float("nan"))
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
     try:
-        broken = Comparison(comparison.old, replace(comparison.new, model=broken, name="broken"), comparison.dictionary, comparison.rows, comparison.plan)
+        broken = Comparison(
+            comparison.old,
+            replace(comparison.new, model=broken, name="broken"),
+            comparison.dictionary,
+            comparison.rows,
+            comparison.plan,
+        )
         outcomes = {s.outcome for s in decide(_whole(family, broken), comparison.plan)}
-    except InterpkitError: return
+    except InterpkitError:
+        return
     if "PASS" in outcomes:
-        raise invalid(f"no PASS of {family.name!r} on a release of NaN", "PASS", "let NaN reach the table: decide() refuses it")
+        raise invalid(
+            f"no PASS of {family.name!r} on a release of NaN",
+            "PASS",
+            "let NaN reach the table: decide() refuses it",
+        )
 
 # %% ../../nbs/05_drift/05_simulate.ipynb #e0e03aa9
-def error_rates(rows: pd.DataFrame, limit: float, sizes=(200, 1000), checks: int = 3000, statements: int = 4, seed: int = 0) -> pd.DataFrame:
+def error_rates(
+    rows: pd.DataFrame,
+    limit: float,
+    sizes=(200, 1000),
+    checks: int = 3000,
+    statements: int = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
     "False FAIL and false PASS, with 95 % upper bounds, of one statement whose population share is exactly `limit`; whole groups are drawn with replacement."
     rng, out = np.random.default_rng(seed), []
-    g = rows.assign(numerator=rows.numerator * rows.weight, denominator=rows.denominator * rows.weight).groupby("group")[["numerator", "denominator"]].sum()
-    num = g.numerator.to_numpy() * limit / (g.numerator.sum() / g.denominator.sum()) * (1 - 1e-12)  # where all groups are alike, rounding must not decide
+    g = (
+        rows.assign(
+            numerator=rows.numerator * rows.weight, denominator=rows.denominator * rows.weight
+        )
+        .groupby("group")[["numerator", "denominator"]]
+        .sum()
+    )
+    num = (
+        g.numerator.to_numpy() * limit / (g.numerator.sum() / g.denominator.sum()) * (1 - 1e-12)
+    )  # where all groups are alike, rounding must not decide
     den, one = g.denominator.to_numpy(), Statement("simulated", "same", limit)
     for n in sizes:
         count = dict(PASS=0, FAIL=0, INCONCLUSIVE=0)
         for _ in range(checks):
             i = rng.integers(0, len(num), n)
-            count[measured(pd.DataFrame(dict(numerator=num[i], denominator=den[i], weight=1.0, group=np.arange(n))), one, statements).outcome] += 1
+            count[
+                measured(
+                    pd.DataFrame(
+                        dict(numerator=num[i], denominator=den[i], weight=1.0, group=np.arange(n))
+                    ),
+                    one,
+                    statements,
+                ).outcome
+            ] += 1
         bound = {k: clopper_pearson(count[k], checks)[1] for k in ("FAIL", "PASS")}
-        out.append(dict(n=n, checks=checks, false_fail=count["FAIL"] / checks, false_fail_upper=bound["FAIL"], false_pass=count["PASS"] / checks, false_pass_upper=bound["PASS"]))
+        out.append(
+            dict(
+                n=n,
+                checks=checks,
+                false_fail=count["FAIL"] / checks,
+                false_fail_upper=bound["FAIL"],
+                false_pass=count["PASS"] / checks,
+                false_pass_upper=bound["PASS"],
+            )
+        )
     return pd.DataFrame(out)
 
 # %% ../../nbs/05_drift/05_simulate.ipynb #453f1c84
-def check_family(family, comparison: Comparison = None, checks: int = 3000, most: float = 0.01) -> pd.DataFrame:
+def check_family(
+    family, comparison: Comparison = None, checks: int = 3000, most: float = 0.01
+) -> pd.DataFrame:
     "Put a family (an object, or 'module:Class') through contract and simulation; its error rates a statement and n, or an error that says what it breaks."
-    if isinstance(family, str): family = load_families([family])[-1]
+    if isinstance(family, str):
+        family = load_families([family])[-1]
     comparison = with_plan(comparison or small_world(), [family])
     check_contract(family, comparison)
     table, out = family.measure(comparison), []
     for s in comparison.plan.statements:
-        if s.segment or s.watched: continue
+        if s.segment or s.watched:
+            continue
         rows = table[(table.statement == s.name) & (table.segment == "")]
-        if rows.numerator.sum() == 0: continue  # nothing changed in this world: there is no share to put at the limit
+        if rows.numerator.sum() == 0:
+            continue  # nothing changed in this world: there is no share to put at the limit
         out.append(error_rates(rows, s.limit, checks=checks).assign(statement=s.name))
-    found = pd.concat(out, ignore_index=True) if out else pd.DataFrame(columns=["false_fail_upper", "false_pass_upper"])
+    found = (
+        pd.concat(out, ignore_index=True)
+        if out
+        else pd.DataFrame(columns=["false_fail_upper", "false_pass_upper"])
+    )
     bad = found[(found.false_fail_upper > most) | (found.false_pass_upper > most)]
     if len(bad):
-        raise invalid(f"false FAIL and false PASS of at most {most:.0%} of checks", bad.to_string(index=False), "look for sequences that dominate the sums: bound them, or use the square root")
+        raise invalid(
+            f"false FAIL and false PASS of at most {most:.0%} of checks",
+            bad.to_string(index=False),
+            "look for sequences that dominate the sums: bound them, or use the square root",
+        )
     return found

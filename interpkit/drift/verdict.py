@@ -24,6 +24,7 @@ from .contract import Plan, Statement, decide, measured, segments_of
 @dataclass(frozen=True)
 class Limits:
     "The most that may change, as shares. The valid limits tighten to what the dictionary has on its own release plus `allowance`."
+
     splice_error: float = 0.10
     error_share: float = 0.30
     activation: float = 0.25
@@ -33,114 +34,275 @@ class Limits:
 
     def __post_init__(self):
         for name, x in asdict(self).items():
-            most = 1 if name in ("splice_error", "error_share") else np.inf  # of a valid row nothing is left at 100 %
-            if not 0 < x < most: raise bad_parameter(f"a limit {name} over 0{' and under 1, as a share' if most == 1 else ''}", repr(x), f"leave it out for {type(self).__dict__[name]:g}")
+            most = (
+                1 if name in ("splice_error", "error_share") else np.inf
+            )  # of a valid row nothing is left at 100 %
+            if not 0 < x < most:
+                raise bad_parameter(
+                    f"a limit {name} over 0{' and under 1, as a share' if most == 1 else ''}",
+                    repr(x),
+                    f"leave it out for {type(self).__dict__[name]:g}",
+                )
+
 
 @dataclass(frozen=True)
 class OldScores:
     "What the old release gives through its own dictionary."
-    splice: object             # Interval of the splice error
-    error: tuple               # one Interval a site
-    attribution: np.ndarray    # [F] each feature's share of all attribution
-    firing: np.ndarray         # [F] effective groups in which it fires
+
+    splice: object  # Interval of the splice error
+    error: tuple  # one Interval a site
+    attribution: np.ndarray  # [F] each feature's share of all attribution
+    firing: np.ndarray  # [F] effective groups in which it fires
+
 
 def score_old(old, dictionary, rows: pd.DataFrame) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
-    from interpkit.dictionary.evaluate import attributions, in_batches, splice_error, spliced_decisions  # torch: `ipk verify` reads this module without it
+    from interpkit.dictionary.evaluate import (
+        attributions,
+        in_batches,
+        splice_error,
+        spliced_decisions,
+    )  # torch: `ipk verify` reads this module without it
     from scipy import sparse
+
     dictionary, (weight, group) = dictionary.to(old.device), _units(rows)
     bare, spliced, error, mass, size, fires = [], [], [], [], 0, []
     for part, batch in in_batches(old, rows, dictionary):
         at = attributions(old, dictionary, batch)
         size = size + weight[part] @ at.size.double().cpu().numpy()
-        fires.append(sparse.csr_array(np.concatenate([(at.codes[s] > 0).any(1).cpu().numpy() for s in dictionary.sites], 1)))
-        for keep, x in ((bare, at.decision), (spliced, spliced_decisions(old, dictionary, batch)), (error, at.error), (mass, at.mass)): keep.append(x.double().cpu().numpy())
+        fires.append(
+            sparse.csr_array(
+                np.concatenate(
+                    [(at.codes[s] > 0).any(1).cpu().numpy() for s in dictionary.sites], 1
+                )
+            )
+        )
+        for keep, x in (
+            (bare, at.decision),
+            (spliced, spliced_decisions(old, dictionary, batch)),
+            (error, at.error),
+            (mass, at.mass),
+        ):
+            keep.append(x.double().cpu().numpy())
     bare, spliced, error, mass = (np.concatenate(x) for x in (bare, spliced, error, mass))
     splice = splice_error(bare, spliced, weight, group)
-    shares = tuple(ratio_interval(error[:, i], error[:, i] + mass[:, i], weight, group) for i in range(error.shape[1]))
-    return OldScores(splice, shares, size / max(size.sum(), 1e-30), _effective(sparse.vstack(fires), weight, group))
+    shares = tuple(
+        ratio_interval(error[:, i], error[:, i] + mass[:, i], weight, group)
+        for i in range(error.shape[1])
+    )
+    return OldScores(
+        splice,
+        shares,
+        size / max(size.sum(), 1e-30),
+        _effective(sparse.vstack(fires), weight, group),
+    )
+
 
 def _units(rows: pd.DataFrame):
     "Sampling weight and group of each row (None: each its own)."
-    return rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows)), rows["group_id"].to_numpy() if "group_id" in rows else None
+    return rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows)), rows[
+        "group_id"
+    ].to_numpy() if "group_id" in rows else None
+
 
 def _effective(member, weight: np.ndarray, group) -> np.ndarray:  # sparse bool [n, K] -> [K]
     "Effective number of groups behind each column: (sum of W)^2 over the sum of W^2, of the groups' weights W."
     from scipy import sparse
+
     code = np.arange(len(weight)) if group is None else pd.factorize(np.asarray(group))[0]
     W = sparse.csr_array((weight, (code, np.arange(len(code))))) @ member.astype(float)
     total, square = np.asarray(W.sum(0)).ravel(), np.asarray((W * W).sum(0)).ravel()
     return np.divide(total**2, square, out=np.zeros_like(total), where=square > 0)
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #b6493428
-def watched_features(dictionary, scores: OldScores, share: float = 0.02, named=()) -> tuple[int, ...]:
+def watched_features(
+    dictionary, scores: OldScores, share: float = 0.02, named=()
+) -> tuple[int, ...]:
     "Numbers of the watched features, by attribution; `named` holds labels or numbers."
-    chosen = [f for f in np.argsort(-scores.attribution, kind="stable").tolist() if scores.attribution[f] >= share]
+    chosen = [
+        f
+        for f in np.argsort(-scores.attribution, kind="stable").tolist()
+        if scores.attribution[f] >= share
+    ]
     for name in named:
         f = _feature(dictionary, name)
-        if f not in chosen: chosen.append(f)
+        if f not in chosen:
+            chosen.append(f)
     return tuple(chosen)
+
 
 def _feature(dictionary, name) -> int:
     "The number of a feature that is given by name or number."
     alike = [dictionary.names[i] for i, x in enumerate(dictionary.labels) if x == name]
-    f = dictionary.names.index(name) if name in dictionary.names else None if alike else int(name) if str(name).isdigit() else None
+    f = (
+        dictionary.names.index(name)
+        if name in dictionary.names
+        else None
+        if alike
+        else int(name)
+        if str(name).isdigit()
+        else None
+    )
     if f is None or f >= dictionary.n_features:
-        raise bad_parameter(f"a label or number of one of the {dictionary.n_features} features", f"watched = {name!r}{', a label of several' if alike else ''}", nearest(name, alike or dictionary.names[:200]))
+        raise bad_parameter(
+            f"a label or number of one of the {dictionary.n_features} features",
+            f"watched = {name!r}{', a label of several' if alike else ''}",
+            nearest(name, alike or dictionary.names[:200]),
+        )
     return f
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #2bcd73ef
 def fit_or_raise(dictionary, scores: OldScores, limits: Limits):
     "Raise where the dictionary is unfit: over a valid limit on its own release."
-    for what, own, limit in [("splice error", scores.splice, limits.splice_error), *[("error share", e, limits.error_share) for e in scores.error]]:
+    for what, own, limit in [
+        ("splice error", scores.splice, limits.splice_error),
+        *[("error share", e, limits.error_share) for e in scores.error],
+    ]:
         if own.total <= 0:
-            raise invalid(f"an old release with decisions that vary and follow from its sites ({what})", "decisions all alike, or without a gradient at the sites", "pass rows of ordinary traffic, or choose another decision or site")
+            raise invalid(
+                f"an old release with decisions that vary and follow from its sites ({what})",
+                "decisions all alike, or without a gradient at the sites",
+                "pass rows of ordinary traffic, or choose another decision or site",
+            )
         if not own.ratio <= limit:
-            raise invalid(f"a dictionary that explains its own release ({what} at most {percent(limit)})", f"{what} {percent(own.ratio)}: unfit",
-                          "train a better one, with more active features a token, more features or more tokens: ipk train --release DIR --data FILE --k N --features N --tokens N --out DIR; or judge by a decision that varies more")
+            raise invalid(
+                f"a dictionary that explains its own release ({what} at most {percent(limit)})",
+                f"{what} {percent(own.ratio)}: unfit",
+                "train a better one, with more active features a token, more features or more tokens: ipk train --release DIR --data FILE --k N --features N --tokens N --out DIR; or judge by a decision that varies more",
+            )
 
-def _limits(scores: OldScores, limits: Limits, own: dict, shares) -> dict:  # shares: names of the error share statements, one a site
+
+def _limits(
+    scores: OldScores, limits: Limits, own: dict, shares
+) -> dict:  # shares: names of the error share statements, one a site
     "Limits by name of statement. `own` stands in for what was measured."
-    bad = {k: x for k, x in own.items() if k not in ("splice_error", "error_share") or not 0 <= x < np.inf}
-    if bad: raise bad_parameter("own = {splice_error = share, error_share = share}, as measured on the old release", repr(bad), "leave it out: it is measured at every check")
+    bad = {
+        k: x
+        for k, x in own.items()
+        if k not in ("splice_error", "error_share") or not 0 <= x < np.inf
+    }
+    if bad:
+        raise bad_parameter(
+            "own = {splice_error = share, error_share = share}, as measured on the old release",
+            repr(bad),
+            "leave it out: it is measured at every check",
+        )
     allowed = lambda most, measured: min(most, measured + limits.allowance)
-    return {"splice error": allowed(limits.splice_error, own.get("splice_error", scores.splice.ratio)), "activation": limits.activation, "effect": limits.effect,
-            **{n: allowed(limits.error_share, own.get("error_share", e.ratio)) for n, e in zip(shares, scores.error)}}
+    return {
+        "splice error": allowed(limits.splice_error, own.get("splice_error", scores.splice.ratio)),
+        "activation": limits.activation,
+        "effect": limits.effect,
+        **{
+            n: allowed(limits.error_share, own.get("error_share", e.ratio))
+            for n, e in zip(shares, scores.error)
+        },
+    }
 
-def _statements(families, dictionary, watched, segments, limits: Limits, scores: OldScores, own: dict) -> tuple[Statement, ...]:
+
+def _statements(
+    families, dictionary, watched, segments, limits: Limits, scores: OldScores, own: dict
+) -> tuple[Statement, ...]:
     from interpkit.drift.families import FAMILIES, ErrorShare, statement_names, watched_name
+
     limit = _limits(scores, limits, own, statement_names(ErrorShare(), dictionary))
-    out = [Statement(n, f.question, six(limit.get(n, f.limit)), s) for s in ("", *segments) for f in families for n in statement_names(f, dictionary)]
-    return tuple(out + [Statement(watched_name(f, dictionary, i), f.question, six(limits.watched if isinstance(f, FAMILIES) else f.watched_limit))
-                        for f in families if hasattr(f, "watched_limit") for i in watched])
+    out = [
+        Statement(n, f.question, six(limit.get(n, f.limit)), s)
+        for s in ("", *segments)
+        for f in families
+        for n in statement_names(f, dictionary)
+    ]
+    return tuple(
+        out
+        + [
+            Statement(
+                watched_name(f, dictionary, i),
+                f.question,
+                six(limits.watched if isinstance(f, FAMILIES) else f.watched_limit),
+            )
+            for f in families
+            if hasattr(f, "watched_limit")
+            for i in watched
+        ]
+    )
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #2d13900e
-def plan_check(old, dictionary, rows: pd.DataFrame, limits: Limits = Limits(), watched=(), watched_share: float = 0.02, segments: bool = True,
-               families=(), own: dict = None, new: dict = None, check_set: str = "", draws: int = 8, seed: int = 0, alpha: float = 0.01) -> tuple[Plan, OldScores]:
+def plan_check(
+    old,
+    dictionary,
+    rows: pd.DataFrame,
+    limits: Limits = Limits(),
+    watched=(),
+    watched_share: float = 0.02,
+    segments: bool = True,
+    families=(),
+    own: dict = None,
+    new: dict = None,
+    check_set: str = "",
+    draws: int = 8,
+    seed: int = 0,
+    alpha: float = 0.01,
+) -> tuple[Plan, OldScores]:
     "The pre-registration of a check, from the old release alone; raises where the dictionary is foreign or unfit."
     from interpkit.dictionary.validity import verify_canary
     from interpkit.drift.families import load_families
+
     verify_canary(dictionary, old)
     rows = old.pin(rows)
     scores = score_old(old, dictionary, rows)
     fit_or_raise(dictionary, scores, limits)
     chosen = watched_features(dictionary, scores, watched_share, watched)
-    names, counts = np.unique(segments_of(rows).astype(str), return_counts=True) if segments and "segment" in rows else ((), ())
+    names, counts = (
+        np.unique(segments_of(rows).astype(str), return_counts=True)
+        if segments and "segment" in rows
+        else ((), ())
+    )
     loaded = load_families(families)
-    return Plan(_statements(loaded, dictionary, chosen, map(str, names), limits, scores, own or {}), chosen,
-                dict(name=old.name, fingerprint=old.fingerprint), new or {}, dictionary.fingerprint, check_set, code_digest(loaded), tuple(families),
-                {k: six(v) for k, v in (dict(splice_error=scores.splice.ratio, error_share=max(e.ratio for e in scores.error)) | (own or {})).items()},
-                dictionary.n_features, len(rows), int(rows["group_id"].nunique()) if "group_id" in rows else len(rows), draws, seed, alpha,
-                {str(k): int(n) for k, n in zip(names, counts)}), scores
+    return Plan(
+        _statements(loaded, dictionary, chosen, map(str, names), limits, scores, own or {}),
+        chosen,
+        dict(name=old.name, fingerprint=old.fingerprint),
+        new or {},
+        dictionary.fingerprint,
+        check_set,
+        code_digest(loaded),
+        tuple(families),
+        {
+            k: six(v)
+            for k, v in (
+                dict(
+                    splice_error=scores.splice.ratio, error_share=max(e.ratio for e in scores.error)
+                )
+                | (own or {})
+            ).items()
+        },
+        dictionary.n_features,
+        len(rows),
+        int(rows["group_id"].nunique()) if "group_id" in rows else len(rows),
+        draws,
+        seed,
+        alpha,
+        {str(k): int(n) for k, n in zip(names, counts)},
+    ), scores
+
 
 def code_digest(families) -> str:
     "SHA-256 over the source files of statistics, model, dictionary, explanation and drift floors and of a team's own families."
     import inspect
     import interpkit
-    files = [p for d in ("core", "model", "dictionary", "explain", "drift") for p in sorted((Path(interpkit.__file__).parent / d).glob("*.py"))]
-    own = [Path(inspect.getsourcefile(type(f))) for f in families if not type(f).__module__.startswith("interpkit.")]
+
+    files = [
+        p
+        for d in ("core", "model", "dictionary", "explain", "drift")
+        for p in sorted((Path(interpkit.__file__).parent / d).glob("*.py"))
+    ]
+    own = [
+        Path(inspect.getsourcefile(type(f)))
+        for f in families
+        if not type(f).__module__.startswith("interpkit.")
+    ]
     h = hashlib.sha256()
-    for p in files + own: h.update(p.name.encode() + p.read_bytes())
+    for p in files + own:
+        h.update(p.name.encode() + p.read_bytes())
     return h.hexdigest()
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #fa59bd7c
@@ -148,17 +310,47 @@ def preview(plan: Plan, scores: OldScores, rows: pd.DataFrame) -> pd.DataFrame:
     "One row a statement: the sequences it needs to settle a truth at half or twice its limit, and those there are."
     (weight, group), where = _units(rows), segments_of(rows)
     names = ["", *dict.fromkeys(s.segment for s in plan.statements if s.segment)]
-    groups = dict(zip(names, _effective(np.stack([(where == k) | (k == "") for k in names], 1), weight, group)))
-    spreads, watched, out = _expected_spreads(plan, scores), iter(plan.watched * len(plan.statements)), []
+    groups = dict(
+        zip(
+            names, _effective(np.stack([(where == k) | (k == "") for k in names], 1), weight, group)
+        )
+    )
+    spreads, watched, out = (
+        _expected_spreads(plan, scores),
+        iter(plan.watched * len(plan.statements)),
+        [],
+    )
     for s in plan.statements:
         have = int(round(scores.firing[next(watched)] if s.watched else groups[s.segment], 6))
-        need = max(50, sequences_needed(len(plan.statements), spreads.get(s.name, 1.5 if s.watched else 1.0), plan.alpha, s.limit))
-        out.append(dict(statement=s.name, segment=s.segment, limit=s.limit, sequences=have, needed=need, settles=have >= need))
+        need = max(
+            50,
+            sequences_needed(
+                len(plan.statements),
+                spreads.get(s.name, 1.5 if s.watched else 1.0),
+                plan.alpha,
+                s.limit,
+            ),
+        )
+        out.append(
+            dict(
+                statement=s.name,
+                segment=s.segment,
+                limit=s.limit,
+                sequences=have,
+                needed=need,
+                settles=have >= need,
+            )
+        )
     return pd.DataFrame(out)
+
 
 def _expected_spreads(plan: Plan, scores: OldScores) -> dict:
     "Relative spread of a group by name of statement, where the old release has shown it."
-    shares = [s.name for s in plan.statements if s.name.split(" at ")[0] == "error share" and not s.segment]
+    shares = [
+        s.name
+        for s in plan.statements
+        if s.name.split(" at ")[0] == "error share" and not s.segment
+    ]
     found = {"splice error": scores.splice, **dict(zip(shares, scores.error))}
     return {n: i.spread * np.sqrt(i.n_eff) / i.ratio for n, i in found.items() if i.ratio > 1e-12}
 
@@ -166,11 +358,15 @@ def _expected_spreads(plan: Plan, scores: OldScores) -> dict:
 ORDER = ("PASS", "INCONCLUSIVE", "FAIL")
 EXIT = {"PASS": ExitCode.PASS, "INCONCLUSIVE": ExitCode.INCONCLUSIVE, "FAIL": ExitCode.FAIL}
 
-def worst(outcomes) -> str: return max(outcomes, key=ORDER.index)
+
+def worst(outcomes) -> str:
+    return max(outcomes, key=ORDER.index)
+
 
 @dataclass(frozen=True)
 class Verdict:
     "What a check found: two questions, one verdict, one action. Holds no time, host, path or cost."
+
     old: dict
     new: dict
     dictionary: str
@@ -181,39 +377,86 @@ class Verdict:
     verdict: str
     action: str
     statements: tuple[Statement, ...] = ()
-    changed: tuple[dict, ...] = ()    # features shown to have changed beyond the watched limit
+    changed: tuple[dict, ...] = ()  # features shown to have changed beyond the watched limit
     sensitivity: dict = field(default_factory=dict)
-    collect: int = None               # sequences that would settle what is open; None where no number would
+    collect: int = None  # sequences that would settle what is open; None where no number would
     notes: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool: return self.verdict == "PASS"
+    def passed(self) -> bool:
+        return self.verdict == "PASS"
+
     @property
-    def exit_code(self) -> ExitCode: return EXIT[self.verdict]
-    def __bool__(self): raise TypeError("a verdict is PASS, FAIL or INCONCLUSIVE: ask verdict.passed")
+    def exit_code(self) -> ExitCode:
+        return EXIT[self.verdict]
+
+    def __bool__(self):
+        raise TypeError("a verdict is PASS, FAIL or INCONCLUSIVE: ask verdict.passed")
+
     def statement(self, name: str, segment: str = "") -> Statement:
         "One statement by name, and by segment where it is about one."
         for s in self.statements:
-            if s.key == (name, segment): return s
-        raise bad_parameter("a statement of this verdict", f"{name!r} in segment {segment!r}", nearest(name, [s.name for s in self.statements]))
-    def to_dict(self) -> dict: return asdict(self) | dict(format=1, statements=[s.to_dict() for s in self.statements], exit_code=int(self.exit_code))
+            if s.key == (name, segment):
+                return s
+        raise bad_parameter(
+            "a statement of this verdict",
+            f"{name!r} in segment {segment!r}",
+            nearest(name, [s.name for s in self.statements]),
+        )
+
+    def to_dict(self) -> dict:
+        return asdict(self) | dict(
+            format=1,
+            statements=[s.to_dict() for s in self.statements],
+            exit_code=int(self.exit_code),
+        )
+
     @classmethod
     def from_dict(cls, d: dict) -> "Verdict":
         d = {k: v for k, v in d.items() if k not in ("format", "exit_code")}
-        return cls(**d | dict(statements=tuple(Statement(**s) for s in d["statements"]), changed=tuple(d["changed"]), notes=tuple(d["notes"])))
+        return cls(
+            **d
+            | dict(
+                statements=tuple(Statement(**s) for s in d["statements"]),
+                changed=tuple(d["changed"]),
+                notes=tuple(d["notes"]),
+            )
+        )
 
     @property
-    def headline(self) -> str: return f"{self.old.get('name', 'old')} -> {self.new.get('name', 'new')}: {self.verdict}, {self.action}"
+    def headline(self) -> str:
+        return f"{self.old.get('name', 'old')} -> {self.new.get('name', 'new')}: {self.verdict}, {self.action}"
+
     def __repr__(self):
         same = next((s for s in self.statements if s.key == ("effect", "")), None)
-        share = f"; {percent(same.ratio)} of the explanations changed" if same and same.ratio is not None else ""
+        share = (
+            f"; {percent(same.ratio)} of the explanations changed"
+            if same and same.ratio is not None
+            else ""
+        )
         return f"Verdict({self.headline}{share})"
-    def _repr_html_(self): return table_html(self.table(), caption=self.headline)
+
+    def _repr_html_(self):
+        return table_html(self.table(), caption=self.headline)
+
     def table(self) -> pd.DataFrame:
         "The statements, one a row, as a person reads them."
         show = lambda x: "-" if x is None else percent(x, 1 if x < 0.1 else 0)
-        return pd.DataFrame([dict(question=s.question, statement=s.name, segment=s.segment or "all", share=show(s.ratio), interval=f"[{show(s.lower)}, {show(s.upper)}]",
-                                  limit=show(s.limit), outcome=s.outcome, why=s.reason) for s in self.statements])
+        return pd.DataFrame(
+            [
+                dict(
+                    question=s.question,
+                    statement=s.name,
+                    segment=s.segment or "all",
+                    share=show(s.ratio),
+                    interval=f"[{show(s.lower)}, {show(s.upper)}]",
+                    limit=show(s.limit),
+                    outcome=s.outcome,
+                    why=s.reason,
+                )
+                for s in self.statements
+            ]
+        )
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #d73bc29e
 def to_collect(statements) -> int:
@@ -222,10 +465,15 @@ def to_collect(statements) -> int:
     need = [_needed(s, whole) for s in statements if s.outcome == "INCONCLUSIVE"]
     return None if None in need else int(np.ceil(max(need, default=0) / 100) * 100)
 
+
 def _needed(s: Statement, whole: int):
     "A segment or a feature keeps its share of all sequences: for twice as many of its own, `whole` has to double."
-    if not s.ratio or s.n_eff < 2 or s.upper is None: return int(whole * max(50 / max(s.n_eff, 1), 2))
-    gap, reach = abs(np.log(s.limit / s.ratio)), np.log(s.upper / s.ratio if s.upper > s.ratio else s.ratio / max(s.lower, 1e-12))
+    if not s.ratio or s.n_eff < 2 or s.upper is None:
+        return int(whole * max(50 / max(s.n_eff, 1), 2))
+    gap, reach = (
+        abs(np.log(s.limit / s.ratio)),
+        np.log(s.upper / s.ratio if s.upper > s.ratio else s.ratio / max(s.lower, 1e-12)),
+    )
     factor = max((reach / gap) ** 2 if gap > 0 else np.inf, 50 / max(s.n_eff, 1))
     return int(whole * factor) + 1 if factor < 100 else None
 
@@ -234,15 +482,43 @@ def judge(statements, plan: Plan, table: pd.DataFrame = None, notes=()) -> Verdi
     "The verdict of decided statements; with the `table` also the features that changed and whether other limits would change it."
     valid, same = (_answer(statements, q) for q in ("valid", "same"))
     verdict = worst((valid, same))
-    action = "RETRAIN" if valid == "FAIL" else "REVIEW" if same == "FAIL" else "COLLECT" if verdict == "INCONCLUSIVE" else "REUSE"
-    return Verdict(plan.old, plan.new, plan.dictionary, plan.check_set, plan.sequences, valid, same, verdict, action, tuple(statements),
-                   tuple(naming(table, plan).to_dict("records")) if table is not None else (), sensitivity(table, plan) if table is not None else {},
-                   to_collect(statements) if action == "COLLECT" else None, tuple(notes))
+    action = (
+        "RETRAIN"
+        if valid == "FAIL"
+        else "REVIEW"
+        if same == "FAIL"
+        else "COLLECT"
+        if verdict == "INCONCLUSIVE"
+        else "REUSE"
+    )
+    return Verdict(
+        plan.old,
+        plan.new,
+        plan.dictionary,
+        plan.check_set,
+        plan.sequences,
+        valid,
+        same,
+        verdict,
+        action,
+        tuple(statements),
+        tuple(naming(table, plan).to_dict("records")) if table is not None else (),
+        sensitivity(table, plan) if table is not None else {},
+        to_collect(statements) if action == "COLLECT" else None,
+        tuple(notes),
+    )
+
 
 def _answer(statements, question: str) -> str:
     outcomes = [s.outcome for s in statements if s.question == question]
-    if not outcomes or set(outcomes) - set(ORDER): raise invalid(f"decided statements of the question {question!r}", f"{len(outcomes)} statements: {', '.join(sorted(set(outcomes)))}", "decide them first: decide(table, plan)")
+    if not outcomes or set(outcomes) - set(ORDER):
+        raise invalid(
+            f"decided statements of the question {question!r}",
+            f"{len(outcomes)} statements: {', '.join(sorted(set(outcomes)))}",
+            "decide them first: decide(table, plan)",
+        )
     return worst(outcomes)
+
 
 def sensitivity(table: pd.DataFrame, plan: Plan) -> dict:
     "The verdict if every limit were half or double."
@@ -261,9 +537,32 @@ def naming(table: pd.DataFrame, plan: Plan, limit: float = None) -> pd.DataFrame
     for name, rows in alone.groupby("statement", sort=True):
         s = measured(rows, Statement(name, "same", limit), 1, plan.alpha)
         if s.n_eff >= 50 and s.ratio:
-            i = ratio_interval(rows.numerator.to_numpy(float), rows.denominator.to_numpy(float), rows.weight.to_numpy(float), rows.group.to_numpy())
-            found.append(dict(family=name.split(": ")[0], feature=name.split(": ", 1)[1], share=six(s.ratio), lower=six(s.lower), upper=six(s.upper), change=six(s.change or 0.0), p=p_above(i, limit)))
-    if not found: return pd.DataFrame(columns=["family", "feature", "share", "lower", "upper", "change"])
+            i = ratio_interval(
+                rows.numerator.to_numpy(float),
+                rows.denominator.to_numpy(float),
+                rows.weight.to_numpy(float),
+                rows.group.to_numpy(),
+            )
+            found.append(
+                dict(
+                    family=name.split(": ")[0],
+                    feature=name.split(": ", 1)[1],
+                    share=six(s.ratio),
+                    lower=six(s.lower),
+                    upper=six(s.upper),
+                    change=six(s.change or 0.0),
+                    p=p_above(i, limit),
+                )
+            )
+    if not found:
+        return pd.DataFrame(columns=["family", "feature", "share", "lower", "upper", "change"])
     out = pd.DataFrame(found)
-    unseen = np.ones(max(families * plan.features - len(out), 0))  # features that were not measured count as tested
-    return out[holm(np.concatenate([out.p, unseen]), plan.alpha)[:len(out)]].drop(columns="p").sort_values(["family", "share"], ascending=[False, False]).reset_index(drop=True)
+    unseen = np.ones(
+        max(families * plan.features - len(out), 0)
+    )  # features that were not measured count as tested
+    return (
+        out[holm(np.concatenate([out.p, unseen]), plan.alpha)[: len(out)]]
+        .drop(columns="p")
+        .sort_values(["family", "share"], ascending=[False, False])
+        .reset_index(drop=True)
+    )

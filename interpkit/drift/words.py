@@ -20,81 +20,142 @@ from .verdict import Verdict, worst
 # %% ../../nbs/05_drift/03a_words.ipynb #b851a558
 def share(x: float) -> str:
     "'62 %', '5.1 %', 'under 0.1 %', '2.9x'; 'unknown' where nothing could be measured."
-    if x is None or not math.isfinite(x): return "unknown"
-    if 0 < x < 0.0005: return "under 0.1 %"
+    if x is None or not math.isfinite(x):
+        return "unknown"
+    if 0 < x < 0.0005:
+        return "under 0.1 %"
     return percent(x, 1 if x < 0.0995 else 0).replace(".0 %", " %")
+
 
 def known(s: Statement) -> bool:
     "Whether a statement has a share and an interval at all."
     return None not in (s.ratio, s.lower, s.upper) and math.isfinite(s.upper)
 
+
 def interval(s: Statement) -> str:
     "'[57, 68]' in per cent, '[2.1x, 3.9x]' where the share is a multiple; '' where nothing was measured."
-    if not known(s): return ""
+    if not known(s):
+        return ""
     unit, mark = (1, "x") if s.ratio >= 2 else (100, "")
-    def end(x, digits): return (f"{x * unit:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{x * unit:.0f}") + mark
+
+    def end(x, digits):
+        return (
+            f"{x * unit:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{x * unit:.0f}"
+        ) + mark
+
     for digits in range(1 if unit == 1 or s.upper < 0.0995 else 0, 4):
         ends = [end(x, digits) for x in (s.lower, s.upper)]
-        if end(s.limit, digits) not in ends: break
+        if end(s.limit, digits) not in ends:
+            break
     return f"[{', '.join(ends)}]"
 
 # %% ../../nbs/05_drift/03a_words.ipynb #41d066ab
 def direction(change: float) -> str:
     "'on the whole weaker by 38 %' from the signed change; '' where it is not known."
-    if change is None: return ""
-    if change < -1.05: return "on the whole in the opposite direction"
-    if abs(change) < 0.005: return "on the whole neither weaker nor stronger"
-    if change >= 1: return f"on the whole {1 + change:.1f} times as strong"
+    if change is None:
+        return ""
+    if change < -1.05:
+        return "on the whole in the opposite direction"
+    if abs(change) < 0.005:
+        return "on the whole neither weaker nor stronger"
+    if change >= 1:
+        return f"on the whole {1 + change:.1f} times as strong"
     return f"on the whole {'weaker' if change < 0 else 'stronger'} by {share(abs(change))}"
+
 
 def one_line(text) -> str:
     "The text on one line, without characters that steer a terminal."
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
+
 def quoted(label: str, most: int = 48) -> str:
     "A feature's label or a segment's name, in quotes, on one line, shortened."
     label = one_line(label)
-    return f'"{label if len(label) <= most else label[:most - 1] + "…"}"'
+    return f'"{label if len(label) <= most else label[: most - 1] + "…"}"'
 
 # %% ../../nbs/05_drift/03a_words.ipynb #08174062
-SAID = {"effect": "{share} of the explanations changed", "activation": "activations changed by {share}"}
-BEYOND = {"effect": "the explanations changed by {share} their size"}  # a share of 2 and more is a multiple
+SAID = {
+    "effect": "{share} of the explanations changed",
+    "activation": "activations changed by {share}",
+}
+BEYOND = {
+    "effect": "the explanations changed by {share} their size"
+}  # a share of 2 and more is a multiple
+
 
 def said(s: Statement, sure: bool = True) -> str:
     "'91 % of the explanations changed [85, 98], at most 25 % may'; without the interval unless `sure`."
-    if not known(s): return f"{s.name} not measured ({s.reason})"
-    text = (BEYOND if s.ratio >= 2 else {}).get(s.name, SAID.get(s.name, s.name + " {share}")).format(share=share(s.ratio))
+    if not known(s):
+        return f"{s.name} not measured ({s.reason})"
+    text = (
+        (BEYOND if s.ratio >= 2 else {})
+        .get(s.name, SAID.get(s.name, s.name + " {share}"))
+        .format(share=share(s.ratio))
+    )
     return f"{text}{' ' + interval(s) if sure else ''}, at most {share(s.limit)}{' may' if s.name in SAID else ''}"
+
 
 def named(s: Statement) -> str:
     "'effect', 'effect of \"foreign travel\"', 'effect in segment \"online\"'."
     family, _, label = s.name.partition(": ")
-    return family + (f" of {quoted(label)}" if label else "") + (f" in segment {quoted(s.segment)}" if s.segment else "")
+    return (
+        family
+        + (f" of {quoted(label)}" if label else "")
+        + (f" in segment {quoted(s.segment)}" if s.segment else "")
+    )
+
 
 def joined(texts, most: int = 5, mark: str = "; ") -> str:
     "The first `most` texts, and how many more there are."
     texts = list(texts)
-    return mark.join(texts[:most]) + (f"{mark}and {len(texts) - most} more" if len(texts) > most else "")
+    return mark.join(texts[:most]) + (
+        f"{mark}and {len(texts) - most} more" if len(texts) > most else ""
+    )
+
 
 def _sentence(text: str) -> str:
     text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?" else text + "."
 
 # %% ../../nbs/05_drift/03a_words.ipynb #4c83de2b
-def _of(v: Verdict, question: str): return [s for s in v.statements if s.question == question]
+def _of(v: Verdict, question: str):
+    return [s for s in v.statements if s.question == question]
 
-def _worst_first(statements): return sorted(statements, key=lambda s: -(s.ratio or 0) / s.limit)
+
+def _worst_first(statements):
+    return sorted(statements, key=lambda s: -(s.ratio or 0) / s.limit)
+
 
 def segments(statements) -> list[str]:
     "One sentence on the segments of a question, or none where there are no segments."
-    by = {s.segment: [x for x in statements if x.segment == s.segment] for s in statements if s.segment}
+    by = {
+        s.segment: [x for x in statements if x.segment == s.segment]
+        for s in statements
+        if s.segment
+    }
     out = {k: worst(s.outcome for s in x) for k, x in by.items()}
-    if not by: return []
-    shown = lambda k: f"{quoted(k)} ({said(_worst_first(x for x in by[k] if x.outcome == out[k])[0])})"
+    if not by:
+        return []
+    shown = lambda k: (
+        f"{quoted(k)} ({said(_worst_first(x for x in by[k] if x.outcome == out[k])[0])})"
+    )
     found = {o: [k for k in by if out[k] == o] for o in ("FAIL", "INCONCLUSIVE", "PASS")}
-    if len(found["PASS"]) == len(by): return ["The one segment passes as well." if len(by) == 1 else f"Each of the {len(by)} segments passes as well."]
-    texts = [f"{len(found[o])} {word}: {joined(map(shown, found[o]), 2)}" for o, word in (("FAIL", "fail" + "s" * (len(found["FAIL"]) == 1)), ("INCONCLUSIVE", "open")) if found[o]]
+    if len(found["PASS"]) == len(by):
+        return [
+            "The one segment passes as well."
+            if len(by) == 1
+            else f"Each of the {len(by)} segments passes as well."
+        ]
+    texts = [
+        f"{len(found[o])} {word}: {joined(map(shown, found[o]), 2)}"
+        for o, word in (
+            ("FAIL", "fail" + "s" * (len(found["FAIL"]) == 1)),
+            ("INCONCLUSIVE", "open"),
+        )
+        if found[o]
+    ]
     return [f"Of {len(by)} segment{'s' * (len(by) > 1)}, {'; '.join(texts)}."]
+
 
 def unreadable(v: Verdict) -> bool:
     "Whether the dictionary could not be read on the new release at all: then every share is exactly 100 %, and a note says why."
@@ -103,53 +164,109 @@ def unreadable(v: Verdict) -> bool:
 # %% ../../nbs/05_drift/03a_words.ipynb #127d3372
 def valid_words(v: Verdict) -> list[str]:
     "The answer to 'valid?': does the dictionary carry this release's decisions?"
-    if unreadable(v): return [f"{v.valid}: the dictionary can't be read on this release at all, so it explains none of its decisions."]
+    if unreadable(v):
+        return [
+            f"{v.valid}: the dictionary can't be read on this release at all, so it explains none of its decisions."
+        ]
     whole = [s for s in _of(v, "valid") if not s.segment]
-    return [f"{v.valid} ({'; '.join(said(s, sure=s.outcome != 'PASS') for s in whole)}).", *segments(_of(v, "valid"))]
+    return [
+        f"{v.valid} ({'; '.join(said(s, sure=s.outcome != 'PASS') for s in whole)}).",
+        *segments(_of(v, "valid")),
+    ]
 
 # %% ../../nbs/05_drift/03a_words.ipynb #5f4ba22a
 VERBS = {"effect": ("act", "acts"), "activation": ("fire", "fires")}
 
-def _verbs(family: str): return VERBS.get(family, (f"have {family}", f"has {family}"))
+
+def _verbs(family: str):
+    return VERBS.get(family, (f"have {family}", f"has {family}"))
+
 
 def _feature(s: Statement, turn: bool = True) -> str:
     label = quoted(s.name.split(": ", 1)[1])
-    if not known(s): return f"{label} ({s.reason})"
-    few = f", in {s.n_eff:.0f} sequences only" if s.outcome == "INCONCLUSIVE" and s.n_eff < 50 else ""
-    return f"{label} {share(s.ratio)} changed {interval(s)}{few}" + (f", {direction(s.change)}" if turn and s.change is not None else "")
+    if not known(s):
+        return f"{label} ({s.reason})"
+    few = (
+        f", in {s.n_eff:.0f} sequences only" if s.outcome == "INCONCLUSIVE" and s.n_eff < 50 else ""
+    )
+    return f"{label} {share(s.ratio)} changed {interval(s)}{few}" + (
+        f", {direction(s.change)}" if turn and s.change is not None else ""
+    )
+
 
 def watched_words(statements) -> list[str]:
     "How the watched features fare, family by family: those that failed with their numbers, then those that are open."
-    mine = sorted((s for s in statements if s.watched), key=lambda s: not s.name.startswith("effect"))
-    if not mine: return ["No feature is watched on its own."]
-    families = {f: [s for s in mine if s.name.split(": ")[0] == f] for f in dict.fromkeys(s.name.split(": ")[0] for s in mine)}
+    mine = sorted(
+        (s for s in statements if s.watched), key=lambda s: not s.name.startswith("effect")
+    )
+    if not mine:
+        return ["No feature is watched on its own."]
+    families = {
+        f: [s for s in mine if s.name.split(": ")[0] == f]
+        for f in dict.fromkeys(s.name.split(": ")[0] for s in mine)
+    }
     well = [f for f, x in families.items() if all(s.outcome == "PASS" for s in x)]
     unwell = [f for f in families if f not in well]
     out = [x for i, f in enumerate(unwell) for x in _not_well(families[f], f, i == 0)]
-    n, may = len(families[mine[0].name.split(": ")[0]]), f" (at most {share(mine[0].limit)} of each may change)" * (not out)
+    n, may = (
+        len(families[mine[0].name.split(": ")[0]]),
+        f" (at most {share(mine[0].limit)} of each may change)" * (not out),
+    )
     said_well = " and ".join(_verbs(f)[n == 1] for f in well)
-    return out + ([f"{f'All {n} watched features' if n > 1 else 'The one watched feature'} {said_well} as before{may}."] if well else [])
+    return out + (
+        [
+            f"{f'All {n} watched features' if n > 1 else 'The one watched feature'} {said_well} as before{may}."
+        ]
+        if well
+        else []
+    )
+
 
 def _not_well(mine, family: str, first: bool) -> list[str]:
     bad, unsure = ([s for s in mine if s.outcome == o] for o in ("FAIL", "INCONCLUSIVE"))
     many, one = _verbs(family)
-    n, most, may = len(mine), 5 if first else 3, f" (at most {share(mine[0].limit)} of each may change)" * first
-    out = [f"{len(bad)} of {n} watched features {one if len(bad) == 1 else many} differently{may}: {joined(map(_feature, _worst_first(bad)), most)}."] if bad else []
-    if not unsure: return out
-    head = f"Open for {len(unsure)} more" if bad else f"Whether {len(unsure)} of {n} watched features {one if len(unsure) == 1 else many} differently is open{may}"
-    return out + [f"{head}: {joined((_feature(s, turn=False) for s in _worst_first(unsure)), most)}."]
+    n, most, may = (
+        len(mine),
+        5 if first else 3,
+        f" (at most {share(mine[0].limit)} of each may change)" * first,
+    )
+    out = (
+        [
+            f"{len(bad)} of {n} watched features {one if len(bad) == 1 else many} differently{may}: {joined(map(_feature, _worst_first(bad)), most)}."
+        ]
+        if bad
+        else []
+    )
+    if not unsure:
+        return out
+    head = (
+        f"Open for {len(unsure)} more"
+        if bad
+        else f"Whether {len(unsure)} of {n} watched features {one if len(unsure) == 1 else many} differently is open{may}"
+    )
+    return out + [
+        f"{head}: {joined((_feature(s, turn=False) for s in _worst_first(unsure)), most)}."
+    ]
+
 
 def _unwatched(v: Verdict) -> list[str]:
     watched = {s.name for s in v.statements if s.watched}
     found = [c for c in v.changed if f"{c['family']}: {c['feature']}" not in watched]
-    texts = [f"{quoted(c['feature'])} {_verbs(c['family'])[1]} differently ({share(c['share'])} changed)" for c in found]
+    texts = [
+        f"{quoted(c['feature'])} {_verbs(c['family'])[1]} differently ({share(c['share'])} changed)"
+        for c in found
+    ]
     return [f"Shown to have changed, though not watched: {joined(texts, 3)}."] if found else []
+
 
 def same_words(v: Verdict) -> list[str]:
     "The answer to 'same?': do the explanations say what they said?"
-    if unreadable(v): return [f"{v.same}: every explanation counts as changed."]
+    if unreadable(v):
+        return [f"{v.same}: every explanation counts as changed."]
     mine = _of(v, "same")
-    whole = sorted((s for s in mine if not s.segment and not s.watched), key=lambda s: s.name != "effect")
+    whole = sorted(
+        (s for s in mine if not s.segment and not s.watched), key=lambda s: s.name != "effect"
+    )
     first = f"{v.same}: {'; '.join(said(s) + (f' ({s.outcome})' if s.outcome != v.same else '') for s in whole)}."
     return [first, *watched_words(mine), *_unwatched(v), *segments(mine)]
 
@@ -157,92 +274,190 @@ def same_words(v: Verdict) -> list[str]:
 def behaviour_words(printed: dict) -> list[str]:
     "AUC of both releases, rank correlation, flipped decisions: printed, and deciding nothing."
     b = printed["behaviour"]
-    auc = ("No labels, so no AUC" if not b["labelled"] else "No AUC, because all labels are alike" if None in (b["auc_old"], b["auc_new"])
-           else f"AUC {b['auc_old']:.3f} old and {b['auc_new']:.3f} new on {b['labelled']:,} labelled sequences")
-    rank = "no rank correlation, because one release always decides the same" if b["rank_correlation"] is None else f"rank correlation {b['rank_correlation']:.2f}"
-    return [f"{auc}; {rank}; {share(b['flipped'])} of the decisions flipped; {share(b['top_replaced'])} of the highest 5 % replaced. This is printed and decides nothing."]
+    auc = (
+        "No labels, so no AUC"
+        if not b["labelled"]
+        else "No AUC, because all labels are alike"
+        if None in (b["auc_old"], b["auc_new"])
+        else f"AUC {b['auc_old']:.3f} old and {b['auc_new']:.3f} new on {b['labelled']:,} labelled sequences"
+    )
+    rank = (
+        "no rank correlation, because one release always decides the same"
+        if b["rank_correlation"] is None
+        else f"rank correlation {b['rank_correlation']:.2f}"
+    )
+    return [
+        f"{auc}; {rank}; {share(b['flipped'])} of the decisions flipped; {share(b['top_replaced'])} of the highest 5 % replaced. This is printed and decides nothing."
+    ]
+
 
 def sensitivity_rows(v: Verdict) -> list[dict]:
     "The verdict at half the limits, at the planned ones, and at double; empty where it was not computed."
-    if not v.sensitivity: return []
-    found = {"half": v.sensitivity["half"], "as planned": dict(valid=v.valid, same=v.same), "double": v.sensitivity["double"]}
-    return [{"limits": k, "valid": q["valid"], "same": q["same"], "verdict": worst((q["valid"], q["same"]))} for k, q in found.items()]
+    if not v.sensitivity:
+        return []
+    found = {
+        "half": v.sensitivity["half"],
+        "as planned": dict(valid=v.valid, same=v.same),
+        "double": v.sensitivity["double"],
+    }
+    return [
+        {
+            "limits": k,
+            "valid": q["valid"],
+            "same": q["same"],
+            "verdict": worst((q["valid"], q["same"])),
+        }
+        for k, q in found.items()
+    ]
+
 
 def sensitivity_words(v: Verdict) -> list[str]:
-    other = [r for r in sensitivity_rows(v) if r["limits"] != "as planned" and r["verdict"] != v.verdict]
-    return [f"Yes: {' and '.join(r['verdict'] + ' at ' + r['limits'] + ' the limits' for r in other)}." if other else f"No: {v.verdict} at half and at double."]
+    other = [
+        r for r in sensitivity_rows(v) if r["limits"] != "as planned" and r["verdict"] != v.verdict
+    ]
+    return [
+        f"Yes: {' and '.join(r['verdict'] + ' at ' + r['limits'] + ' the limits' for r in other)}."
+        if other
+        else f"No: {v.verdict} at half and at double."
+    ]
+
 
 def error_rate_words(v: Verdict, plan: Plan = None) -> list[str]:
     "What the check promises, and where that was measured."
     alpha, own = (plan.alpha, plan.families) if plan else (0.01, ())
-    out = [f"With a share exactly at its limit, a check like this one says FAIL wrongly at most {share(alpha)} of the time, and PASS wrongly at most {share(alpha)}, "
-           f"all its {len(v.statements)} statements together. Measured on simulated checks: benchmark gate_error_rates (nbs/benchmarks/results/gate_error_rates.json)."]
-    return out + ([f"Not covered by that benchmark: the team's own {', '.join(own)}; interpkit.drift.simulate.check_family measures it."] if own else [])
+    out = [
+        f"With a share exactly at its limit, a check like this one says FAIL wrongly at most {share(alpha)} of the time, and PASS wrongly at most {share(alpha)}, "
+        f"all its {len(v.statements)} statements together. Measured on simulated checks: benchmark gate_error_rates (nbs/benchmarks/results/gate_error_rates.json)."
+    ]
+    return out + (
+        [
+            f"Not covered by that benchmark: the team's own {', '.join(own)}; interpkit.drift.simulate.check_family measures it."
+        ]
+        if own
+        else []
+    )
 
 # %% ../../nbs/05_drift/03a_words.ipynb #1c65dccd
 def not_tested(v: Verdict, plan: Plan = None, printed: dict = None) -> list[str]:
     "What nobody should read into the verdict, one line each."
     sites = ", ".join((printed or {}).get("reconstruction", {}).get("sites", {}))
     watched = len({s.name.split(": ", 1)[1] for s in v.statements if s.watched})
-    rest = f"the other {plan.features - watched:,} of {plan.features:,} features" if plan and plan.features else "all others"
-    alone = f"Features one by one, but for {watched} watched: {rest} were tested only together." if watched else "Any feature on its own: they were tested only together."
-    return [f"Causes that bypass the site: explanations were read at {sites} alone." if sites else "Causes that bypass the sites of the dictionary.",
-            alone,
-            "Features in combination: effects were measured by removing one at a time.",
-            f"Data that the check set does not hold{'' if any(s.segment for s in v.statements) else ', and segments: the check set names none'}.",
-            "Inputs made to deceive the model or its explanations.",
-            "Whether the decisions are right or fair, and whether a feature's label is the best name for it.",
-            "What explanations cost in production."]
+    rest = (
+        f"the other {plan.features - watched:,} of {plan.features:,} features"
+        if plan and plan.features
+        else "all others"
+    )
+    alone = (
+        f"Features one by one, but for {watched} watched: {rest} were tested only together."
+        if watched
+        else "Any feature on its own: they were tested only together."
+    )
+    return [
+        f"Causes that bypass the site: explanations were read at {sites} alone."
+        if sites
+        else "Causes that bypass the sites of the dictionary.",
+        alone,
+        "Features in combination: effects were measured by removing one at a time.",
+        f"Data that the check set does not hold{'' if any(s.segment for s in v.statements) else ', and segments: the check set names none'}.",
+        "Inputs made to deceive the model or its explanations.",
+        "Whether the decisions are right or fair, and whether a feature's label is the best name for it.",
+        "What explanations cost in production.",
+    ]
 
 # %% ../../nbs/05_drift/03a_words.ipynb #c414ca95
-LEAD = {"REUSE": "The old explanations hold for this release.",
-        "REVIEW": "The old explanations must not be used for this release.",
-        "RETRAIN": "The old explanations must not be used for this release: the dictionary does not carry its decisions.",
-        "COLLECT": "The old explanations must not be used for this release yet: these sequences can't settle whether they hold."}
+LEAD = {
+    "REUSE": "The old explanations hold for this release.",
+    "REVIEW": "The old explanations must not be used for this release.",
+    "RETRAIN": "The old explanations must not be used for this release: the dictionary does not carry its decisions.",
+    "COLLECT": "The old explanations must not be used for this release yet: these sequences can't settle whether they hold.",
+}
 
-COMMAND = {"REUSE": "ipk verify evidence", "REVIEW": "ipk verify evidence",
-           "RETRAIN": "ipk train --release DIR --data FILE --out DIR", "COLLECT": "ipk check --old DIR --new DIR --dictionary DIR --data FILE"}
+COMMAND = {
+    "REUSE": "ipk verify evidence",
+    "REVIEW": "ipk verify evidence",
+    "RETRAIN": "ipk train --release DIR --data FILE --out DIR",
+    "COLLECT": "ipk check --old DIR --new DIR --dictionary DIR --data FILE",
+}
+
 
 def _collect_words(v: Verdict) -> list[str]:
     unsure = [s for s in v.statements if s.outcome == "INCONCLUSIVE"]
     is_open = f"{len(unsure)} of {len(v.statements)} statements {'is' if len(unsure) == 1 else 'are'} open: {joined(map(named, unsure), 4)}."
-    if v.collect is None: return [f"No number of sequences would settle it: a share sits at its limit. {is_open}", "Those who own the limits decide; a new plan needs a new check set. Then check again:"]
+    if v.collect is None:
+        return [
+            f"No number of sequences would settle it: a share sits at its limit. {is_open}",
+            "Those who own the limits decide; a new plan needs a new check set. Then check again:",
+        ]
     more = v.collect - v.sequences
-    much = f"Collect about {v.collect:,} sequences, {more:,} more than these {v.sequences:,}" if more > 0 else f"Collect more sequences in which the open statements can be seen, beyond these {v.sequences:,}"
+    much = (
+        f"Collect about {v.collect:,} sequences, {more:,} more than these {v.sequences:,}"
+        if more > 0
+        else f"Collect more sequences in which the open statements can be seen, beyond these {v.sequences:,}"
+    )
     return [f"{much}. {is_open}", "Then check again:"]
+
 
 def next_words(v: Verdict) -> list[str]:
     "What to do, in words; the command is COMMAND[v.action]."
     new, old = v.new["name"], v.old["name"]
-    return {"REUSE": lambda: [f"Keep the dictionary of {old} for {new}, and file this verdict and its evidence folder with the release. Anybody can derive the verdict again, without the models:"],
-            "REVIEW": lambda: [f"{new} does not reason as {old} did; what changed is named above. Who answers for the model looks at it and signs, or sends the release back. The numbers can be derived again from the evidence folder, without the models:"],
-            "RETRAIN": lambda: [f"Train a dictionary on {new} itself; until then, its decisions have no valid explanation."],
-            "COLLECT": lambda: _collect_words(v)}[v.action]()
+    return {
+        "REUSE": lambda: [
+            f"Keep the dictionary of {old} for {new}, and file this verdict and its evidence folder with the release. Anybody can derive the verdict again, without the models:"
+        ],
+        "REVIEW": lambda: [
+            f"{new} does not reason as {old} did; what changed is named above. Who answers for the model looks at it and signs, or sends the release back. The numbers can be derived again from the evidence folder, without the models:"
+        ],
+        "RETRAIN": lambda: [
+            f"Train a dictionary on {new} itself; until then, its decisions have no valid explanation."
+        ],
+        "COLLECT": lambda: _collect_words(v),
+    }[v.action]()
 
 # %% ../../nbs/05_drift/03a_words.ipynb #f7260db4
 @dataclass(frozen=True)
 class Part:
     "One part of page 1."
+
     title: str
     sentences: tuple[str, ...] = ()
-    rows: tuple[dict, ...] = ()   # a small table
+    rows: tuple[dict, ...] = ()  # a small table
     points: tuple[str, ...] = ()  # a list
     command: str = ""
 
     def __post_init__(self):
-        for name in ("sentences", "points"): object.__setattr__(self, name, tuple(map(one_line, getattr(self, name))))
+        for name in ("sentences", "points"):
+            object.__setattr__(self, name, tuple(map(one_line, getattr(self, name))))
         object.__setattr__(self, "title", one_line(self.title))
+
 
 def basis(v: Verdict) -> str:
     "What was checked: sequences, statements, whose dictionary."
     return f"{v.sequences:,} sequences through both releases, explained by the dictionary of {v.old['name']}; {len(v.statements)} statements, their limits written down before {v.new['name']} was scored."
 
+
 def page_one(v: Verdict, printed: dict = None, plan: Plan = None) -> list[Part]:
     "The parts of page 1, in order: lead, valid, same, behaviour, limits, error rates, not tested, next."
-    parts = [Part(v.headline + ".", (LEAD[v.action], *map(_sentence, v.notes), basis(v))), Part("Valid?", tuple(valid_words(v))), Part("Same?", tuple(same_words(v)))]
-    if printed: parts.append(Part("Behaviour", tuple(behaviour_words(printed))))
-    if v.sensitivity: parts.append(Part("Would the verdict change at half or double the limits?", tuple(sensitivity_words(v)), rows=tuple(sensitivity_rows(v))))
-    return parts + [Part("Error rates", tuple(error_rate_words(v, plan))), Part("Not tested", points=tuple(not_tested(v, plan, printed))), Part("Next", tuple(next_words(v)), command=COMMAND[v.action])]
+    parts = [
+        Part(v.headline + ".", (LEAD[v.action], *map(_sentence, v.notes), basis(v))),
+        Part("Valid?", tuple(valid_words(v))),
+        Part("Same?", tuple(same_words(v))),
+    ]
+    if printed:
+        parts.append(Part("Behaviour", tuple(behaviour_words(printed))))
+    if v.sensitivity:
+        parts.append(
+            Part(
+                "Would the verdict change at half or double the limits?",
+                tuple(sensitivity_words(v)),
+                rows=tuple(sensitivity_rows(v)),
+            )
+        )
+    return parts + [
+        Part("Error rates", tuple(error_rate_words(v, plan))),
+        Part("Not tested", points=tuple(not_tested(v, plan, printed))),
+        Part("Next", tuple(next_words(v)), command=COMMAND[v.action]),
+    ]
+
 
 def summary_lines(v: Verdict, printed: dict = None, plan: Plan = None) -> list[str]:
     "Page 1 as lines of plain text."
@@ -251,7 +466,11 @@ def summary_lines(v: Verdict, printed: dict = None, plan: Plan = None) -> list[s
     for p in parts:
         head, *rest = p.sentences or ("",)
         out += ["", f"{p.title}{' ' if p.title.endswith('?') else ': '}{head}".rstrip(), *rest]
-        if p.rows: out += ["  " + "  ".join(f"{c:<12}" for c in r).rstrip() for r in [list(p.rows[0]), *[list(x.values()) for x in p.rows]]]
+        if p.rows:
+            out += [
+                "  " + "  ".join(f"{c:<12}" for c in r).rstrip()
+                for r in [list(p.rows[0]), *[list(x.values()) for x in p.rows]]
+            ]
         out += [f"  - {x}" for x in p.points] + ([f"  {p.command}"] if p.command else [])
     return out
 
@@ -259,5 +478,9 @@ def summary_lines(v: Verdict, printed: dict = None, plan: Plan = None) -> list[s
 def short_html(v: Verdict, printed: dict = None, plan: Plan = None) -> str:
     "Page 1 as a script-free fragment, for `_repr_html_`."
     lead, *parts = page_one(v, printed, plan)
-    say = lambda p: f"<p><b>{escape(p.title)}</b> {escape(' '.join(p.sentences))}{f' <code>{escape(p.command)}</code>' if p.command else ''}</p>"
-    return f"<h3>{escape(lead.title)}</h3><p><em>{escape(lead.sentences[0])}</em></p>" + "".join(say(p) for p in parts if p.sentences)
+    say = lambda p: (
+        f"<p><b>{escape(p.title)}</b> {escape(' '.join(p.sentences))}{f' <code>{escape(p.command)}</code>' if p.command else ''}</p>"
+    )
+    return f"<h3>{escape(lead.title)}</h3><p><em>{escape(lead.sentences[0])}</em></p>" + "".join(
+        say(p) for p in parts if p.sentences
+    )

@@ -19,47 +19,80 @@ from ..model.sites import Batch
 # %% ../../nbs/04_explain/01_ablation.ipynb #fcb69d42
 class Ablation:
     "One batch of a release, ready for ablations: its decisions, the codes of the dictionary, and the model from each site onward."
+
     def __init__(self, release, dictionary: Dictionary, batch: Batch):
         dictionary = dictionary.to(release.device)
-        self.dictionary, self.prefix = dictionary, Prefix(release, dictionary.targets, batch, reads=dictionary.sites)
+        self.dictionary, self.prefix = (
+            dictionary,
+            Prefix(release, dictionary.targets, batch, reads=dictionary.sites),
+        )
         self.decision = self.prefix.decision
-        for t in dictionary.targets: refuse_late(dictionary, t, self.prefix.acts)
-        self.codes = {s: codes_at(dictionary, s, self.prefix.acts[s], batch) for s in dictionary.sites}
+        for t in dictionary.targets:
+            refuse_late(dictionary, t, self.prefix.acts)
+        self.codes = {
+            s: codes_at(dictionary, s, self.prefix.acts[s], batch) for s in dictionary.sites
+        }
 
     def _site_effects(self, site, sequence: Tensor, feature: Tensor) -> Tensor:
         d, acts, writes = self.dictionary, self.prefix.acts, self.dictionary.writes(site)
         targets = [t for t in acts if t in d.targets]  # in the order of the forward
-        targets = targets[min(map(targets.index, writes)):] if d.frozen else list(writes)  # what comes before doesn't change
+        targets = (
+            targets[min(map(targets.index, writes)) :] if d.frozen else list(writes)
+        )  # what comes before doesn't change
         size = max(1, 2**22 // (acts[targets[0]][0].numel() * len(targets)))
         out = []
         for i in range(0, len(sequence), size):
-            s, f = sequence[i:i + size], feature[i:i + size]
+            s, f = sequence[i : i + size], feature[i : i + size]
             code = self.codes[site][s, :, f][..., None]
-            own, *held = ((t, acts[t][s] - code * writes[t][f][:, None] if t in writes else acts[t][s]) for t in targets)
+            own, *held = (
+                (t, acts[t][s] - code * writes[t][f][:, None] if t in writes else acts[t][s])
+                for t in targets
+            )
             out.append(self.decision[s] - self.prefix.run(own[0], s, own[1], dict(held)))
         return torch.cat(out)
 
     @torch.no_grad()
-    def effects(self, sequence: np.ndarray, feature: np.ndarray) -> np.ndarray:  # int [M], int [M] -> float [M]
+    def effects(
+        self, sequence: np.ndarray, feature: np.ndarray
+    ) -> np.ndarray:  # int [M], int [M] -> float [M]
         "The effect of `feature` on `sequence`, pair by pair; sequences by position in the batch, features by number in the dictionary."
         out = np.zeros(len(sequence))
         for s in self.dictionary.sites:
             first = self.dictionary.offsets[s]
-            here = np.flatnonzero((feature >= first) & (feature < first + self.dictionary.at(s).n_features))
+            here = np.flatnonzero(
+                (feature >= first) & (feature < first + self.dictionary.at(s).n_features)
+            )
             device = self.codes[s].device
-            i, f = torch.as_tensor(sequence[here], device=device), torch.as_tensor(feature[here] - first, device=device)
-            active = (self.codes[s][i, :, f] > 0).any(1).cpu().numpy() if len(here) else np.zeros(0, bool)
+            i, f = (
+                torch.as_tensor(sequence[here], device=device),
+                torch.as_tensor(feature[here] - first, device=device),
+            )
+            active = (
+                (self.codes[s][i, :, f] > 0).any(1).cpu().numpy()
+                if len(here)
+                else np.zeros(0, bool)
+            )
             if active.any():
-                out[here[active]] = self._site_effects(s, i[active], f[active]).double().cpu().numpy()
+                out[here[active]] = (
+                    self._site_effects(s, i[active], f[active]).double().cpu().numpy()
+                )
         return out
 
 # %% ../../nbs/04_explain/01_ablation.ipynb #33fea987
-def all_effects(release, dictionary: Dictionary, rows: pd.DataFrame) -> np.ndarray:  # [sequences, features]
+def all_effects(
+    release, dictionary: Dictionary, rows: pd.DataFrame
+) -> np.ndarray:  # [sequences, features]
     "The effect of every feature on every sequence; zero where it is not active."
-    rows, dictionary, out = release.pin(rows), dictionary.to(release.device), np.zeros((len(rows), dictionary.n_features))
+    rows, dictionary, out = (
+        release.pin(rows),
+        dictionary.to(release.device),
+        np.zeros((len(rows), dictionary.n_features)),
+    )
     for part, batch in in_batches(release, rows, dictionary):
         ablation = Ablation(release, dictionary, batch)
-        active = torch.cat([(ablation.codes[s] > 0).any(1) for s in dictionary.sites], 1).cpu().numpy()
+        active = (
+            torch.cat([(ablation.codes[s] > 0).any(1) for s in dictionary.sites], 1).cpu().numpy()
+        )
         s, f = np.nonzero(active)
         out[part][s, f] = ablation.effects(s, f)
     return out

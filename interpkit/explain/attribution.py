@@ -20,33 +20,65 @@ from ..dictionary.sparse import Dictionary
 @dataclass(frozen=True)
 class Explanation:
     "Why one sequence was decided as it was."
+
     sequence_id: object
     decision: float
-    features: pd.DataFrame   # feature, label, attribution (signed), share of all attribution; largest first
-    error_share: float       # the share of attribution that flows through what the dictionary leaves out
+    features: (
+        pd.DataFrame
+    )  # feature, label, attribution (signed), share of all attribution; largest first
+    error_share: float  # the share of attribution that flows through what the dictionary leaves out
 
     def __repr__(self):
-        top = ", ".join(f"{r.label} {r.attribution:+.2f}" for r in self.features.head(3).itertuples())
+        top = ", ".join(
+            f"{r.label} {r.attribution:+.2f}" for r in self.features.head(3).itertuples()
+        )
         return f"Explanation(decision {self.decision:+.2f}: {top}; {percent(self.error_share)} unexplained)"
+
     def _repr_html_(self):
-        rows = [dict(feature=r.label, attribution=f"{r.attribution:+.3f}", share=percent(r.share)) for r in self.features.itertuples()]
-        return table_html(rows + [dict(feature="not explained", attribution="", share=percent(self.error_share))],
-                          caption=f"decision {self.decision:+.3f}")
+        rows = [
+            dict(feature=r.label, attribution=f"{r.attribution:+.3f}", share=percent(r.share))
+            for r in self.features.itertuples()
+        ]
+        return table_html(
+            rows + [dict(feature="not explained", attribution="", share=percent(self.error_share))],
+            caption=f"decision {self.decision:+.3f}",
+        )
 
 # %% ../../nbs/04_explain/00_attribution.ipynb #9a5e909c
-def explain(release, dictionary: Dictionary, rows: pd.DataFrame, top: int = 10) -> list[Explanation]:
+def explain(
+    release, dictionary: Dictionary, rows: pd.DataFrame, top: int = 10
+) -> list[Explanation]:
     "An explanation for each row: its `top` features by the size of their attribution."
-    if len(rows) > 1000: raise bad_parameter("at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)")
+    if len(rows) > 1000:
+        raise bad_parameter(
+            "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"
+        )
     rows, dictionary, out = release.pin(rows), dictionary.to(release.device), []
     for part, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)
-        size, signed, lost = at.size.cpu().numpy(), at.signed.cpu().numpy(), at.error.sum(1).cpu().numpy()
-        for i, (name, value) in enumerate(zip(rows.iloc[part]["sequence_id"], at.decision.tolist())):
-            out.append(_explanation(name, value, size[i], signed[i], float(lost[i]), dictionary.names, top))
+        size, signed, lost = (
+            at.size.cpu().numpy(),
+            at.signed.cpu().numpy(),
+            at.error.sum(1).cpu().numpy(),
+        )
+        for i, (name, value) in enumerate(
+            zip(rows.iloc[part]["sequence_id"], at.decision.tolist())
+        ):
+            out.append(
+                _explanation(name, value, size[i], signed[i], float(lost[i]), dictionary.names, top)
+            )
     return out
+
 
 def _explanation(name, value, size, signed, lost, labels, top) -> Explanation:
     order = [f for f in np.argsort(-size)[:top] if size[f] > 0]
     whole = max(float(size.sum()) + lost, 1e-30)
-    features = pd.DataFrame(dict(feature=order, label=[labels[f] for f in order], attribution=signed[order], share=size[order] / whole))
+    features = pd.DataFrame(
+        dict(
+            feature=order,
+            label=[labels[f] for f in order],
+            attribution=signed[order],
+            share=size[order] / whole,
+        )
+    )
     return Explanation(name, value, features, lost / whole)

@@ -17,90 +17,201 @@ from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from .sites import Batch, _first
 
 # %% ../../nbs/01_model/02a_decisions.ipynb #fbdf2f30
-def _logits(out) -> Tensor: return out.logits if torch.is_tensor(getattr(out, "logits", None)) else _first(out)
+def _logits(out) -> Tensor:
+    return out.logits if torch.is_tensor(getattr(out, "logits", None)) else _first(out)
+
 
 def at_last(out, batch: Batch) -> Tensor:  # [B, vocabulary]
     "The logits at the last real token."
     logits = _logits(out)
-    if logits.ndim == 2: return logits
+    if logits.ndim == 2:
+        return logits
     if logits.ndim != 3 or batch.last is None:
-        raise invalid("logits [B, T, vocabulary], and rows that say where each sequence ends", f"logits {list(logits.shape)}{'' if batch.last is not None else ', and no attention mask'}", "inputs={'kind': 'tokens', ...}, or a dict with an 'attention_mask' from inputs(rows)")
+        raise invalid(
+            "logits [B, T, vocabulary], and rows that say where each sequence ends",
+            f"logits {list(logits.shape)}{'' if batch.last is not None else ', and no attention mask'}",
+            "inputs={'kind': 'tokens', ...}, or a dict with an 'attention_mask' from inputs(rows)",
+        )
     return logits[torch.arange(len(logits), device=logits.device), batch.last]
+
 
 def _flat(out, batch: Batch, *widths) -> Tensor:  # [B, width]
     t = _logits(out)
     t = t[:, None] if t.ndim == 1 else t
-    if t.ndim == 2 and len(t) == batch.n and (not widths or t.shape[1] in widths): return t
+    if t.ndim == 2 and len(t) == batch.n and (not widths or t.shape[1] in widths):
+        return t
     wanted = " or ".join(f"[{batch.n}, {w}]" for w in widths or ("K",))
-    raise invalid(f"an output of shape {wanted}", f"{list(t.shape)}", "say which number is the decision: decision=lambda out: out[:, 1]")
+    raise invalid(
+        f"an output of shape {wanted}",
+        f"{list(t.shape)}",
+        "say which number is the decision: decision=lambda out: out[:, 1]",
+    )
+
 
 def _known(t: Tensor, *ids):
     for i in ids:
-        if not 0 <= i < t.shape[1]: raise invalid(f"numbers from 0 to {t.shape[1] - 1} in the decision", f"{i}", "correct `decision`: the output has no such entry")
+        if not 0 <= i < t.shape[1]:
+            raise invalid(
+                f"numbers from 0 to {t.shape[1] - 1} in the decision",
+                f"{i}",
+                "correct `decision`: the output has no such entry",
+            )
     return t
 
-def logit_difference(out, batch, positive: int, negative: int): x = _known(at_last(out, batch), positive, negative); return x[:, positive] - x[:, negative]
-def column(out, batch, column: int): return _known(_flat(out, batch), column)[:, column]
-def difference(out, batch): x = _flat(out, batch, 2); return x[:, 1] - x[:, 0]
-def scalar(out, batch): return _flat(out, batch, 1)[:, 0]
+
+def logit_difference(out, batch, positive: int, negative: int):
+    x = _known(at_last(out, batch), positive, negative)
+    return x[:, positive] - x[:, negative]
+
+
+def column(out, batch, column: int):
+    return _known(_flat(out, batch), column)[:, column]
+
+
+def difference(out, batch):
+    x = _flat(out, batch, 2)
+    return x[:, 1] - x[:, 0]
+
+
+def scalar(out, batch):
+    return _flat(out, batch, 1)[:, 0]
+
+
 def _pinned(out, batch) -> Tensor:  # [B, vocabulary]
-    if batch.targets is None: raise invalid("rows with the two tokens that the old release found likeliest", "rows without them", "pin them first: rows = old.pin(rows)")
+    if batch.targets is None:
+        raise invalid(
+            "rows with the two tokens that the old release found likeliest",
+            "rows without them",
+            "pin them first: rows = old.pin(rows)",
+        )
     x = at_last(out, batch)
     return _known(x, int(batch.targets.min()), int(batch.targets.max()))
-def top_two(out, batch): return _pinned(out, batch).gather(1, batch.targets).diff(dim=1)[:, 0].neg()
-def top_logprob(out, batch): return _pinned(out, batch).log_softmax(1).gather(1, batch.targets[:, :1])[:, 0]
+
+
+def top_two(out, batch):
+    return _pinned(out, batch).gather(1, batch.targets).diff(dim=1)[:, 0].neg()
+
+
+def top_logprob(out, batch):
+    return _pinned(out, batch).log_softmax(1).gather(1, batch.targets[:, :1])[:, 0]
+
 
 PINNED = ("top_two", "top_logprob")  # about tokens that the old release names
 
-NAMED = dict(logit_difference=logit_difference, column=column, difference=difference, scalar=scalar, top_two=top_two, top_logprob=top_logprob)
+NAMED = dict(
+    logit_difference=logit_difference,
+    column=column,
+    difference=difference,
+    scalar=scalar,
+    top_two=top_two,
+    top_logprob=top_logprob,
+)
 
 # %% ../../nbs/01_model/02a_decisions.ipynb #0fcd9025
 @dataclass
 class NamedDecision:
     "One of the decisions that have a name, with its options."
+
     kind: str
     options: dict
+
     def __post_init__(self):
-        if self.kind not in NAMED: raise invalid(f"a decision of kind {', '.join(NAMED)}, or a function", repr(self.kind), f"correct `decision`: {nearest(self.kind, NAMED)}")
-        try: inspect.signature(NAMED[self.kind]).bind(None, None, **self.options)
-        except TypeError as e: raise invalid(f"the options of the decision {self.kind!r}", f"{', '.join(self.options) or 'none'}: {e}", "correct `decision`, for example {'kind': 'logit_difference', 'positive': 4, 'negative': 3}") from None
-    def __call__(self, out, batch: Batch) -> Tensor: return NAMED[self.kind](out, batch, **self.options)
-    def spec(self): return dict(kind=self.kind, **self.options)
+        if self.kind not in NAMED:
+            raise invalid(
+                f"a decision of kind {', '.join(NAMED)}, or a function",
+                repr(self.kind),
+                f"correct `decision`: {nearest(self.kind, NAMED)}",
+            )
+        try:
+            inspect.signature(NAMED[self.kind]).bind(None, None, **self.options)
+        except TypeError as e:
+            raise invalid(
+                f"the options of the decision {self.kind!r}",
+                f"{', '.join(self.options) or 'none'}: {e}",
+                "correct `decision`, for example {'kind': 'logit_difference', 'positive': 4, 'negative': 3}",
+            ) from None
+
+    def __call__(self, out, batch: Batch) -> Tensor:
+        return NAMED[self.kind](out, batch, **self.options)
+
+    def spec(self):
+        return dict(kind=self.kind, **self.options)
+
 
 @dataclass
 class FunctionDecision:
     "A function of the output, or of output and batch."
+
     function: object
+
     def __call__(self, out, batch: Batch) -> Tensor:
-        try: return self.function(*(out, batch)[:self._takes()])
-        except InterpkitError: raise
-        except Exception as e: raise invalid("a decision that reads the output of this model", f"{_shape(out)}; decision stops with {type(e).__name__}: {e}", "try it on its own: decision(model(...))") from e
+        try:
+            return self.function(*(out, batch)[: self._takes()])
+        except InterpkitError:
+            raise
+        except Exception as e:
+            raise invalid(
+                "a decision that reads the output of this model",
+                f"{_shape(out)}; decision stops with {type(e).__name__}: {e}",
+                "try it on its own: decision(model(...))",
+            ) from e
+
     def _takes(self) -> int:
-        needed = [p for p in inspect.signature(self.function).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+        needed = [
+            p
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+        ]
         return min(max(len(needed), 1), 2)
-    def spec(self): return self.function
+
+    def spec(self):
+        return self.function
+
 
 @dataclass
 class GuessedDecision:
     "The entry of an output [B] or [B, 1], or second minus first entry of an output [B, 2]."
+
     kind: str = None  # learnt from the first output
+
     def __call__(self, out, batch: Batch) -> Tensor:
         shape = tuple(_logits(out).shape)
         if shape not in ((batch.n,), (batch.n, 1), (batch.n, 2)):
-            raise invalid("an output of shape [B, 1] or [B, 2], from which the decision follows", _shape(out), "paste and correct: Release.from_module(model, inputs=..., decision=lambda out: out[:, 1])")
+            raise invalid(
+                "an output of shape [B, 1] or [B, 2], from which the decision follows",
+                _shape(out),
+                "paste and correct: Release.from_module(model, inputs=..., decision=lambda out: out[:, 1])",
+            )
         self.kind = "difference" if shape == (batch.n, 2) else "scalar"
         return NAMED[self.kind](out, batch)
+
     def spec(self):
-        if self.kind: return dict(kind=self.kind)
-        raise bad_parameter("a decision that can be written down", "a release that has not seen rows yet", "run it once on rows before saving, release.run(rows), or name it: decision={'kind': 'scalar'}")
+        if self.kind:
+            return dict(kind=self.kind)
+        raise bad_parameter(
+            "a decision that can be written down",
+            "a release that has not seen rows yet",
+            "run it once on rows before saving, release.run(rows), or name it: decision={'kind': 'scalar'}",
+        )
+
 
 def _shape(out) -> str:
-    try: return f"{type(out).__name__} {list(_logits(out).shape)}"
-    except InterpkitError: return type(out).__name__
+    try:
+        return f"{type(out).__name__} {list(_logits(out).shape)}"
+    except InterpkitError:
+        return type(out).__name__
+
 
 def make_decision(spec):
     "A decision from None, {'kind': ...} or a function."
-    if spec is None: return GuessedDecision()
-    if callable(spec): return FunctionDecision(spec)
-    if isinstance(spec, dict): return NamedDecision(spec.get("kind"), {k: v for k, v in spec.items() if k != "kind"})
-    raise invalid("a decision as {'kind': ...} or as a function", repr(spec), "decision={'kind': 'column', 'column': 1} or decision=lambda out: out[:, 1]")
+    if spec is None:
+        return GuessedDecision()
+    if callable(spec):
+        return FunctionDecision(spec)
+    if isinstance(spec, dict):
+        return NamedDecision(spec.get("kind"), {k: v for k, v in spec.items() if k != "kind"})
+    raise invalid(
+        "a decision as {'kind': ...} or as a function",
+        repr(spec),
+        "decision={'kind': 'column', 'column': 1} or decision=lambda out: out[:, 1]",
+    )

@@ -21,50 +21,88 @@ from .sites import capture
 def _weights(model: nn.Module):
     for name, t in sorted(model.state_dict().items()):
         t = t.detach().cpu().contiguous()
-        yield canonical([name, str(t.dtype), list(t.shape)]) + t.flatten().view(torch.uint8).numpy().tobytes()
+        yield (
+            canonical([name, str(t.dtype), list(t.shape)])
+            + t.flatten().view(torch.uint8).numpy().tobytes()
+        )
 
-def fingerprint(model: nn.Module, config: dict = None, schema: dict = None, code: dict = None) -> str:
+
+def fingerprint(
+    model: nn.Module, config: dict = None, schema: dict = None, code: dict = None
+) -> str:
     "SHA-256 over weights, configuration, tokenizer or feature schema, and digests of the code."
     h = hashlib.sha256(canonical([config or {}, schema or {}, code or {}]))
-    for w in _weights(model): h.update(w)
+    for w in _weights(model):
+        h.update(w)
     return h.hexdigest()
 
 # %% ../../nbs/01_model/03_fingerprints.ipynb #f664dd55
 SHARED = 20  # a value that fewer rows have may be one customer's
 
+
 def canary_rows(rows: pd.DataFrame, n: int = 16, seed: int = 0) -> pd.DataFrame:
     "`n` synthetic rows in the columns of `rows`; no value stands there that fewer than twenty rows have."
     rng, out = np.random.default_rng(seed), {"sequence_id": [f"canary-{i}" for i in range(n)]}
     columns = [c for c in rows if c not in RESERVED and not str(c).startswith(("factor:", "_"))]
-    lists = [c for c in columns if len(rows) and isinstance(rows[c].iloc[0], (list, tuple, np.ndarray))]
+    lists = [
+        c for c in columns if len(rows) and isinstance(rows[c].iloc[0], (list, tuple, np.ndarray))
+    ]
     lengths = _synthetic_lengths(rows[lists[0]], n, rng) if lists else None
-    for c in columns: out[c] = _synthetic_lists(rows[c], lengths, rng) if c in lists else _synthetic(rows[c], n, rng)
+    for c in columns:
+        out[c] = (
+            _synthetic_lists(rows[c], lengths, rng) if c in lists else _synthetic(rows[c], n, rng)
+        )
     return pd.DataFrame(out)
+
 
 def _shared(values: pd.Series) -> np.ndarray:
     counts = values.value_counts()
     return counts.index[counts >= SHARED].sort_values().to_numpy()
 
+
 def _synthetic(column: pd.Series, n: int, rng) -> pd.Series:
     kind = column.dtype
-    if pd.api.types.is_float_dtype(kind): return pd.Series(_normal(column.to_numpy(float, na_value=np.nan), n, rng)).astype(kind)
+    if pd.api.types.is_float_dtype(kind):
+        return pd.Series(_normal(column.to_numpy(float, na_value=np.nan), n, rng)).astype(kind)
     shared = _shared(column)
-    if len(shared): return pd.Series(rng.choice(shared, n)).astype("category" if isinstance(kind, pd.CategoricalDtype) else kind)
-    if pd.api.types.is_integer_dtype(kind): return pd.Series(_untaken(_normal(column.to_numpy(float), n, rng), column)).astype(kind)
-    return pd.Series(np.zeros(n)).astype(kind) if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind) else pd.Series([""] * n)
+    if len(shared):
+        return pd.Series(rng.choice(shared, n)).astype(
+            "category" if isinstance(kind, pd.CategoricalDtype) else kind
+        )
+    if pd.api.types.is_integer_dtype(kind):
+        return pd.Series(_untaken(_normal(column.to_numpy(float), n, rng), column)).astype(kind)
+    return (
+        pd.Series(np.zeros(n)).astype(kind)
+        if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)
+        else pd.Series([""] * n)
+    )
+
 
 def _normal(values: np.ndarray, n: int, rng) -> np.ndarray:
     "Draws with the mean and spread of the finite values; standard normal where they are too few."
     values = values[np.isfinite(values)]
-    return rng.normal(values.mean(), values.std() or 1.0, n) if len(values) >= SHARED else rng.normal(size=n)
+    return (
+        rng.normal(values.mean(), values.std() or 1.0, n)
+        if len(values) >= SHARED
+        else rng.normal(size=n)
+    )
+
 
 def _untaken(draws: np.ndarray, column: pd.Series) -> list[int]:
     "The whole numbers next to the draws that no row has, in the column's range; 0 where all are taken. In a column whose numbers nobody shares, each is somebody's."
     values = column.dropna().astype(int)
-    taken, low, high = set(values), int(values.min()) if len(values) else 0, int(values.max()) if len(values) else 0
+    taken, low, high = (
+        set(values),
+        int(values.min()) if len(values) else 0,
+        int(values.max()) if len(values) else 0,
+    )
+
     def free(v):
-        near = (w for k in range(10_000) for w in (v + k, v - k) if low <= w <= high and w not in taken)
+        near = (
+            w for k in range(10_000) for w in (v + k, v - k) if low <= w <= high and w not in taken
+        )
         return next(near, 0)
+
     return [free(int(v)) for v in np.clip(np.round(draws), low, high)]
 
 # %% ../../nbs/01_model/03_fingerprints.ipynb #9eddc969
@@ -73,31 +111,56 @@ def _synthetic_lengths(column: pd.Series, n: int, rng) -> list[int]:
     low, high = np.quantile(lengths, [0.25, 0.75]).astype(int) if len(lengths) >= SHARED else (8, 8)
     return rng.integers(max(low, 1), max(high, 1) + 1, n).tolist()
 
+
 def _synthetic_lists(column: pd.Series, lengths, rng) -> list[list]:
     arrays = [np.asarray(x) for x in column]
-    if any(x.dtype.kind == "f" for x in arrays): return [_normal(np.concatenate(arrays), k, rng).tolist() for k in lengths]
-    ends = {at: same.pop() for at in (0, -1) if len(same := {int(x[at]) for x in arrays}) == 1 and len(arrays) >= SHARED}
+    if any(x.dtype.kind == "f" for x in arrays):
+        return [_normal(np.concatenate(arrays), k, rng).tolist() for k in lengths]
+    ends = {
+        at: same.pop()
+        for at in (0, -1)
+        if len(same := {int(x[at]) for x in arrays}) == 1 and len(arrays) >= SHARED
+    }
     ids = _shared(pd.Series(np.concatenate([np.unique(x) for x in arrays])))
     inner = np.setdiff1d(ids, list(ends.values()))
-    out = [rng.choice(inner if len(inner) else ids if len(ids) else [0], k).astype(int).tolist() for k in lengths]
+    out = [
+        rng.choice(inner if len(inner) else ids if len(ids) else [0], k).astype(int).tolist()
+        for k in lengths
+    ]
     for x in out:
-        for at, token in ends.items(): x[at] = token
+        for at, token in ends.items():
+            x[at] = token
     return out
 
 # %% ../../nbs/01_model/03_fingerprints.ipynb #03255e7a
 def canary(release, rows: pd.DataFrame, sites) -> dict[str, np.ndarray]:
     "What the release gives on canary rows: its decisions, and the activations at each site [B, T, d], zero at positions that do not count."
     batch = release.batch(release.pin(rows))
-    found = {"decision": release.run(batch)} | {str(s): _counted(a, batch.mask) for s, a in capture(release.model, sites, batch).items()}
+    found = {"decision": release.run(batch)} | {
+        str(s): _counted(a, batch.mask) for s, a in capture(release.model, sites, batch).items()
+    }
     return {k: v.detach().cpu().numpy() for k, v in found.items()}
 
-def _counted(acts, mask): return acts if mask is None or mask.shape != acts.shape[:2] else acts * mask[..., None]
+
+def _counted(acts, mask):
+    return acts if mask is None or mask.shape != acts.shape[:2] else acts * mask[..., None]
+
 
 def compare_canary(expected: dict, found: dict, relative: float = 1e-3) -> tuple[bool, str]:
     "Whether all arrays agree within `relative` of their norm, and a sentence that says by how much they do not."
     for name, e in expected.items():
-        if name not in found or found[name].shape != e.shape: return False, f"{name} has shape {found[name].shape if name in found else None}, expected {e.shape}"
-    gaps = {name: float(np.linalg.norm(found[name] - e) / max(np.linalg.norm(e), 1e-12)) for name, e in expected.items()}
+        if name not in found or found[name].shape != e.shape:
+            return (
+                False,
+                f"{name} has shape {found[name].shape if name in found else None}, expected {e.shape}",
+            )
+    gaps = {
+        name: float(np.linalg.norm(found[name] - e) / max(np.linalg.norm(e), 1e-12))
+        for name, e in expected.items()
+    }
     where = max(gaps, key=lambda k: np.inf if np.isnan(gaps[k]) else gaps[k], default=None)
-    if where is None: return False, "nothing was recorded to compare with"
-    return gaps[where] <= relative, f"{where} differs by {gaps[where]:.2g} relative, at most {relative:g} may"
+    if where is None:
+        return False, "nothing was recorded to compare with"
+    return gaps[
+        where
+    ] <= relative, f"{where} differs by {gaps[where]:.2g} relative, at most {relative:g} may"

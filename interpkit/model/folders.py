@@ -25,125 +25,237 @@ from ..core.errors import InterpkitError, bad_parameter, invalid
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 AGAIN = "restore it from where the release was kept"
 
+
 def weight_files(folder: Path, name: str = "model.safetensors") -> list[Path]:
     "The weight files of a release folder, one or the shards of an index; raises (exit code 65) where one is missing, broken or pickled."
     index = folder / f"{name}.index.json"
-    names = sorted(set(read_json(index).get("weight_map", {}).values())) if index.exists() else [name]
+    names = (
+        sorted(set(read_json(index).get("weight_map", {}).values())) if index.exists() else [name]
+    )
     for file in (folder / n for n in names):
-        if not file.exists(): raise _no_weights(folder, file)
+        if not file.exists():
+            raise _no_weights(folder, file)
         _whole(file)
     return [folder / n for n in names]
 
+
 def _no_weights(folder: Path, file: Path) -> InterpkitError:
     pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
-    if not pickled: return invalid(f"the weights {file}", "no such file", AGAIN)
-    return invalid(f"weights as safetensors in {folder}", f"{', '.join(pickled)}, which can run code when loaded",
-                   f"convert them once, where you trust them:\n  import torch; from safetensors.torch import save_file\n  save_file(torch.load({pickled[0]!r}, weights_only=True), {file.name!r}, metadata={{'format': 'pt'}})")
+    if not pickled:
+        return invalid(f"the weights {file}", "no such file", AGAIN)
+    return invalid(
+        f"weights as safetensors in {folder}",
+        f"{', '.join(pickled)}, which can run code when loaded",
+        f"convert them once, where you trust them:\n  import torch; from safetensors.torch import save_file\n  save_file(torch.load({pickled[0]!r}, weights_only=True), {file.name!r}, metadata={{'format': 'pt'}})",
+    )
+
 
 def _whole(file: Path):
     "Raise where a file is no complete safetensors file."
     from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(file, "pt") as f: f.keys()
-    except (SafetensorError, OSError, ValueError) as e: raise invalid(f"whole weights in {file}", f"{type(e).__name__}: {e}", AGAIN) from None
+        with safe_open(file, "pt") as f:
+            f.keys()
+    except (SafetensorError, OSError, ValueError) as e:
+        raise invalid(f"whole weights in {file}", f"{type(e).__name__}: {e}", AGAIN) from None
+
 
 def read_weights(files) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
+
     return {n: t for f in files for n, t in load_file(f).items()}
+
 
 def fill(model: nn.Module, weights: dict, where) -> nn.Module:
     "Load weights; every name and shape must be right. What a model ties together may be stored once."
     own = model.state_dict()
     stored = {own[n].data_ptr() for n in weights if n in own and own[n].numel()}
     missing = [n for n in own if n not in weights and own[n].data_ptr() not in stored]
-    shapes = {(n, tuple(weights[n].shape), tuple(own[n].shape)) for n in own if n in weights and weights[n].shape != own[n].shape}
+    shapes = {
+        (n, tuple(weights[n].shape), tuple(own[n].shape))
+        for n in own
+        if n in weights and weights[n].shape != own[n].shape
+    }
     _refuse_keys(model, where, missing, [n for n in weights if n not in own], shapes)
     model.load_state_dict(weights, strict=False)
     return model
 
+
 def _refuse_keys(model, where, missing, unexpected, shapes):
-    found = [f"{n} is {list(a)}, expected {list(b)}" for n, a, b in sorted(shapes)] + [f"{n} is missing" for n in sorted(missing)] + [f"{n} is not part of the model" for n in sorted(unexpected)]
+    found = (
+        [f"{n} is {list(a)}, expected {list(b)}" for n, a, b in sorted(shapes)]
+        + [f"{n} is missing" for n in sorted(missing)]
+        + [f"{n} is not part of the model" for n in sorted(unexpected)]
+    )
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    if found: raise invalid(f"the weights of a {type(model).__name__} in {where}", "; ".join(found[:5]) + more, "pair the weights with the configuration, or the factory and its arguments, with which they were trained")
+    if found:
+        raise invalid(
+            f"the weights of a {type(model).__name__} in {where}",
+            "; ".join(found[:5]) + more,
+            "pair the weights with the configuration, or the factory and its arguments, with which they were trained",
+        )
 
 # %% ../../nbs/01_model/04_folders.ipynb #3aaeb7a8
-SCHEMA = ("vocab.json", "vocab.txt", "merges.txt", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "schema.json")
+SCHEMA = (
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "schema.json",
+)
+
 
 def schema_digests(folder: Path) -> dict[str, str]:
     "Digests of the tokenizer's files or the feature schema."
     return {n: digest_file(folder / n) for n in SCHEMA if (folder / n).exists()}
 
+
 @contextmanager
 def _quiet():
     "transformers without its progress bars and reports."
     from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL); logging.disable_progress_bar()
-    try: yield
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(level)
-        if bars: logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
+
 
 def _architecture(folder: Path):
     "The class that config.json names."
     import transformers
-    if not (folder / "config.json").exists(): raise invalid(f"a release in {folder}: release.json, or a Hugging Face config.json", "neither" if folder.is_dir() else "no such folder", "check the path; a live module becomes a folder with Release.from_module(...).save(folder)")
+
+    if not (folder / "config.json").exists():
+        raise invalid(
+            f"a release in {folder}: release.json, or a Hugging Face config.json",
+            "neither" if folder.is_dir() else "no such folder",
+            "check the path; a live module becomes a folder with Release.from_module(...).save(folder)",
+        )
     name = next(iter(read_json(folder / "config.json").get("architectures") or []), None)
     cls = getattr(transformers, name, None) if name else None
-    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel): return cls
-    raise invalid(f"an architecture that transformers {transformers.__version__} knows", f"{name!r} in {folder / 'config.json'}", "install the version of transformers with which the release was made, or save it as a release folder of your own code: Release.from_module(...).save(folder)")
+    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+        return cls
+    raise invalid(
+        f"an architecture that transformers {transformers.__version__} knows",
+        f"{name!r} in {folder / 'config.json'}",
+        "install the version of transformers with which the release was made, or save it as a release folder of your own code: Release.from_module(...).save(folder)",
+    )
+
 
 def hf_model(folder: Path) -> nn.Module:
     "The model of a Hugging Face folder in 32-bit floats; raises (exit code 65) where weights are missing, left over or of another shape."
     cls = _architecture(folder)
     weight_files(folder)
     try:
-        with _quiet(): model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, local_files_only=True)
-    except torch.OutOfMemoryError: raise
+        with _quiet():
+            model, info = cls.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as e:
-        raise invalid(f"a model that transformers can read in {folder}", f"{type(e).__name__}: {(str(e).strip() or '-').splitlines()[0][:300]}", "restore the folder from where the release was kept, or install the version of transformers with which it was made") from e
-    _refuse_keys(model, folder, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+        raise invalid(
+            f"a model that transformers can read in {folder}",
+            f"{type(e).__name__}: {(str(e).strip() or '-').splitlines()[0][:300]}",
+            "restore the folder from where the release was kept, or install the version of transformers with which it was made",
+        ) from e
+    _refuse_keys(
+        model, folder, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
+    )
     return model
+
 
 def hub_folder(name: str) -> Path:
     "The local copy of a model on the hub; HF_HUB_OFFLINE=1 takes it from the cache."
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+        )
     except Exception as e:
-        raise invalid(f"a release: a folder, or a model on the hub named {name!r}", f"no such folder; the hub says {type(e).__name__}", "check the path; without a network, pass a local folder") from e
+        raise invalid(
+            f"a release: a folder, or a model on the hub named {name!r}",
+            f"no such folder; the hub says {type(e).__name__}",
+            "check the path; without a network, pass a local folder",
+        ) from e
 
 # %% ../../nbs/01_model/04_folders.ipynb #e6eed10c
 def path_of(thing, what: str) -> str:
     "'module:name' of a class or function; raises (exit code 64) for lambdas, inner functions and what was defined in a notebook."
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     found = getattr(sys.modules.get(module), name or "", None)
-    if module in (None, "__main__", "builtins") or found is not thing or not getattr(sys.modules[module], "__file__", None):
-        raise bad_parameter(f"{what} that can be imported: a class or function at the top of a file", f"{name or type(thing).__name__} of {module}",
-                            "move it to a file, say fraud_model.py, import it from there, make the release again and save it")
+    if (
+        module in (None, "__main__", "builtins")
+        or found is not thing
+        or not getattr(sys.modules[module], "__file__", None)
+    ):
+        raise bad_parameter(
+            f"{what} that can be imported: a class or function at the top of a file",
+            f"{name or type(thing).__name__} of {module}",
+            "move it to a file, say fraud_model.py, import it from there, make the release again and save it",
+        )
     return f"{module}:{name}"
 
+
 def _installed(file: str) -> bool:
-    places = {sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")} | {str(Path(__file__).parent.parent) if "__file__" in globals() else ""}
+    places = {sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")} | {
+        str(Path(__file__).parent.parent) if "__file__" in globals() else ""
+    }
     return any(p and Path(file).is_relative_to(p) for p in places)
+
 
 def own_modules(name: str, seen: set = None) -> set[str]:
     "A module and all modules of one's own that its file imports: neither Python's nor installed ones."
     seen = set() if seen is None else seen
     module = sys.modules.get(name)
-    if name in seen or module is None or not getattr(module, "__file__", None) or _installed(module.__file__): return seen
+    if (
+        name in seen
+        or module is None
+        or not getattr(module, "__file__", None)
+        or _installed(module.__file__)
+    ):
+        return seen
     seen.add(name)
-    for n in _imports(module): own_modules(n, seen)
+    for n in _imports(module):
+        own_modules(n, seen)
     return seen
+
 
 def _imports(module) -> set[str]:
     "Full names of what a module's file may import."
     found = set()
     for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__) if node.level else node.module
+            base = (
+                importlib.util.resolve_name(
+                    "." * node.level + (node.module or ""), module.__package__
+                )
+                if node.level
+                else node.module
+            )
             found |= {base, *(f"{base}.{a.name}" for a in node.names)}
     return found
+
 
 def copy_code(paths, folder: Path) -> dict[str, str]:
     "Copy the files of 'module:name' paths into `folder/code` where they can stand alone; digests of all modules of one's own that they need, and of these."
@@ -152,50 +264,93 @@ def copy_code(paths, folder: Path) -> dict[str, str]:
         if "." not in m:
             (folder / "code").mkdir(exist_ok=True)
             (folder / "code" / f"{m}.py").write_bytes(Path(sys.modules[m].__file__).read_bytes())
-    return {m: digest_file(sys.modules[m].__file__) for m in sorted(modules.union(*map(own_modules, modules)))}
+    return {
+        m: digest_file(sys.modules[m].__file__)
+        for m in sorted(modules.union(*map(own_modules, modules)))
+    }
 
 # %% ../../nbs/01_model/04_folders.ipynb #87c804bc
 class Code:
     "The functions of a release folder: from its own copies where it has them, else from modules whose digest is the one that was written down."
+
     def __init__(self, folder: Path, recorded: dict = None):
         self.folder, self.digests = Path(folder), dict(recorded or {})
-        for module in self.digests: self._verify(module)
+        for module in self.digests:
+            self._verify(module)
 
     def _file(self, module: str) -> Path:
         copy = self.folder / "code" / f"{module}.py"
-        if copy.exists(): return copy
-        try: spec = importlib.util.find_spec(module)
-        except ImportError: spec = None
-        if spec is None or not spec.origin: raise invalid(f"the module {module!r}, which {self.folder} needs", "no such module", "install the package that holds it, or put its folder on PYTHONPATH")
+        if copy.exists():
+            return copy
+        try:
+            spec = importlib.util.find_spec(module)
+        except ImportError:
+            spec = None
+        if spec is None or not spec.origin:
+            raise invalid(
+                f"the module {module!r}, which {self.folder} needs",
+                "no such module",
+                "install the package that holds it, or put its folder on PYTHONPATH",
+            )
         return Path(spec.origin)
 
     def _verify(self, module: str):
         file = self._file(module)
         found = digest_file(file)
         if self.digests.setdefault(module, found) != found:
-            raise invalid(f"module {module!r} as it was when {self.folder} was saved", f"another version: {file}", "install the version with which the release was made, or save the release again")
+            raise invalid(
+                f"module {module!r} as it was when {self.folder} was saved",
+                f"another version: {file}",
+                "install the version with which the release was made, or save the release again",
+            )
 
     def function(self, path: str):
         "What 'module:name' names."
         module, _, name = str(path).partition(":")
-        if not module or not name: raise invalid(f"'module:name' in {self.folder / 'release.json'}", repr(path), "name a class or function at the top of a file")
+        if not module or not name:
+            raise invalid(
+                f"'module:name' in {self.folder / 'release.json'}",
+                repr(path),
+                "name a class or function at the top of a file",
+            )
         self._verify(module)
         found = getattr(self._import(module), name, None)
-        if not callable(found): raise invalid(f"a function or class {name!r} in module {module!r}", "none" if found is None else type(found).__name__, f"correct {self.folder / 'release.json'}")
+        if not callable(found):
+            raise invalid(
+                f"a function or class {name!r} in module {module!r}",
+                "none" if found is None else type(found).__name__,
+                f"correct {self.folder / 'release.json'}",
+            )
         return found
 
     def _import(self, module: str):
         file = self._file(module)
         try:
-            if file.parent != self.folder / "code": return importlib.import_module(module)
+            if file.parent != self.folder / "code":
+                return importlib.import_module(module)
             return sys.modules.get(_alias(file)) or _import_file(_alias(file), file)
-        except Exception as e: raise invalid(f"the code of {self.folder}: module {module!r}", f"{type(e).__name__}: {e}", "install what it imports, or put it on PYTHONPATH") from e
+        except Exception as e:
+            raise invalid(
+                f"the code of {self.folder}: module {module!r}",
+                f"{type(e).__name__}: {e}",
+                "install what it imports, or put it on PYTHONPATH",
+            ) from e
 
-def _alias(file: Path) -> str: return f"interpkit_release_{file.stem}_{digest_file(file)[:16]}"
+
+def _alias(file: Path) -> str:
+    return f"interpkit_release_{file.stem}_{digest_file(file)[:16]}"
+
 
 def _import_file(name: str, file: Path):
     spec = importlib.util.spec_from_file_location(name, file)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it runs
-    try: exec(spec.loader.source_to_code(file.read_bytes(), str(file)), vars(module))  # never from __pycache__, which has no digest, and leaving none there
-    except BaseException: del sys.modules[name]; raise
+    module = sys.modules[name] = importlib.util.module_from_spec(
+        spec
+    )  # dataclasses look their module up while it runs
+    try:
+        exec(
+            spec.loader.source_to_code(file.read_bytes(), str(file)), vars(module)
+        )  # never from __pycache__, which has no digest, and leaving none there
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

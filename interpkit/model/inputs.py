@@ -22,26 +22,44 @@ from .sites import Batch, _tensors
 # %% ../../nbs/01_model/02_inputs.ipynb #c49a72a8
 RESERVED = ("sequence_id", "segment", "timestamp", "label", "weight", "group_id")
 
+
 def input_columns(rows: pd.DataFrame) -> list[str]:
     "The columns that are inputs: neither reserved names nor annotations."
     return [c for c in rows if c not in RESERVED and not str(c).startswith(("factor:", "_"))]
 
+
 def row_numbers(rows: pd.DataFrame) -> np.ndarray:
     "The number of each row: the index where it holds whole numbers, else the position."
-    return rows.index.to_numpy(np.int64) if pd.api.types.is_integer_dtype(rows.index) else np.arange(len(rows))
+    return (
+        rows.index.to_numpy(np.int64)
+        if pd.api.types.is_integer_dtype(rows.index)
+        else np.arange(len(rows))
+    )
+
 
 def _needs(rows: pd.DataFrame, columns):
     missing = [c for c in columns if c not in rows]
     hints = "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:3])
-    if missing: raise invalid(f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}", f"columns {', '.join(map(str, rows.columns[:20]))}", f"rename columns of the check set to what the release was trained on ({hints})")
+    if missing:
+        raise invalid(
+            f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}",
+            f"columns {', '.join(map(str, rows.columns[:20]))}",
+            f"rename columns of the check set to what the release was trained on ({hints})",
+        )
+
 
 def _ids(rows: pd.DataFrame) -> list[np.ndarray]:
     _needs(rows, ["input_ids"])
     found = [np.asarray(x) for x in rows["input_ids"]]
     for number, x in zip(row_numbers(rows), found):
         if x.ndim != 1 or x.dtype.kind not in "iu" or not len(x):
-            raise invalid("a list of token ids in column 'input_ids'", f"something else in row {number}", "tokenize the sequences: one whole number a token, at least one token a row")
+            raise invalid(
+                "a list of token ids in column 'input_ids'",
+                f"something else in row {number}",
+                "tokenize the sequences: one whole number a token, at least one token a row",
+            )
     return found
+
 
 def _padded(rows: pd.DataFrame, pad) -> tuple[np.ndarray, np.ndarray]:  # ids [B, T], bool [B, T]
     "Token ids padded on the right, and which of them are real; rows may come padded."
@@ -50,23 +68,48 @@ def _padded(rows: pd.DataFrame, pad) -> tuple[np.ndarray, np.ndarray]:  # ids [B
     real = np.arange(lengths.max())[None] < lengths[:, None]
     ids = np.full(real.shape, 0 if pad is None else pad, np.int64)
     ids[real] = np.concatenate(found)
-    if pad is not None: real &= np.cumsum((ids != pad)[:, ::-1], 1)[:, ::-1] > 0
-    if not real.any(1).all(): raise invalid("at least one token that is not padding in column 'input_ids'", f"none in row {row_numbers(rows)[int(real.any(1).argmin())]}", "leave out sequences without events, and say so where you report")
+    if pad is not None:
+        real &= np.cumsum((ids != pad)[:, ::-1], 1)[:, ::-1] > 0
+    if not real.any(1).all():
+        raise invalid(
+            "at least one token that is not padding in column 'input_ids'",
+            f"none in row {row_numbers(rows)[int(real.any(1).argmin())]}",
+            "leave out sequences without events, and say so where you report",
+        )
     return ids, real
+
 
 def _check_ids(ids: np.ndarray, rows: pd.DataFrame, vocab_size: int):
     bad = ((ids >= vocab_size) | (ids < 0)).any(1)
     if bad.any():
-        raise invalid(f"token ids from 0 to {vocab_size - 1}", f"an id outside of them in column 'input_ids', row {row_numbers(rows)[int(bad.argmax())]} ({int(bad.sum())} of {len(rows)} rows)", "tokenize the check set with the tokenizer of this release")
+        raise invalid(
+            f"token ids from 0 to {vocab_size - 1}",
+            f"an id outside of them in column 'input_ids', row {row_numbers(rows)[int(bad.argmax())]} ({int(bad.sum())} of {len(rows)} rows)",
+            "tokenize the check set with the tokenizer of this release",
+        )
+
 
 def token_batch(rows: pd.DataFrame, bos=None, pad=None, vocab_size: int = None) -> Batch:
     "`input_ids` padded on the right, with attention mask, mask of the positions that count, and last real position."
     ids, real = _padded(rows, pad)
-    if vocab_size is not None: _check_ids(ids, rows, vocab_size)
+    if vocab_size is not None:
+        _check_ids(ids, rows, vocab_size)
     mask = real if bos is None else real & (ids != bos)
-    targets = torch.from_numpy(rows[["_top1", "_top2"]].to_numpy(np.int64, copy=True)) if "_top1" in rows else None
-    return Batch(kwargs=dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(real.astype(np.int64))), mask=torch.from_numpy(mask),
-                 last=torch.from_numpy(real.sum(1) - 1), n=len(rows), targets=targets, rows=torch.from_numpy(row_numbers(rows).copy()))
+    targets = (
+        torch.from_numpy(rows[["_top1", "_top2"]].to_numpy(np.int64, copy=True))
+        if "_top1" in rows
+        else None
+    )
+    return Batch(
+        kwargs=dict(
+            input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(real.astype(np.int64))
+        ),
+        mask=torch.from_numpy(mask),
+        last=torch.from_numpy(real.sum(1) - 1),
+        n=len(rows),
+        targets=targets,
+        rows=torch.from_numpy(row_numbers(rows).copy()),
+    )
 
 # %% ../../nbs/01_model/02_inputs.ipynb #941fac7f
 def column_batch(rows: pd.DataFrame, columns=None) -> Batch:
@@ -74,113 +117,231 @@ def column_batch(rows: pd.DataFrame, columns=None) -> Batch:
     columns = list(columns or input_columns(rows))
     _needs(rows, columns)
     wrong = [c for c in columns if not pd.api.types.is_numeric_dtype(rows[c])]
-    if wrong or not columns: raise invalid("numeric columns, or a function that turns rows into forward arguments", f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}" if wrong else "no column besides the reserved ones", to_paste(columns))
+    if wrong or not columns:
+        raise invalid(
+            "numeric columns, or a function that turns rows into forward arguments",
+            f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}"
+            if wrong
+            else "no column besides the reserved ones",
+            to_paste(columns),
+        )
     x = rows[columns].to_numpy(np.float32, na_value=np.nan)
     bad = ~np.isfinite(x)
-    if bad.any(): raise invalid("finite numbers (32 bits)", f"another value in column {columns[int(bad.any(0).argmax())]!r}, row {row_numbers(rows)[int(bad[:, bad.any(0).argmax()].argmax())]}", "fill these rows before the check, as the release's own pipeline does")
-    return Batch(args=(torch.from_numpy(x.copy()),), n=len(rows), rows=torch.from_numpy(row_numbers(rows).copy()))
+    if bad.any():
+        raise invalid(
+            "finite numbers (32 bits)",
+            f"another value in column {columns[int(bad.any(0).argmax())]!r}, row {row_numbers(rows)[int(bad[:, bad.any(0).argmax()].argmax())]}",
+            "fill these rows before the check, as the release's own pipeline does",
+        )
+    return Batch(
+        args=(torch.from_numpy(x.copy()),),
+        n=len(rows),
+        rows=torch.from_numpy(row_numbers(rows).copy()),
+    )
+
 
 def to_paste(columns) -> str:
     "The call that says what can't be guessed."
-    if "input_ids" in columns: return "paste and correct: Release.from_module(model, inputs={'kind': 'tokens', 'bos': 1, 'pad': 0}, decision={'kind': 'logit_difference', 'positive': 4, 'negative': 3})"
-    return ("paste and correct:\n  def collate(rows): return torch.tensor(rows[" + repr(list(columns)[:3]) + "].to_numpy('float32'))\n"
-            "  Release.from_module(model, inputs=collate, decision=lambda out: out[:, 1])")
+    if "input_ids" in columns:
+        return "paste and correct: Release.from_module(model, inputs={'kind': 'tokens', 'bos': 1, 'pad': 0}, decision={'kind': 'logit_difference', 'positive': 4, 'negative': 3})"
+    return (
+        "paste and correct:\n  def collate(rows): return torch.tensor(rows["
+        + repr(list(columns)[:3])
+        + "].to_numpy('float32'))\n"
+        "  Release.from_module(model, inputs=collate, decision=lambda out: out[:, 1])"
+    )
 
 # %% ../../nbs/01_model/02_inputs.ipynb #387ba180
 def _as_float32(x):
-    if isinstance(x, np.ndarray): x = torch.from_numpy(x.copy())
-    if isinstance(x, Mapping): return {k: _as_float32(v) for k, v in x.items()}
-    if isinstance(x, (tuple, list)): return tuple(_as_float32(v) for v in x)
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(x.copy())
+    if isinstance(x, Mapping):
+        return {k: _as_float32(v) for k, v in x.items()}
+    if isinstance(x, (tuple, list)):
+        return tuple(_as_float32(v) for v in x)
     return x.float() if torch.is_tensor(x) and x.is_floating_point() else x
+
 
 def _lengths(made) -> list[int]:
     found = []
     _tensors(made, lambda t: found.append(t.shape[0] if t.ndim else 0) or t)
     return found
 
+
 def shared_tensors(collate, rows: pd.DataFrame) -> frozenset:
     "Which tensors of `collate(rows)`, counted from 0, do not have one row a sequence."
-    if len(rows) < 2: return frozenset()
+    if len(rows) < 2:
+        return frozenset()
     two, one = (_lengths(_as_float32(collate(rows.head(k)))) for k in (2, 1))
     return frozenset(i for i, (a, b) in enumerate(zip(two, one)) if (a, b) != (2, 1))
 
+
 def _mask_of(made) -> Tensor:
     "The positions that count, where a dict of arguments says so: bool [B, T] or None."
-    found = [made[k] for k in ("mask", "attention_mask") if k in made and torch.is_tensor(made[k]) and made[k].ndim == 2] if isinstance(made, dict) else []
+    found = (
+        [
+            made[k]
+            for k in ("mask", "attention_mask")
+            if k in made and torch.is_tensor(made[k]) and made[k].ndim == 2
+        ]
+        if isinstance(made, dict)
+        else []
+    )
     return found[0] != 0 if found else None
 
-def user_batch(made, rows: pd.DataFrame, shared: frozenset = frozenset(), drop_mask: bool = False) -> Batch:
+
+def user_batch(
+    made, rows: pd.DataFrame, shared: frozenset = frozenset(), drop_mask: bool = False
+) -> Batch:
     "The batch of what a user's `inputs` returned: a tensor, a tuple, a dict (a 'mask' or 'attention_mask' in it says which positions count) or a Batch."
-    if isinstance(made, Batch): return made
+    if isinstance(made, Batch):
+        return made
     made = _as_float32(made)
-    if torch.is_tensor(made): made = (made,)
-    if not isinstance(made, (tuple, dict)) or not _lengths(made): raise invalid("a tensor, tuple or dict of forward arguments from inputs(rows)", type(made).__name__, to_paste(input_columns(rows)))
+    if torch.is_tensor(made):
+        made = (made,)
+    if not isinstance(made, (tuple, dict)) or not _lengths(made):
+        raise invalid(
+            "a tensor, tuple or dict of forward arguments from inputs(rows)",
+            type(made).__name__,
+            to_paste(input_columns(rows)),
+        )
     wrong = [k for i, k in enumerate(_lengths(made)) if i not in shared and k != len(rows)]
-    if wrong: raise invalid(f"forward arguments with one row for each of {len(rows)} rows", f"one with {wrong[0]}", "inputs(rows) must keep all rows in their order")
+    if wrong:
+        raise invalid(
+            f"forward arguments with one row for each of {len(rows)} rows",
+            f"one with {wrong[0]}",
+            "inputs(rows) must keep all rows in their order",
+        )
     mask = _mask_of(made)
-    last = None if mask is None else (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
-    kwargs = {k: v for k, v in made.items() if not (k == "mask" and drop_mask)} if isinstance(made, dict) else {}
-    return Batch(args=() if isinstance(made, dict) else made, kwargs=kwargs, mask=mask, last=last, n=len(rows), rows=torch.from_numpy(row_numbers(rows).copy()), shared=shared)
+    last = (
+        None if mask is None else (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
+    )
+    kwargs = (
+        {k: v for k, v in made.items() if not (k == "mask" and drop_mask)}
+        if isinstance(made, dict)
+        else {}
+    )
+    return Batch(
+        args=() if isinstance(made, dict) else made,
+        kwargs=kwargs,
+        mask=mask,
+        last=last,
+        n=len(rows),
+        rows=torch.from_numpy(row_numbers(rows).copy()),
+        shared=shared,
+    )
 
 # %% ../../nbs/01_model/02_inputs.ipynb #8b4c7454
 @dataclass
 class TokenInputs:
     "Rows with `input_ids`."
-    bos: int = None         # the start token, which does not count
+
+    bos: int = None  # the start token, which does not count
     pad: int = None
     vocab_size: int = None  # ids from here on are refused
-    names: tuple = ("input_ids", "attention_mask")  # what the model's forward calls them; () where it takes the ids alone
+    names: tuple = (
+        "input_ids",
+        "attention_mask",
+    )  # what the model's forward calls them; () where it takes the ids alone
+
     def __call__(self, rows: pd.DataFrame) -> Batch:
         b = token_batch(rows, self.bos, self.pad, self.vocab_size)
         ids, attention = b.kwargs["input_ids"], b.kwargs["attention_mask"]
-        return Batch((), dict(zip(self.names, (ids, attention))), b.mask, b.last, b.n, b.targets, b.rows) if self.names else Batch((ids,), {}, b.mask, b.last, b.n, b.targets, b.rows)
+        return (
+            Batch(
+                (), dict(zip(self.names, (ids, attention))), b.mask, b.last, b.n, b.targets, b.rows
+            )
+            if self.names
+            else Batch((ids,), {}, b.mask, b.last, b.n, b.targets, b.rows)
+        )
+
     @property
-    def columns(self): return ["input_ids"]
-    def spec(self): return dict(kind="tokens", bos=self.bos, pad=self.pad)
+    def columns(self):
+        return ["input_ids"]
+
+    def spec(self):
+        return dict(kind="tokens", bos=self.bos, pad=self.pad)
+
 
 @dataclass
 class ColumnInputs:
     "Rows with numeric columns; where none are named, those of the first rows that the model could read, from then on."
+
     columns: list = None
     latest: list = None
+
     def __call__(self, rows: pd.DataFrame) -> Batch:
         b = column_batch(rows, self.columns)
         self.latest = list(self.columns or input_columns(rows))
         return b
-    def settle(self): self.columns = self.columns or self.latest
+
+    def settle(self):
+        self.columns = self.columns or self.latest
+
     def spec(self):
-        if self.columns: return dict(kind="columns", columns=list(self.columns))
-        raise bad_parameter("the columns that the release reads", "a release that has not seen rows yet", "run it once on rows before saving, release.run(rows), or name them: inputs={'kind': 'columns', 'columns': [...]}")
+        if self.columns:
+            return dict(kind="columns", columns=list(self.columns))
+        raise bad_parameter(
+            "the columns that the release reads",
+            "a release that has not seen rows yet",
+            "run it once on rows before saving, release.run(rows), or name them: inputs={'kind': 'columns', 'columns': [...]}",
+        )
+
 
 @dataclass
 class FunctionInputs:
     "Rows that a function of the user's turns into forward arguments."
+
     function: object
-    columns: list = None      # what it needs in a row, where somebody said so
-    drop_mask: bool = False   # the forward takes no argument `mask`: it is for interpkit alone
+    columns: list = None  # what it needs in a row, where somebody said so
+    drop_mask: bool = False  # the forward takes no argument `mask`: it is for interpkit alone
     shared: frozenset = None  # learnt from the first rows
+
     def __call__(self, rows: pd.DataFrame) -> Batch:
         try:
-            if self.shared is None and len(rows) > 1: self.shared = shared_tensors(self.function, rows)
+            if self.shared is None and len(rows) > 1:
+                self.shared = shared_tensors(self.function, rows)
             made = self.function(rows)
-        except InterpkitError: raise
-        except Exception as e: raise invalid("rows that inputs(rows) can read", f"columns {', '.join(map(str, rows.columns[:20]))}; inputs stops with {type(e).__name__}", "try it on its own: inputs(rows.head(2))") from e
+        except InterpkitError:
+            raise
+        except Exception as e:
+            raise invalid(
+                "rows that inputs(rows) can read",
+                f"columns {', '.join(map(str, rows.columns[:20]))}; inputs stops with {type(e).__name__}",
+                "try it on its own: inputs(rows.head(2))",
+            ) from e
         return user_batch(made, rows, self.shared or frozenset(), self.drop_mask)
-    def spec(self): return self.function
+
+    def spec(self):
+        return self.function
+
 
 def _forward_parameters(model) -> set:
     "Names of the forward's parameters; None where it takes any."
     found = inspect.signature(model.forward).parameters.values()
     return None if any(p.kind is p.VAR_KEYWORD for p in found) else {p.name for p in found}
 
+
 def make_inputs(spec, model, vocab_size: int = None, columns=None):
     "Inputs from None (all numeric columns), {'kind': 'tokens', ...}, {'kind': 'columns', ...} or a function of rows."
     takes = _forward_parameters(model)
-    if spec is None: return ColumnInputs()
-    if callable(spec): return FunctionInputs(spec, columns, drop_mask=takes is not None and "mask" not in takes)
+    if spec is None:
+        return ColumnInputs()
+    if callable(spec):
+        return FunctionInputs(spec, columns, drop_mask=takes is not None and "mask" not in takes)
     kind = spec.get("kind") if isinstance(spec, dict) else spec
-    if kind == "columns" and spec.get("columns"): return ColumnInputs(list(spec["columns"]))
+    if kind == "columns" and spec.get("columns"):
+        return ColumnInputs(list(spec["columns"]))
     if kind == "tokens":
         names = [n for n in ("input_ids", "attention_mask") if takes is None or n in takes]
-        return TokenInputs(spec.get("bos"), spec.get("pad"), vocab_size, tuple(names) if "input_ids" in names else ())
-    raise invalid("inputs of kind 'tokens', or of kind 'columns' with their names, or a function", repr(spec), "inputs={'kind': 'tokens', 'bos': 1, 'pad': 0} or {'kind': 'columns', 'columns': ['amount', ...]}")
+        return TokenInputs(
+            spec.get("bos"),
+            spec.get("pad"),
+            vocab_size,
+            tuple(names) if "input_ids" in names else (),
+        )
+    raise invalid(
+        "inputs of kind 'tokens', or of kind 'columns' with their names, or a function",
+        repr(spec),
+        "inputs={'kind': 'tokens', 'bos': 1, 'pad': 0} or {'kind': 'columns', 'columns': ['amount', ...]}",
+    )

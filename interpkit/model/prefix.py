@@ -19,19 +19,32 @@ from .sites import Batch, Site, _first, _fitted, _put, _tensors, hooked, pick
 def done_before(model: nn.Module, sites, batch: Batch) -> dict[Site, list[str]]:
     "For each site the largest modules that are done when it is reached, run once, and do not contain it; a site's own module among them where it is read at its `out` side."
     order, reached = [], {}
-    handles = [m.register_forward_hook(lambda *_, n=n: order.append(n)) for n, m in model.named_modules() if n]
-    def reach(site): return lambda t: reached.__setitem__(site, len(order))
+    handles = [
+        m.register_forward_hook(lambda *_, n=n: order.append(n))
+        for n, m in model.named_modules()
+        if n
+    ]
+
+    def reach(site):
+        return lambda t: reached.__setitem__(site, len(order))
+
     try:
-        with hooked(model, {s: reach(s) for s in sites}, batch.n): batch.run(model)
+        with hooked(model, {s: reach(s) for s in sites}, batch.n):
+            batch.run(model)
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
     return {s: _largest(s, order, reached[s]) for s in sites}
 
-def _within(name: str, other: str) -> bool: return f"{name}.".startswith(f"{other}.")
+
+def _within(name: str, other: str) -> bool:
+    return f"{name}.".startswith(f"{other}.")
+
 
 def _largest(site: Site, order: list[str], at: int) -> list[str]:
     done = {n for n in order[:at] if order.count(n) == 1 and not _within(site.module, n)}
-    if site.side == "out": done = {n for n in done if not _within(n, site.module)} | {site.module}
+    if site.side == "out":
+        done = {n for n in done if not _within(n, site.module)} | {site.module}
     return sorted(n for n in done if not any(_within(n, d) for d in done if d != n))
 
 # %% ../../nbs/01_model/01_prefix.ipynb #a1750d66
@@ -39,82 +52,158 @@ def _largest(site: Site, order: list[str], at: int) -> list[str]:
 def answering(model: nn.Module, answers: dict):  # name of a module -> what it returns
     "Modules return `answers` instead of computing while the block runs."
     modules = dict(model.named_modules())
-    own = {n: modules[n].__dict__["forward"] for n in answers if "forward" in modules[n].__dict__}  # some libraries set it on the instance
+    own = {
+        n: modules[n].__dict__["forward"] for n in answers if "forward" in modules[n].__dict__
+    }  # some libraries set it on the instance
     try:
-        for n, a in answers.items(): modules[n].forward = lambda *_, _a=a, **__: _a
+        for n, a in answers.items():
+            modules[n].forward = lambda *_, _a=a, **__: _a
         yield
     finally:
         for n in answers:
-            if n in own: modules[n].forward = own[n]
-            else: del modules[n].__dict__["forward"]
+            if n in own:
+                modules[n].forward = own[n]
+            else:
+                del modules[n].__dict__["forward"]
+
 
 @contextmanager
 def _remembering(model: nn.Module, names):
     "Collects copies of what the modules return while the block runs."
     modules, outputs = dict(model.named_modules()), {}
-    def keep(name): return lambda _, __, value: outputs.__setitem__(name, _tensors(value, lambda t: t.detach().clone()))
+
+    def keep(name):
+        return lambda _, __, value: outputs.__setitem__(
+            name, _tensors(value, lambda t: t.detach().clone())
+        )
+
     handles = [modules[n].register_forward_hook(keep(n)) for n in names]
-    try: yield outputs
+    try:
+        yield outputs
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
 
 # %% ../../nbs/01_model/01_prefix.ipynb #a22003f5
-CACHED = 2**19  # numbers at the site that a processor takes at a time: with eight times as many, a sequence took twice as long
+CACHED = (
+    2**19
+)  # numbers at the site that a processor takes at a time: with eight times as many, a sequence took twice as long
+
 
 class Prefix:
     "One bare forward of a batch, kept so that the model can run again from each of `sites` onward. `decision` [B]; `acts` {site: [B, T, d]}; `mode` {site: 'from site' or 'full'}."
+
     @torch.no_grad()
-    def __init__(self, release, sites, batch: Batch, reads=()):  # reads: sites of which only the activations are wanted
+    def __init__(
+        self, release, sites, batch: Batch, reads=()
+    ):  # reads: sites of which only the activations are wanted
         self.release, self.batch, self.acts = release, batch, {}
         self.modules = done_before(release.model, sites, batch.take(torch.arange(min(batch.n, 2))))
-        def reach(site): return lambda t: self.acts.__setitem__(site, t.detach().clone())
-        with _remembering(release.model, set().union(*self.modules.values())) as self.outputs, hooked(release.model, {s: reach(s) for s in dict.fromkeys([*sites, *reads])}, batch.n):
+
+        def reach(site):
+            return lambda t: self.acts.__setitem__(site, t.detach().clone())
+
+        with (
+            _remembering(release.model, set().union(*self.modules.values())) as self.outputs,
+            hooked(release.model, {s: reach(s) for s in dict.fromkeys([*sites, *reads])}, batch.n),
+        ):
             out = batch.run(release.model)
         self.decision = release.decide(out, batch)
         self.mode = {s: "full" for s in sites}
         self._try_out(sites)
 
     def _try_out(self, sites):
-        some = torch.linspace(self.batch.n - 1, 0, min(self.batch.n, 5), device=self.decision.device).long()
-        index = torch.cat([some, some[:1 if len(some) + 1 != self.batch.n else 2]])  # another number than in the batch: what is picked by mistake then doesn't fit
-        tried = {s: self._tried(s, index, "from site") for s in sites}  # before the whole model runs on the same sequences: a module that remembers would remember the right ones
+        some = torch.linspace(
+            self.batch.n - 1, 0, min(self.batch.n, 5), device=self.decision.device
+        ).long()
+        index = torch.cat(
+            [some, some[: 1 if len(some) + 1 != self.batch.n else 2]]
+        )  # another number than in the batch: what is picked by mistake then doesn't fit
+        tried = {
+            s: self._tried(s, index, "from site") for s in sites
+        }  # before the whole model runs on the same sequences: a module that remembers would remember the right ones
         for s in sites:
             bare, changed = self._tried(s, index, "full")
             if not _agree(bare, self.decision[index], 1e-2, 1e-4):
-                raise invalid("a model in which sequences do not depend on each other", f"decisions of {self.release.name} that change when sequences stand in another order",
-                              "run it in eval mode, without randomness, and let inputs(rows) return tensors with one row a sequence")
-            if tried[s] and _agree(tried[s][0], self.decision[index], 1e-4) and _agree(tried[s][1], changed, 1e-4): self.mode[s] = "from site"
+                raise invalid(
+                    "a model in which sequences do not depend on each other",
+                    f"decisions of {self.release.name} that change when sequences stand in another order",
+                    "run it in eval mode, without randomness, and let inputs(rows) return tensors with one row a sequence",
+                )
+            if (
+                tried[s]
+                and _agree(tried[s][0], self.decision[index], 1e-4)
+                and _agree(tried[s][1], changed, 1e-4)
+            ):
+                self.mode[s] = "from site"
 
     def _tried(self, site: Site, index: Tensor, mode: str):
         "Decisions with unchanged and with changed activations; None where answers from memory don't fit."
         acts, self.mode[site] = self.acts[site][index], mode
-        try: return self.run(site, index, acts), self.run(site, index, acts.roll(1, -1) * 0.9)
+        try:
+            return self.run(site, index, acts), self.run(site, index, acts.roll(1, -1) * 0.9)
         except Exception:
-            if mode == "full": raise
-        finally: self.mode[site] = "full"
+            if mode == "full":
+                raise
+        finally:
+            self.mode[site] = "full"
 
     @torch.no_grad()
-    def run(self, site: Site, index: Tensor, replacement: Tensor, held: dict = {}) -> Tensor:  # int [M], [M, T, d], later Site -> [M, T, d]; -> [M]
+    def run(
+        self, site: Site, index: Tensor, replacement: Tensor, held: dict = {}
+    ) -> Tensor:  # int [M], [M, T, d], later Site -> [M, T, d]; -> [M]
         "The decisions of sequences `index`, which may repeat, with `replacement` at the site, and others at later ones of `sites`."
-        size = len(index) if replacement.is_cuda else max(1, CACHED // max(replacement[0].numel(), 1)) if len(index) else 1
-        parts = [self._run(index[i:i + size], {s: r[i:i + size] for s, r in {site: replacement, **held}.items()}) for i in range(0, len(index), size)]
+        size = (
+            len(index)
+            if replacement.is_cuda
+            else max(1, CACHED // max(replacement[0].numel(), 1))
+            if len(index)
+            else 1
+        )
+        parts = [
+            self._run(
+                index[i : i + size],
+                {s: r[i : i + size] for s, r in {site: replacement, **held}.items()},
+            )
+            for i in range(0, len(index), size)
+        ]
         return torch.cat(parts) if parts else self.decision[:0]
 
     def _run(self, index: Tensor, changed: dict) -> Tensor:
         "`changed`: the site from which the model runs, then later ones; where a module's whole answer is known, it does not run."
         part, model, site = self.batch.take(index), self.release.model, next(iter(changed))
-        known = dict.fromkeys(self.modules[site] + [s.module for s in changed if s.side == "out"]) if self.mode[site] == "from site" else ()
+        known = (
+            dict.fromkeys(self.modules[site] + [s.module for s in changed if s.side == "out"])
+            if self.mode[site] == "from site"
+            else ()
+        )
         answers = self._answers(known, index)
         for s, r in changed.items():
-            if s.side == "out" and s.module in answers: answers[s.module] = _put(answers[s.module], _fitted(r, _first(answers[s.module]), s))
-        hooks = {s: (lambda t, r=r: r) for s, r in changed.items() if s.side == "in" or s.module not in answers}
-        with answering(model, answers), hooked(model, hooks, part.n): return self.release.decide(part.run(model), part)
+            if s.side == "out" and s.module in answers:
+                answers[s.module] = _put(
+                    answers[s.module], _fitted(r, _first(answers[s.module]), s)
+                )
+        hooks = {
+            s: (lambda t, r=r: r)
+            for s, r in changed.items()
+            if s.side == "in" or s.module not in answers
+        }
+        with answering(model, answers), hooked(model, hooks, part.n):
+            return self.release.decide(part.run(model), part)
 
     def _answers(self, modules, index: Tensor) -> dict:
         "What modules returned for sequences `index`, in copies that later in-place operations may change."
-        def rows(t): found = pick(t, index, self.batch.n); return found.clone() if found is t else found
+
+        def rows(t):
+            found = pick(t, index, self.batch.n)
+            return found.clone() if found is t else found
+
         return {n: _tensors(self.outputs[n], rows) for n in modules}
+
 
 def _agree(a: Tensor, b: Tensor, share: float, least: float = 1e-6) -> bool:
     "Whether decisions differ by at most `share` of their largest size, or `least`."
-    return a.shape == b.shape and bool((a - b).abs().max() <= max(share * float(torch.maximum(a.abs().max(), b.abs().max())), least))
+    return a.shape == b.shape and bool(
+        (a - b).abs().max()
+        <= max(share * float(torch.maximum(a.abs().max(), b.abs().max())), least)
+    )

@@ -21,83 +21,161 @@ from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.show import card_html
 from .decisions import PINNED, NamedDecision, at_last, make_decision
 from .fingerprints import fingerprint
-from .folders import Code, copy_code, fill, hf_model, hub_folder, path_of, read_weights, schema_digests, weight_files
+from interpkit.model.folders import (
+    Code,
+    copy_code,
+    fill,
+    hf_model,
+    hub_folder,
+    path_of,
+    read_weights,
+    schema_digests,
+    weight_files,
+)
 from .inputs import ColumnInputs, TokenInputs, make_inputs
 from .sites import Batch, Site, _as_tokens, _first, capture, find_module
 
 # %% ../../nbs/01_model/05_releases.ipynb #fb028afd
-ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Mish, nn.SELU, nn.Softplus, nn.ReLU6, nn.Hardswish, nn.PReLU, nn.CELU)
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Sigmoid,
+    nn.Mish,
+    nn.SELU,
+    nn.Softplus,
+    nn.ReLU6,
+    nn.Hardswish,
+    nn.PReLU,
+    nn.CELU,
+)
+
 
 def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     "Name and list of a transformer's blocks, or ('', None): the largest list of modules of one type that have parts."
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(b) for b in m}) == 1 and next(m[0].children(), None) is not None]
+    lists = [
+        (n, m)
+        for n, m in model.named_modules()
+        if isinstance(m, nn.ModuleList)
+        and len(m) > 1
+        and len({type(b) for b in m}) == 1
+        and next(m[0].children(), None) is not None
+    ]
     return max(lists, key=lambda x: sum(p.numel() for p in x[1].parameters()), default=("", None))
+
 
 def suggest_sites(model: nn.Module) -> tuple[Site, ...]:
     "The middle block with two blocks after it, or the middle hidden activation."
     name, found = blocks(model)
-    if found is not None: return (Site(f"{name}.{max(min((len(found) - 1) // 2, len(found) - 3), 0)}"),)
+    if found is not None:
+        return (Site(f"{name}.{max(min((len(found) - 1) // 2, len(found) - 3), 0)}"),)
     names = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, *ACTIVATIONS))]
     linear = [n for n in names if isinstance(model.get_submodule(n), nn.Linear)]
-    if len(linear) < 2: raise invalid("a model with a hidden layer", type(model).__name__, "name a site: sites=['module.path:out']")
-    hidden = [n for n in names[:names.index(linear[-1])] if n not in linear]
-    if len(hidden) >= len(linear) - 1: return (Site(hidden[(len(hidden) - 1) // 2]),)
-    return (Site(linear[1 + (len(linear) - 2) // 2], "in"),)  # activations are functions, or one module used again and again
+    if len(linear) < 2:
+        raise invalid(
+            "a model with a hidden layer",
+            type(model).__name__,
+            "name a site: sites=['module.path:out']",
+        )
+    hidden = [n for n in names[: names.index(linear[-1])] if n not in linear]
+    if len(hidden) >= len(linear) - 1:
+        return (Site(hidden[(len(hidden) - 1) // 2]),)
+    return (
+        Site(linear[1 + (len(linear) - 2) // 2], "in"),
+    )  # activations are functions, or one module used again and again
 
 # %% ../../nbs/01_model/05_releases.ipynb #38a15028
 def pick_device(device: str = "auto") -> torch.device:
     "`auto` takes CUDA where there is one."
-    if device not in ("auto", "cpu", "cuda"): raise bad_parameter("device = auto, cpu or cuda", repr(device), "leave it out for auto")
-    if device == "cuda" and not torch.cuda.is_available(): raise bad_parameter("a CUDA device", "none on this machine", "device='cpu'")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
+    if device not in ("auto", "cpu", "cuda"):
+        raise bad_parameter("device = auto, cpu or cuda", repr(device), "leave it out for auto")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise bad_parameter("a CUDA device", "none on this machine", "device='cpu'")
+    return torch.device(
+        "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    )
+
 
 def _freeze(model: nn.Module, device) -> nn.Module:
     model = model.to(device).float().eval()
-    for p in model.parameters(): p.requires_grad_(False)
-    if hasattr(getattr(model, "config", None), "use_cache"): model.config.use_cache = False
+    for p in model.parameters():
+        p.requires_grad_(False)
+    if hasattr(getattr(model, "config", None), "use_cache"):
+        model.config.use_cache = False
     return model
+
 
 @dataclass(frozen=True, eq=False)
 class Release:
     "One frozen model, ready to be asked: rows in, decisions out."
+
     name: str
-    model: nn.Module                 # eval, float32, no gradients for parameters
-    inputs: object                   # rows -> Batch
-    decision: object                 # (output, batch) -> Tensor [B]
+    model: nn.Module  # eval, float32, no gradients for parameters
+    inputs: object  # rows -> Batch
+    decision: object  # (output, batch) -> Tensor [B]
     default_sites: tuple[Site, ...]
-    fingerprint: str                 # SHA-256 of weights, configuration, schema and code
+    fingerprint: str  # SHA-256 of weights, configuration, schema and code
     device: torch.device
-    kind: str = "module"             # 'folder', 'hf' or 'module'
+    kind: str = "module"  # 'folder', 'hf' or 'module'
     folder: Path = None
     for_sign_off: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_module(cls, model: nn.Module,
-                    inputs=None,          # rows -> tensor, tuple or dict of forward arguments; or {'kind': 'tokens' | 'columns', ...}; may be left out where all columns are numbers
-                    decision=None,        # output -> [B]; or {'kind': ...}; may be left out for outputs [B, 1] and [B, 2]
-                    sites=None,           # default: the middle block or hidden activation
-                    name: str = "release",
-                    device: str = "auto") -> "Release":
+    def from_module(
+        cls,
+        model: nn.Module,
+        inputs=None,  # rows -> tensor, tuple or dict of forward arguments; or {'kind': 'tokens' | 'columns', ...}; may be left out where all columns are numbers
+        decision=None,  # output -> [B]; or {'kind': ...}; may be left out for outputs [B, 1] and [B, 2]
+        sites=None,  # default: the middle block or hidden activation
+        name: str = "release",
+        device: str = "auto",
+    ) -> "Release":
         "A release of a live module, which is copied: training it further changes nothing here."
         where = pick_device(device)
-        try: model = _freeze(copy.deepcopy(model), where)
-        except RuntimeError as e: raise invalid("a module that can be copied", f"{type(e).__name__}: {e}", "make the release before a backward pass, or from a newly built module") from e
-        return cls(name, model, make_inputs(inputs, model, _vocabulary(model)), make_decision(decision), _sites(sites, model),
-                   fingerprint(model, dict(structure=re.sub(r" at 0x\w+", "", repr(model)))), where, notes=("not for sign-off: code not fingerprinted",))
+        try:
+            model = _freeze(copy.deepcopy(model), where)
+        except RuntimeError as e:
+            raise invalid(
+                "a module that can be copied",
+                f"{type(e).__name__}: {e}",
+                "make the release before a backward pass, or from a newly built module",
+            ) from e
+        return cls(
+            name,
+            model,
+            make_inputs(inputs, model, _vocabulary(model)),
+            make_decision(decision),
+            _sites(sites, model),
+            fingerprint(model, dict(structure=re.sub(r" at 0x\w+", "", repr(model)))),
+            where,
+            notes=("not for sign-off: code not fingerprinted",),
+        )
 
     @classmethod
     def load(cls, where, device: str = "auto", sites=None, decision=None) -> "Release":
         "A release from a folder with release.json, or from a Hugging Face folder or hub id."
         path, on = Path(where), pick_device(device)
-        if (path / "release.json").exists(): return _load_folder(path, on, sites, decision)
-        if (path / "manifest.json").exists(): open_artefact(path, "release")
-        return _load_hf(path if _is_path(where) else hub_folder(str(where)), str(where).rstrip("/").rpartition("/")[2], on, sites, decision)
+        if (path / "release.json").exists():
+            return _load_folder(path, on, sites, decision)
+        if (path / "manifest.json").exists():
+            open_artefact(path, "release")
+        return _load_hf(
+            path if _is_path(where) else hub_folder(str(where)),
+            str(where).rstrip("/").rpartition("/")[2],
+            on,
+            sites,
+            decision,
+        )
 
     @property
     def inputs_columns(self) -> list[str]:
         "The columns that a row needs, or None where only the function that makes the inputs knows."
         return self.inputs.columns
+
     @property
     def pins(self) -> bool:
         "Whether its decision is about tokens that the old release has to name first."
@@ -105,62 +183,111 @@ class Release:
 
     def batch(self, rows: pd.DataFrame) -> Batch:
         "The forward arguments of rows, on the release's device."
-        if not len(rows): raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
+        if not len(rows):
+            raise invalid(
+                "at least one row", "0 rows", "pass the rows of a period that has traffic"
+            )
         return self.inputs(rows).to(self.device)
+
     def decide(self, output, batch: Batch) -> Tensor:  # [B]
         "The decisions of a model output, as float32; raises (exit code 65) where they are not one finite number a sequence."
         d = self.decision(output, batch)
-        if torch.is_tensor(d) and d.shape == (batch.n, 1): d = d[:, 0]
+        if torch.is_tensor(d) and d.shape == (batch.n, 1):
+            d = d[:, 0]
         if not torch.is_tensor(d) or d.shape != (batch.n,):
-            raise invalid(f"one decision a sequence: a tensor of shape [{batch.n}]", f"{list(d.shape) if torch.is_tensor(d) else type(d).__name__} from the decision of {self.name}", "decision=lambda out: out[:, 1]")
-        if isinstance(self.inputs, ColumnInputs): self.inputs.settle()
+            raise invalid(
+                f"one decision a sequence: a tensor of shape [{batch.n}]",
+                f"{list(d.shape) if torch.is_tensor(d) else type(d).__name__} from the decision of {self.name}",
+                "decision=lambda out: out[:, 1]",
+            )
+        if isinstance(self.inputs, ColumnInputs):
+            self.inputs.settle()
         return _finite(d.float(), batch, self.name)
+
     @torch.no_grad()
     def run(self, rows) -> Tensor:  # [B]
         "The decisions for rows of data, 256 at a time, or for a batch."
-        parts = [rows] if isinstance(rows, Batch) else [self.batch(rows.iloc[i:i + 256]) for i in range(0, max(len(rows), 1), 256)]
+        parts = (
+            [rows]
+            if isinstance(rows, Batch)
+            else [self.batch(rows.iloc[i : i + 256]) for i in range(0, max(len(rows), 1), 256)]
+        )
         return torch.cat([self.decide(b.run(self.model), b) for b in parts])
 
-    def __repr__(self): return f"Release({self.name}: {type(self.model).__name__}, {self._size():,} parameters, {self.fingerprint[:12]}, on {self.device}{'' if self.for_sign_off else ', not for sign-off'})"
+    def __repr__(self):
+        return f"Release({self.name}: {type(self.model).__name__}, {self._size():,} parameters, {self.fingerprint[:12]}, on {self.device}{'' if self.for_sign_off else ', not for sign-off'})"
+
     def _repr_html_(self):
-        return card_html(f"Release {self.name}", {"model": type(self.model).__name__, "parameters": f"{self._size():,}", "sites": ", ".join(map(str, self.default_sites)), "device": self.device,
-                         "fingerprint": self.fingerprint[:12], "folder": self.folder, "for sign-off": "yes" if self.for_sign_off else "; ".join(self.notes) or "no"})
-    def _size(self) -> int: return sum(p.numel() for p in self.model.parameters())
+        return card_html(
+            f"Release {self.name}",
+            {
+                "model": type(self.model).__name__,
+                "parameters": f"{self._size():,}",
+                "sites": ", ".join(map(str, self.default_sites)),
+                "device": self.device,
+                "fingerprint": self.fingerprint[:12],
+                "folder": self.folder,
+                "for sign-off": "yes" if self.for_sign_off else "; ".join(self.notes) or "no",
+            },
+        )
+
+    def _size(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
 
 def _finite(d: Tensor, batch: Batch, name: str) -> Tensor:
     bad = ~torch.isfinite(d)
     if bad.any():
         at = int(bad.int().argmax())
-        raise invalid(f"finite decisions of {name}", f"NaN or infinity in row {at if batch.rows is None else int(batch.rows[at])} ({int(bad.sum())} of {len(d)} rows)", "look at this row's inputs, and whether the release overflows on it")
+        raise invalid(
+            f"finite decisions of {name}",
+            f"NaN or infinity in row {at if batch.rows is None else int(batch.rows[at])} ({int(bad.sum())} of {len(d)} rows)",
+            "look at this row's inputs, and whether the release overflows on it",
+        )
     return d
+
 
 def _sites(sites, model) -> tuple[Site, ...]:
     chosen = [sites] if isinstance(sites, (str, Site)) else list(sites or suggest_sites(model))
     chosen = tuple(Site.parse(s) if isinstance(s, str) else s for s in chosen)
-    for s in chosen: find_module(model, s)
+    for s in chosen:
+        find_module(model, s)
     return chosen
+
 
 def _vocabulary(model):
     "How many token ids the model knows, or None."
-    try: return model.get_input_embeddings().num_embeddings
-    except (AttributeError, NotImplementedError): return None
+    try:
+        return model.get_input_embeddings().num_embeddings
+    except (AttributeError, NotImplementedError):
+        return None
 
 # %% ../../nbs/01_model/05_releases.ipynb #d18a5b3c
 @torch.no_grad()
 def pin(self: Release, rows: pd.DataFrame) -> pd.DataFrame:
     "For a decision between the two likeliest tokens: the rows with these tokens, `_top1` and `_top2`, unless they have them. For other decisions: the rows as they are."
-    if not self.pins or "_top1" in rows: return rows
-    batches = (self.batch(rows.iloc[i:i + 64]) for i in range(0, len(rows), 64))
-    ids = torch.cat([at_last(b.run(self.model), b).topk(2, dim=1).indices for b in batches]).cpu().numpy()
+    if not self.pins or "_top1" in rows:
+        return rows
+    batches = (self.batch(rows.iloc[i : i + 64]) for i in range(0, len(rows), 64))
+    ids = (
+        torch.cat([at_last(b.run(self.model), b).topk(2, dim=1).indices for b in batches])
+        .cpu()
+        .numpy()
+    )
     return rows.assign(_top1=ids[:, 0], _top2=ids[:, 1])
+
+
 Release.pin = pin
 
 # %% ../../nbs/01_model/05_releases.ipynb #0bef9d5e
 def _probe(release: Release) -> pd.DataFrame:
     "Two rows of nobody that the release can read, or None where only a function knows what they look like."
-    if isinstance(release.inputs, TokenInputs): return pd.DataFrame(dict(sequence_id=[0, 1], input_ids=[[1, 2, 2, 1], [1, 2, 1, 2]]))
+    if isinstance(release.inputs, TokenInputs):
+        return pd.DataFrame(dict(sequence_id=[0, 1], input_ids=[[1, 2, 2, 1], [1, 2, 1, 2]]))
     columns = release.inputs_columns
-    if isinstance(release.inputs, ColumnInputs) and columns: return pd.DataFrame(np.linspace(0, 1, 2 * len(columns)).reshape(2, -1), columns=columns)
+    if isinstance(release.inputs, ColumnInputs) and columns:
+        return pd.DataFrame(np.linspace(0, 1, 2 * len(columns)).reshape(2, -1), columns=columns)
+
 
 @torch.no_grad()
 def sites(self: Release, rows: pd.DataFrame = None) -> pd.DataFrame:
@@ -168,111 +295,258 @@ def sites(self: Release, rows: pd.DataFrame = None) -> pd.DataFrame:
     rows = _probe(self) if rows is None else rows.head(2)
     batch = None if rows is None else self.batch(self.pin(rows))
     seen = {n: [] for n, _ in self.model.named_modules() if n}
-    handles = [m.register_forward_hook(lambda _, __, out, n=n: seen[n].append(out)) for n, m in self.model.named_modules() if n]
+    handles = [
+        m.register_forward_hook(lambda _, __, out, n=n: seen[n].append(out))
+        for n, m in self.model.named_modules()
+        if n
+    ]
     try:
-        if batch: self.decide(batch.run(self.model), batch)
+        if batch:
+            self.decide(batch.run(self.model), batch)
     finally:
-        for h in handles: h.remove()
-    shapes = {n: "" for n in seen} if rows is None else {n: s for n, out in seen.items() if len(out) == 1 and (s := _shape(out[0], len(rows)))}
-    shapes = {Site(n): s for n, s in shapes.items()} | {s: _shape(capture(self.model, [s], batch)[s], batch.n) if batch else "" for s in self.default_sites if s.side == "in"}
-    return pd.DataFrame([dict(site=str(s), shape=shape, suggestion="this release's site" if s in self.default_sites else "") for s, shape in shapes.items()])
+        for h in handles:
+            h.remove()
+    shapes = (
+        {n: "" for n in seen}
+        if rows is None
+        else {n: s for n, out in seen.items() if len(out) == 1 and (s := _shape(out[0], len(rows)))}
+    )
+    shapes = {Site(n): s for n, s in shapes.items()} | {
+        s: _shape(capture(self.model, [s], batch)[s], batch.n) if batch else ""
+        for s in self.default_sites
+        if s.side == "in"
+    }
+    return pd.DataFrame(
+        [
+            dict(
+                site=str(s),
+                shape=shape,
+                suggestion="this release's site" if s in self.default_sites else "",
+            )
+            for s, shape in shapes.items()
+        ]
+    )
+
+
 Release.sites = sites
+
 
 def _shape(out, n: int) -> str:
     "'[B, T, 64]', or '' for what is no site."
-    try: _as_tokens(_first(out), n)
-    except InterpkitError: return ""
-    return f"[{', '.join(['B', 'T', ''][:_first(out).ndim - 1] + [str(_first(out).shape[-1])])}]"
+    try:
+        _as_tokens(_first(out), n)
+    except InterpkitError:
+        return ""
+    return f"[{', '.join(['B', 'T', ''][: _first(out).ndim - 1] + [str(_first(out).shape[-1])])}]"
 
 # %% ../../nbs/01_model/05_releases.ipynb #a2f5f7c8
 def _head(folder: Path) -> dict:
     "release.json with its required parts."
     head = read_json(folder / "release.json")
-    if not isinstance(head, dict) or head.get("format") != 1: raise invalid("release.json of format 1", f"another one in {folder}", "read it with the version of interpkit that wrote it")
+    if not isinstance(head, dict) or head.get("format") != 1:
+        raise invalid(
+            "release.json of format 1",
+            f"another one in {folder}",
+            "read it with the version of interpkit that wrote it",
+        )
     missing = [k for k in ("factory", "inputs", "decision") if k not in head]
-    if missing: raise invalid(f"factory, inputs and decision in {folder / 'release.json'}", f"no {', '.join(missing)}", "add them, or save the live module: Release.from_module(...).save(folder)")
+    if missing:
+        raise invalid(
+            f"factory, inputs and decision in {folder / 'release.json'}",
+            f"no {', '.join(missing)}",
+            "add them, or save the live module: Release.from_module(...).save(folder)",
+        )
     return head
 
+
 def _build(head: dict, folder: Path, code: Code) -> nn.Module:
-    if head["factory"] == "hf": return hf_model(folder)
+    if head["factory"] == "hf":
+        return hf_model(folder)
     files = weight_files(folder, head.get("weights", "model.safetensors"))
-    try: model = code.function(head["factory"])(**head.get("factory_args", {}))
-    except InterpkitError: raise
-    except Exception as e: raise invalid(f"a model from {head['factory']}(**factory_args)", f"{type(e).__name__}: {e}", f"correct factory_args in {folder / 'release.json'}") from e
+    try:
+        model = code.function(head["factory"])(**head.get("factory_args", {}))
+    except InterpkitError:
+        raise
+    except Exception as e:
+        raise invalid(
+            f"a model from {head['factory']}(**factory_args)",
+            f"{type(e).__name__}: {e}",
+            f"correct factory_args in {folder / 'release.json'}",
+        ) from e
     return fill(model, read_weights(files), folder)
 
+
 def _load_folder(folder: Path, device, sites, decision) -> Release:
-    if (folder / "manifest.json").exists(): open_artefact(folder, "release")
+    if (folder / "manifest.json").exists():
+        open_artefact(folder, "release")
     head = _head(folder)
     code = Code(folder, head.get("code"))
     model = _freeze(_build(head, folder, code), device)
-    inputs, given = (code.function(x) if isinstance(x, str) else x for x in (head["inputs"], head["decision"]))
+    inputs, given = (
+        code.function(x) if isinstance(x, str) else x for x in (head["inputs"], head["decision"])
+    )
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     said = {k: head.get(k) for k in ("inputs", "decision", "factory", "factory_args")}
-    return Release(head.get("name", folder.name), model, make_inputs(inputs, model, _vocabulary(model), head.get("columns")), make_decision(given if decision is None else decision), _sites(sites or head.get("sites"), model),
-                   fingerprint(model, dict(said=said, config=config), schema_digests(folder), code.digests), device, "folder", folder, not callable(decision), ("decision given as a function",) if callable(decision) else ())
+    return Release(
+        head.get("name", folder.name),
+        model,
+        make_inputs(inputs, model, _vocabulary(model), head.get("columns")),
+        make_decision(given if decision is None else decision),
+        _sites(sites or head.get("sites"), model),
+        fingerprint(model, dict(said=said, config=config), schema_digests(folder), code.digests),
+        device,
+        "folder",
+        folder,
+        not callable(decision),
+        ("decision given as a function",) if callable(decision) else (),
+    )
 
 # %% ../../nbs/01_model/05_releases.ipynb #50a59d7e
 def _is_path(where) -> bool:
     "Whether a name means a folder and not a model on the hub: it exists, or the folder in which it should lie does."
     path = Path(where)
-    return isinstance(where, Path) or path.exists() or path.is_absolute() or str(where).startswith((".", "~")) or str(where).count("/") > 1 or (path.parent != Path(".") and path.parent.exists())
+    return (
+        isinstance(where, Path)
+        or path.exists()
+        or path.is_absolute()
+        or str(where).startswith((".", "~"))
+        or str(where).count("/") > 1
+        or (path.parent != Path(".") and path.parent.exists())
+    )
+
 
 SAID = set()
+
 
 def _load_hf(folder: Path, name: str, device, sites, decision) -> Release:
     model = _freeze(hf_model(folder), device)
     config, size = read_json(folder / "config.json"), _vocabulary(model)
     bos, pad, eos = (config.get(f"{k}_token_id") for k in ("bos", "pad", "eos"))
-    bos, pad = (bos if isinstance(bos, int) and bos < (size or bos + 1) else None), (None if pad == eos else pad)
+    bos, pad = (
+        (bos if isinstance(bos, int) and bos < (size or bos + 1) else None),
+        (None if pad == eos else pad),
+    )
     chosen, spec = _sites(sites, model), _hf_decision(model) if decision is None else decision
     said = f"{name}: no release.json, so assumed: decision {spec['kind'] if isinstance(spec, dict) else 'as given'}, start token {bos}, padding {pad}, site {', '.join(map(str, chosen))}"
-    if said not in SAID: print(said)
+    if said not in SAID:
+        print(said)
     SAID.add(said)
-    return Release(name, model, make_inputs(dict(kind="tokens", bos=bos, pad=pad), model, size), make_decision(spec), chosen, fingerprint(model, dict(config=config), schema_digests(folder)),
-                   device, "hf", folder, not callable(spec), ("decision given as a function",) if callable(spec) else ())
+    return Release(
+        name,
+        model,
+        make_inputs(dict(kind="tokens", bos=bos, pad=pad), model, size),
+        make_decision(spec),
+        chosen,
+        fingerprint(model, dict(config=config), schema_digests(folder)),
+        device,
+        "hf",
+        folder,
+        not callable(spec),
+        ("decision given as a function",) if callable(spec) else (),
+    )
+
 
 def _hf_decision(model) -> dict:
     name, labels = type(model).__name__, getattr(model.config, "num_labels", 0)
-    if name.endswith(("ForCausalLM", "LMHeadModel")): return dict(kind="top_two")
-    if name.endswith("ForSequenceClassification") and labels in (1, 2): return dict(kind="scalar" if labels == 1 else "difference")
-    raise invalid("a causal language model, or a sequence classifier with one or two labels", f"{name} with {labels} labels", "say what the decision is: Release.load(folder, decision={'kind': 'column', 'column': 1})")
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return dict(kind="top_two")
+    if name.endswith("ForSequenceClassification") and labels in (1, 2):
+        return dict(kind="scalar" if labels == 1 else "difference")
+    raise invalid(
+        "a causal language model, or a sequence classifier with one or two labels",
+        f"{name} with {labels} labels",
+        "say what the decision is: Release.load(folder, decision={'kind': 'column', 'column': 1})",
+    )
 
 # %% ../../nbs/01_model/05_releases.ipynb #18b71b73
-def save(self: Release, folder,
-         factory=None,              # what builds the model: factory(**factory_args); default: its class
-         factory_args: dict = None, # plain values
-         vocabulary: dict = None,   # token name -> id, kept as vocab.json
-         overwrite: bool = False) -> "Release":
+def save(
+    self: Release,
+    folder,
+    factory=None,  # what builds the model: factory(**factory_args); default: its class
+    factory_args: dict = None,  # plain values
+    vocabulary: dict = None,  # token name -> id, kept as vocab.json
+    overwrite: bool = False,
+) -> "Release":
     "Write a live release as a folder with release.json and return it as loaded from there. Raises (exit code 64) where class, inputs or decision can't be imported."
-    if self.kind != "module": raise bad_parameter("a release made by Release.from_module", f"one that was loaded from {self.folder}", "copy its folder")
-    hf = factory is None and hasattr(self.model, "config") and hasattr(self.model, "save_pretrained")
+    if self.kind != "module":
+        raise bad_parameter(
+            "a release made by Release.from_module",
+            f"one that was loaded from {self.folder}",
+            "copy its folder",
+        )
+    hf = (
+        factory is None and hasattr(self.model, "config") and hasattr(self.model, "save_pretrained")
+    )
     build = "hf" if hf else path_of(factory or type(self.model), "a model class or factory")
-    given = {k: spec if isinstance(spec := getattr(self, k).spec(), dict) else path_of(spec, k) for k in ("inputs", "decision")}
+    given = {
+        k: spec if isinstance(spec := getattr(self, k).spec(), dict) else path_of(spec, k)
+        for k in ("inputs", "decision")
+    }
     with new_artefact(folder, "release", overwrite) as tmp:
         _write_model(self.model, tmp, hf)
-        code = copy_code([p for p in (build, *given.values()) if isinstance(p, str) and p != "hf"], tmp)
-        if vocabulary: write_json(tmp / "vocab.json", vocabulary)
-        write_json(tmp / "release.json", dict(format=1, name=self.name, factory=build, factory_args=factory_args or {}, weights="model.safetensors", code=code, **given, sites=[str(s) for s in self.default_sites]))
+        code = copy_code(
+            [p for p in (build, *given.values()) if isinstance(p, str) and p != "hf"], tmp
+        )
+        if vocabulary:
+            write_json(tmp / "vocab.json", vocabulary)
+        write_json(
+            tmp / "release.json",
+            dict(
+                format=1,
+                name=self.name,
+                factory=build,
+                factory_args=factory_args or {},
+                weights="model.safetensors",
+                code=code,
+                **given,
+                sites=[str(s) for s in self.default_sites],
+            ),
+        )
         _compare(self, tmp, build)
     return Release.load(folder, device=self.device.type)
+
+
 Release.save = save
+
 
 def _write_model(model: nn.Module, folder: Path, hf: bool):
     from safetensors.torch import save_file
+
     if hf:
         config = copy.deepcopy(model.config)
         config.architectures, config.dtype = [type(model).__name__], "float32"
         config.save_pretrained(folder)
-    save_file({n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors", metadata=dict(format="pt"))
+    save_file(
+        {n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()},
+        folder / "model.safetensors",
+        metadata=dict(format="pt"),
+    )
+
 
 def _compare(live: Release, folder: Path, build: str):
     "Raise where what was saved doesn't build the same model again."
-    try: again = _load_folder(folder, live.device, None, None)
-    except InterpkitError as e: raise bad_parameter(f"to build the model again: {build}(**factory_args)", e.given, "pass factory=... and factory_args={...} that build the model as it is (its shape; weights are filled in)") from e
+    try:
+        again = _load_folder(folder, live.device, None, None)
+    except InterpkitError as e:
+        raise bad_parameter(
+            f"to build the model again: {build}(**factory_args)",
+            e.given,
+            "pass factory=... and factory_args={...} that build the model as it is (its shape; weights are filled in)",
+        ) from e
     a, b = live.model.state_dict(), again.model.state_dict()
     other = [n for n in a if n not in b or not torch.equal(a[n], b[n])]
-    if other: raise invalid("the same weights after saving", f"others: {', '.join(other[:5])}", "make sure that the factory leaves its weights to be filled in")
+    if other:
+        raise invalid(
+            "the same weights after saving",
+            f"others: {', '.join(other[:5])}",
+            "make sure that the factory leaves its weights to be filled in",
+        )
     rows = _probe(live)
-    if rows is not None and not torch.allclose(live.run(live.pin(rows)), again.run(live.pin(rows)), rtol=1e-4, atol=1e-5):
-        raise bad_parameter("the same decisions after saving", f"other ones from {build}", "pass factory=... and factory_args={...} that build the model as it is")
+    if rows is not None and not torch.allclose(
+        live.run(live.pin(rows)), again.run(live.pin(rows)), rtol=1e-4, atol=1e-5
+    ):
+        raise bad_parameter(
+            "the same decisions after saving",
+            f"other ones from {build}",
+            "pass factory=... and factory_args={...} that build the model as it is",
+        )

@@ -23,6 +23,7 @@ from ..core.errors import InterpkitError, bad_parameter, invalid
 @dataclass(frozen=True)
 class Site:
     "One tensor of a model: the first tensor that goes into or comes out of a module."
+
     module: str
     side: str = "out"
 
@@ -31,62 +32,134 @@ class Site:
         "'model.layers.1:out' -> Site; the side may be left out. Raises (exit code 64) where it is no such text."
         module, _, side = str(text).partition(":")
         if not module or side not in ("", "in", "out"):
-            raise bad_parameter("a site as 'module.path:out' or 'module.path:in'", repr(text), "list the sites of a release: release.sites()")
+            raise bad_parameter(
+                "a site as 'module.path:out' or 'module.path:in'",
+                repr(text),
+                "list the sites of a release: release.sites()",
+            )
         return cls(module, side or "out")
-    def __str__(self): return f"{self.module}:{self.side}"
-    def __lt__(self, other): return str(self) < str(other)
+
+    def __str__(self):
+        return f"{self.module}:{self.side}"
+
+    def __lt__(self, other):
+        return str(self) < str(other)
+
 
 def find_module(model: nn.Module, site: Site) -> nn.Module:
     "The module of a site; the error (exit code 65) shows the nearest names."
     found = dict(model.named_modules())
-    if site.module in found: return found[site.module]
+    if site.module in found:
+        return found[site.module]
     close = difflib.get_close_matches(site.module, [n for n in found if n], n=3, cutoff=0)
-    raise invalid(f"the site {site}", f"{type(model).__name__} has no module {site.module!r}", f"the nearest names are {', '.join(close)}; release.sites() lists all")
+    raise invalid(
+        f"the site {site}",
+        f"{type(model).__name__} has no module {site.module!r}",
+        f"the nearest names are {', '.join(close)}; release.sites() lists all",
+    )
 
 # %% ../../nbs/01_model/00_sites.ipynb #8982a1f1
 @dataclass(frozen=True)
 class BlockKind:
     "One kind of block: what it holds, and where the residual stream is read and added to."
-    blocks: str    # path of the list of blocks
-    beside: str    # all modules at that place, the list among them
-    parts: str     # all modules of a block
-    mid: str       # reads the stream between attention and MLP
+
+    blocks: str  # path of the list of blocks
+    beside: str  # all modules at that place, the list among them
+    parts: str  # all modules of a block
+    mid: str  # reads the stream between attention and MLP
     attn_out: str  # gives what attention adds
-    mlp_out: str   # gives what the MLP adds
+    mlp_out: str  # gives what the MLP adds
 
     def sites(self, at: str) -> dict:
         "TransformerLens' names in the block `at`, and the sites that they stand for."
         attn, mid, mlp = (Site.parse(f"{at}.{s}") for s in (self.attn_out, self.mid, self.mlp_out))
-        return dict(resid_pre=Site(at, "in"), resid_mid=mid, resid_post=Site(at), attn_out=attn, mlp_in=mid, mlp_out=mlp)
+        return dict(
+            resid_pre=Site(at, "in"),
+            resid_mid=mid,
+            resid_post=Site(at),
+            attn_out=attn,
+            mlp_in=mid,
+            mlp_out=mlp,
+        )
 
-LLAMA, GPT2, POST = ("model.layers", "embed_tokens layers norm"), ("transformer.h", "wte wpe h ln_f"), ("post_attention_layernorm:out", "post_feedforward_layernorm:out")
-BLOCKS = (BlockKind(*LLAMA, "input_layernorm self_attn post_attention_layernorm mlp", "post_attention_layernorm:in", "self_attn:out", "mlp:out"),
-          BlockKind(*GPT2, "ln_1 attn ln_2 mlp", "ln_2:in", "attn:out", "mlp:out"),
-          BlockKind(*LLAMA, "input_layernorm self_attn post_attention_layernorm pre_feedforward_layernorm mlp post_feedforward_layernorm", "pre_feedforward_layernorm:in", *POST),  # Gemma-2
-          BlockKind(*LLAMA, "self_attn post_attention_layernorm mlp post_feedforward_layernorm", "mlp:in", *POST))  # OLMo-2
+
+LLAMA, GPT2, POST = (
+    ("model.layers", "embed_tokens layers norm"),
+    ("transformer.h", "wte wpe h ln_f"),
+    ("post_attention_layernorm:out", "post_feedforward_layernorm:out"),
+)
+BLOCKS = (
+    BlockKind(
+        *LLAMA,
+        "input_layernorm self_attn post_attention_layernorm mlp",
+        "post_attention_layernorm:in",
+        "self_attn:out",
+        "mlp:out",
+    ),
+    BlockKind(*GPT2, "ln_1 attn ln_2 mlp", "ln_2:in", "attn:out", "mlp:out"),
+    BlockKind(
+        *LLAMA,
+        "input_layernorm self_attn post_attention_layernorm pre_feedforward_layernorm mlp post_feedforward_layernorm",
+        "pre_feedforward_layernorm:in",
+        *POST,
+    ),  # Gemma-2
+    BlockKind(
+        *LLAMA, "self_attn post_attention_layernorm mlp post_feedforward_layernorm", "mlp:in", *POST
+    ),
+)  # OLMo-2
 
 # %% ../../nbs/01_model/00_sites.ipynb #5232ac0c
-PLAIN = set("training config hidden_size inner_dim layer_idx layer_type attention_type is_sliding sliding_window gradient_checkpointing forward".split())  # say nothing about the sum
+PLAIN = set(
+    "training config hidden_size inner_dim layer_idx layer_type attention_type is_sliding sliding_window gradient_checkpointing forward".split()
+)  # say nothing about the sum
+
 
 def _modules(module: nn.Module) -> set:
     "Names of what lies in a module; dropout passes everything on, and rotary tables are read by attention alone."
-    return {n for n, m in module._modules.items() if m is not None and not isinstance(m, (nn.Dropout, nn.Identity)) and not n.startswith("rotary")}
+    return {
+        n
+        for n, m in module._modules.items()
+        if m is not None
+        and not isinstance(m, (nn.Dropout, nn.Identity))
+        and not n.startswith("rotary")
+    }
+
 
 def _held(block: nn.Module) -> set:
     "Names of all that a block holds: modules, parameters, buffers, numbers."
-    return _modules(block) | {*block._parameters, *block._buffers} | {n for n in vars(block) if n[0] != "_" and n not in PLAIN}
+    return (
+        _modules(block)
+        | {*block._parameters, *block._buffers}
+        | {n for n in vars(block) if n[0] != "_" and n not in PLAIN}
+    )
+
 
 def _kind(model: nn.Module, at: str) -> BlockKind | None:
     "The kind of the block `at`, such as 'model.layers.3', by all that it holds; None where that is another one."
     path, block = at.rpartition(".")[0], find_module(model, Site(at))
     beside = _modules(model.get_submodule(path.rpartition(".")[0]))
-    return next((k for k in BLOCKS if k.blocks == path and set(k.beside.split()) == beside and set(k.parts.split()) == _held(block)), None)
+    return next(
+        (
+            k
+            for k in BLOCKS
+            if k.blocks == path
+            and set(k.beside.split()) == beside
+            and set(k.parts.split()) == _held(block)
+        ),
+        None,
+    )
+
 
 def _known(model: nn.Module, at: str) -> BlockKind:
-    if kind := _kind(model, at): return kind
+    if kind := _kind(model, at):
+        return kind
     block, listed = find_module(model, Site(at)), lambda names: ", ".join(sorted(names))
-    raise bad_parameter("a block that holds what one of Llama, GPT-2, Gemma-2 or OLMo-2 holds, and nothing more", f"{type(block).__name__} with {listed(_held(block))}, in a model of {listed(_modules(model.get_submodule(at.split('.')[0])))}",
-                        "name what is read and what is written: sites=['...:in'], targets=['...:out']")
+    raise bad_parameter(
+        "a block that holds what one of Llama, GPT-2, Gemma-2 or OLMo-2 holds, and nothing more",
+        f"{type(block).__name__} with {listed(_held(block))}, in a model of {listed(_modules(model.get_submodule(at.split('.')[0])))}",
+        "name what is read and what is written: sites=['...:in'], targets=['...:out']",
+    )
+
 
 def _path(model: nn.Module) -> str | None:
     modules = {n for n, _ in model.named_modules()}
@@ -95,34 +168,61 @@ def _path(model: nn.Module) -> str | None:
 # %% ../../nbs/01_model/00_sites.ipynb #ec3360d5
 def site_from_hook_name(name: str, model: nn.Module) -> Site:
     "The site of a TransformerLens hook name. Raises (exit code 64) for what lies inside blocks of an unknown kind."
-    m = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out)", name)
+    m = re.fullmatch(
+        r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out)", name
+    )
     if not m or not (path := _path(model)):
-        raise bad_parameter("a hook name such as 'blocks.3.hook_resid_post' on a model with Llama's or GPT-2's module names", f"{name!r} on {type(model).__name__}",
-                            "name the module instead, as in 'model.layers.3:out'")
+        raise bad_parameter(
+            "a hook name such as 'blocks.3.hook_resid_post' on a model with Llama's or GPT-2's module names",
+            f"{name!r} on {type(model).__name__}",
+            "name the module instead, as in 'model.layers.3:out'",
+        )
     at = f"{path}.{m[1]}"
     find_module(model, Site(at))
-    kind = BLOCKS[0] if m[2] in ("resid_pre", "resid_post") else _known(model, at)  # what goes in and comes out is the same for all kinds
+    kind = (
+        BLOCKS[0] if m[2] in ("resid_pre", "resid_post") else _known(model, at)
+    )  # what goes in and comes out is the same for all kinds
     return kind.sites(at)[m[2]]
 
-def hook_name_from_site(site: Site, model: nn.Module = None) -> str | None:  # model: that has the site; without it, names mean what they mean in Llama and GPT-2
+
+def hook_name_from_site(
+    site: Site, model: nn.Module = None
+) -> (
+    str | None
+):  # model: that has the site; without it, names mean what they mean in Llama and GPT-2
     "The TransformerLens hook name of a site, None for sites without one. What goes into the norm before the MLP is `mlp_in`: written there, it reaches the MLP alone."
-    m = re.match(rf"({'|'.join({re.escape(k.blocks) for k in BLOCKS})})\.(\d+)(?=\.|$)", site.module)
-    if not m: return None
+    m = re.match(
+        rf"({'|'.join({re.escape(k.blocks) for k in BLOCKS})})\.(\d+)(?=\.|$)", site.module
+    )
+    if not m:
+        return None
     names = _names(m[0], m[1], model)
     return f"blocks.{m[2]}.hook_{names[site]}" if site in names else None
+
 
 def _names(at: str, path: str, model: nn.Module | None) -> dict:
     "Sites of the block `at` and their hook names, by its kind; without a model Llama's or GPT-2's, and those of others that these do not have."
     turned = lambda kind: {s: n for n, s in kind.sites(at).items()}  # mlp_in comes after resid_mid
     first, *more = (k for k in BLOCKS if k.blocks == path)
-    if model is not None: return turned(kind) if (kind := _kind(model, at)) else {s: n for s, n in turned(first).items() if s.module == at}
+    if model is not None:
+        return (
+            turned(kind)
+            if (kind := _kind(model, at))
+            else {s: n for s, n in turned(first).items() if s.module == at}
+        )
     own = {f"{at}.{p}" for p in first.parts.split()}
     return {s: n for k in more for s, n in turned(k).items() if s.module not in own} | turned(first)
+
 
 def mlp_sites(model: nn.Module) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     "Where each block reads the residual stream for its MLP, and what the MLP adds to it. Raises (exit code 64) where a block is of an unknown kind."
     path = _path(model)
-    if path is None: raise bad_parameter("a model with Llama's or GPT-2's module names, whose MLPs are known", type(model).__name__, "name what is read and what is written: sites=['...:in'], targets=['...:out']")
+    if path is None:
+        raise bad_parameter(
+            "a model with Llama's or GPT-2's module names, whose MLPs are known",
+            type(model).__name__,
+            "name what is read and what is written: sites=['...:in'], targets=['...:out']",
+        )
     at = [f"{path}.{i}" for i in range(len(model.get_submodule(path)))]
     found = [_known(model, a).sites(a) for a in at]
     return tuple(h["mlp_in"] for h in found), tuple(h["mlp_out"] for h in found)
@@ -130,164 +230,306 @@ def mlp_sites(model: nn.Module) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
 # %% ../../nbs/01_model/00_sites.ipynb #e8b9e4ba
 def _tensors(x, fn):
     "`x` with `fn` applied to every tensor in it: tuples, lists, dicts and Hugging Face outputs."
-    if torch.is_tensor(x): return fn(x)
-    if isinstance(x, tuple) and hasattr(x, "_fields"): return type(x)(*(_tensors(v, fn) for v in x))
-    if isinstance(x, (tuple, list)): return type(x)(_tensors(v, fn) for v in x)
-    if type(x) is dict: return {k: _tensors(v, fn) for k, v in x.items()}
-    if isinstance(x, dict): return type(x)(**{k: _tensors(v, fn) for k, v in x.items()})
+    if torch.is_tensor(x):
+        return fn(x)
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*(_tensors(v, fn) for v in x))
+    if isinstance(x, (tuple, list)):
+        return type(x)(_tensors(v, fn) for v in x)
+    if type(x) is dict:
+        return {k: _tensors(v, fn) for k, v in x.items()}
+    if isinstance(x, dict):
+        return type(x)(**{k: _tensors(v, fn) for k, v in x.items()})
     return x
+
 
 @dataclass(frozen=True)
 class Batch:
     "Forward arguments of `n` sequences."
+
     args: tuple = ()
     kwargs: dict = None
-    mask: Tensor = None     # bool [B, T]: the positions that count; None: all
-    last: Tensor = None     # int [B]: the last real token
+    mask: Tensor = None  # bool [B, T]: the positions that count; None: all
+    last: Tensor = None  # int [B]: the last real token
     n: int = 0
     targets: Tensor = None  # int [B, 2]: token ids that a decision was pinned to
-    rows: Tensor = None     # int [B]: row numbers, for messages
-    shared: frozenset = frozenset()  # which tensors of the arguments, counted from 0, serve all sequences
+    rows: Tensor = None  # int [B]: row numbers, for messages
+    shared: frozenset = (
+        frozenset()
+    )  # which tensors of the arguments, counted from 0, serve all sequences
 
     def map(self, fn) -> "Batch":
-        return replace(self, args=_tensors(self.args, fn), kwargs=_tensors(self.kwargs or {}, fn), **{k: _tensors(getattr(self, k), fn) for k in ("mask", "last", "targets", "rows")})
-    def to(self, device) -> "Batch": return self.map(lambda t: t.to(device))
+        return replace(
+            self,
+            args=_tensors(self.args, fn),
+            kwargs=_tensors(self.kwargs or {}, fn),
+            **{k: _tensors(getattr(self, k), fn) for k in ("mask", "last", "targets", "rows")},
+        )
+
+    def to(self, device) -> "Batch":
+        return self.map(lambda t: t.to(device))
+
     def take(self, index: Tensor) -> "Batch":  # int [M]
         "The sequences `index`, which may repeat."
         count = iter(range(2**31))
-        return replace(self.map(lambda t: t if next(count) in self.shared else pick(t, index, self.n)), n=len(index))
+        return replace(
+            self.map(lambda t: t if next(count) in self.shared else pick(t, index, self.n)),
+            n=len(index),
+        )
+
     def run(self, model: nn.Module):
         "The model's output; PyTorch's shortcut for whole encoder layers is off, because it goes past their modules."
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
-        try: return model(*self.args, **(self.kwargs or {}))
-        except (InterpkitError, MemoryError, torch.OutOfMemoryError): raise
+        try:
+            return model(*self.args, **(self.kwargs or {}))
+        except (InterpkitError, MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as e:
-            if "allocate memory" in str(e): raise  # the machine's fault, not that of the rows
+            if "allocate memory" in str(e):
+                raise  # the machine's fault, not that of the rows
             raise _refused(model, self, e) from e
-        finally: torch.backends.mha.set_fastpath_enabled(fast)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
 
 def pick(t: Tensor, index: Tensor, n: int) -> Tensor:
     "Rows `index` of a tensor that has one row for each of `n` sequences; others are shared by all sequences and stay."
     return t[index.to(t.device)] if t.ndim and t.shape[0] == n else t
 
+
 def _refused(model, batch: Batch, e: Exception):
-    shapes = _tensors([*batch.args, batch.kwargs or {}], lambda t: f"{t.dtype} {list(t.shape)}".removeprefix("torch."))
-    says = f": {str(e).strip().splitlines()[0][:200]}" if isinstance(e, (RuntimeError, TypeError, IndexError)) and str(e).strip() else ""  # texts of other errors may quote a row
-    return invalid(f"arguments that the forward of {type(model).__name__} takes", f"{', '.join(str(x) for x in shapes if x)}; it stops with {type(e).__name__}{says}",
-                   "check the columns of the check set, and what inputs(rows) makes of them")
+    shapes = _tensors(
+        [*batch.args, batch.kwargs or {}],
+        lambda t: f"{t.dtype} {list(t.shape)}".removeprefix("torch."),
+    )
+    says = (
+        f": {str(e).strip().splitlines()[0][:200]}"
+        if isinstance(e, (RuntimeError, TypeError, IndexError)) and str(e).strip()
+        else ""
+    )  # texts of other errors may quote a row
+    return invalid(
+        f"arguments that the forward of {type(model).__name__} takes",
+        f"{', '.join(str(x) for x in shapes if x)}; it stops with {type(e).__name__}{says}",
+        "check the columns of the check set, and what inputs(rows) makes of them",
+    )
 
 # %% ../../nbs/01_model/00_sites.ipynb #d2f137dd
 OTHER = "choose another module: release.sites() lists them"
 
+
 def _find(value):
     "Path to the first tensor in a module's output or arguments, or None."
-    if torch.is_tensor(value): return ()
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (tuple, list)) else ()
+    if torch.is_tensor(value):
+        return ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, (tuple, list))
+        else ()
+    )
     for key, v in items:
         path = _find(v)
-        if path is not None: return (key, *path)
+        if path is not None:
+            return (key, *path)
     return None
+
 
 def _first(value) -> Tensor:
     path = _find(value)
-    if path is None: raise invalid("a site through which a tensor passes", f"{type(value).__name__} without one", OTHER)
-    for key in path: value = value[key]
+    if path is None:
+        raise invalid(
+            "a site through which a tensor passes", f"{type(value).__name__} without one", OTHER
+        )
+    for key in path:
+        value = value[key]
     return value
+
 
 def _put(value, new: Tensor, path=None):
     "`value` with `new` in place of its first tensor."
     path = _find(value) if path is None else path
-    if not path: return new
+    if not path:
+        return new
     key, rest = path[0], path[1:]
-    if isinstance(value, dict): return type(value)(**{k: _put(v, new, rest) if k == key else v for k, v in value.items()})
+    if isinstance(value, dict):
+        return type(value)(**{k: _put(v, new, rest) if k == key else v for k, v in value.items()})
     parts = [_put(v, new, rest) if i == key else v for i, v in enumerate(value)]
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
+
 def _as_tokens(t: Tensor, n: int = None) -> Tensor:
     "[B, T, d] or [B, d] as [B, T, d]."
-    if not t.is_floating_point(): raise invalid("a site of floating-point numbers", f"{t.dtype}", OTHER)
-    if t.ndim not in (2, 3): raise invalid("a site of shape [B, T, d] or [B, d]", f"{list(t.shape)}", OTHER)
-    if n is not None and t.shape[0] != n: raise invalid(f"a site with one row for each of {n} sequences", f"shape {list(t.shape)}", f"{OTHER} (recurrent layers: batch_first=True)")
+    if not t.is_floating_point():
+        raise invalid("a site of floating-point numbers", f"{t.dtype}", OTHER)
+    if t.ndim not in (2, 3):
+        raise invalid("a site of shape [B, T, d] or [B, d]", f"{list(t.shape)}", OTHER)
+    if n is not None and t.shape[0] != n:
+        raise invalid(
+            f"a site with one row for each of {n} sequences",
+            f"shape {list(t.shape)}",
+            f"{OTHER} (recurrent layers: batch_first=True)",
+        )
     return t[:, None] if t.ndim == 2 else t
+
 
 def _fitted(new: Tensor, t: Tensor, site) -> Tensor:
     "A replacement in the shape and type of what it replaces."
-    if new.shape != _as_tokens(t).shape: raise invalid(f"a replacement of shape {list(_as_tokens(t).shape)} at {site}", f"{list(new.shape)}", "the widths of all sites of a release: release.sites()")
-    return new.reshape(t.shape).to(t.dtype, copy=True)  # a later in-place operation must not reach the caller's tensor
+    if new.shape != _as_tokens(t).shape:
+        raise invalid(
+            f"a replacement of shape {list(_as_tokens(t).shape)} at {site}",
+            f"{list(new.shape)}",
+            "the widths of all sites of a release: release.sites()",
+        )
+    return new.reshape(t.shape).to(
+        t.dtype, copy=True
+    )  # a later in-place operation must not reach the caller's tensor
+
 
 def _hook(module: nn.Module, site: Site, fn, n: int = None):
     "Call `fn(tensor)` on what passes; where it returns a tensor, that one goes on."
+
     def change(value):
         t = _first(value)
         new = fn(_as_tokens(t, n))
         return None if new is None else _put(value, _fitted(new, t, site))
-    def out(_, args, value): return change(value)
+
+    def out(_, args, value):
+        return change(value)
+
     def into(_, args, kwargs):
-        return change((args, {k: kwargs[k] for k in sorted(kwargs, key=lambda k: k != "hidden_states")}))
-    return module.register_forward_hook(out) if site.side == "out" else module.register_forward_pre_hook(into, with_kwargs=True)
+        return change(
+            (args, {k: kwargs[k] for k in sorted(kwargs, key=lambda k: k != "hidden_states")})
+        )
+
+    return (
+        module.register_forward_hook(out)
+        if site.side == "out"
+        else module.register_forward_pre_hook(into, with_kwargs=True)
+    )
 
 # %% ../../nbs/01_model/00_sites.ipynb #302a44f6
 @contextmanager
-def hooked(model: nn.Module, fns: dict, n: int = None):  # Site -> function of a tensor [B, T, d]; n: sequences in the batch
+def hooked(
+    model: nn.Module, fns: dict, n: int = None
+):  # Site -> function of a tensor [B, T, d]; n: sequences in the batch
     "Call the functions at their sites while the block runs; raises (exit code 65) where a site was not passed, or more than once."
     passed, handles = {s: 0 for s in fns}, []
+
     def counting(site, fn):
         def run(t):
             passed[site] += 1
-            if passed[site] > 1: raise invalid(f"one pass through {site} in a forward", "several: the module is used more than once", "choose a site whose module is used once: release.sites()")
+            if passed[site] > 1:
+                raise invalid(
+                    f"one pass through {site} in a forward",
+                    "several: the module is used more than once",
+                    "choose a site whose module is used once: release.sites()",
+                )
             return fn(t)
+
         return run
+
     try:
-        for s, fn in fns.items(): handles.append(_hook(find_module(model, s), s, counting(s, fn), n))
+        for s, fn in fns.items():
+            handles.append(_hook(find_module(model, s), s, counting(s, fn), n))
         yield
         idle = [str(s) for s, k in passed.items() if k == 0]
-        if idle: raise invalid(f"a forward through {', '.join(idle)}", "one that does not use this module", "choose a site that the forward passes: release.sites()")
+        if idle:
+            raise invalid(
+                f"a forward through {', '.join(idle)}",
+                "one that does not use this module",
+                "choose a site that the forward passes: release.sites()",
+            )
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
 
-class _Stop(BaseException): "Ends a forward once everything has been read; no `except Exception` in a model can swallow it."
+
+class _Stop(BaseException):
+    "Ends a forward once everything has been read; no `except Exception` in a model can swallow it."
+
 
 def _at(t: Tensor, positions) -> Tensor:
     "One position a sequence [B, 1, d]; all there is where a site has no positions."
-    if positions is None or t.shape[1] == 1: return t
-    return t[torch.arange(len(t), device=t.device), torch.as_tensor(positions, device=t.device)][:, None]
+    if positions is None or t.shape[1] == 1:
+        return t
+    return t[torch.arange(len(t), device=t.device), torch.as_tensor(positions, device=t.device)][
+        :, None
+    ]
+
 
 @torch.no_grad()
-def capture(model: nn.Module, sites, batch: Batch, positions=None, stop: bool = True) -> dict[Site, Tensor]:
+def capture(
+    model: nn.Module, sites, batch: Batch, positions=None, stop: bool = True
+) -> dict[Site, Tensor]:
     "Activations {site: [B, T, d]} of one forward, which stops after the last site; `positions` (an int or int [B]) keeps one position a sequence."
     found, want = {}, set(sites)
+
     def keep(site):
         def fn(t):
             found[site] = _at(t, positions).detach().clone()
-            if stop and len(found) == len(want): raise _Stop
+            if stop and len(found) == len(want):
+                raise _Stop
+
         return fn
+
     try:
-        with hooked(model, {s: keep(s) for s in want}, batch.n): batch.run(model)
-    except _Stop: pass
+        with hooked(model, {s: keep(s) for s in want}, batch.n):
+            batch.run(model)
+    except _Stop:
+        pass
     return {s: found[s] for s in sites}
 
-def run_spliced(model: nn.Module, replacements: dict, batch: Batch):  # Site -> Tensor [B, T, d], or a function of what arrives there
+
+def run_spliced(
+    model: nn.Module, replacements: dict, batch: Batch
+):  # Site -> Tensor [B, T, d], or a function of what arrives there
     "The model's output with replacements at all given sites in one pass."
-    with hooked(model, {s: r if callable(r) else (lambda t, r=r: r) for s, r in replacements.items()}, batch.n): return batch.run(model)
+    with hooked(
+        model,
+        {s: r if callable(r) else (lambda t, r=r: r) for s, r in replacements.items()},
+        batch.n,
+    ):
+        return batch.run(model)
 
 # %% ../../nbs/01_model/00_sites.ipynb #5f3122a1
-def _leaf(t: Tensor) -> Tensor: return t.clone() if t.requires_grad else t.detach().clone().requires_grad_()
+def _leaf(t: Tensor) -> Tensor:
+    return t.clone() if t.requires_grad else t.detach().clone().requires_grad_()
 
-def grad_at_sites(release, sites, batch: Batch, reads=(),  # sites of which only the activations are wanted
-                  frozen: bool = False  # hold every site where it is: gradients then go past all of them
-                  ) -> tuple[Tensor, dict, dict]:
+
+def grad_at_sites(
+    release,
+    sites,
+    batch: Batch,
+    reads=(),  # sites of which only the activations are wanted
+    frozen: bool = False,  # hold every site where it is: gradients then go past all of them
+) -> tuple[Tensor, dict, dict]:
     "The decisions [B], activations [B, T, d] at all sites and reads, and gradients [B, T, d] of the decision at each site. Parameters are untouched."
     kept = {}
+
     def keep(site):
         def fn(t):
             kept[site] = _leaf(t.detach() if frozen else t) if site in sites else t.detach().clone()
             return kept[site] if site in sites else None
+
         return fn
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN has no backward for recurrent layers in eval mode
-        with hooked(release.model, {s: keep(s) for s in dict.fromkeys([*sites, *reads])}, batch.n): out = batch.run(release.model)
+
+    with (
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+    ):  # cuDNN has no backward for recurrent layers in eval mode
+        with hooked(release.model, {s: keep(s) for s in dict.fromkeys([*sites, *reads])}, batch.n):
+            out = batch.run(release.model)
         decision = release.decide(out, batch)
-        if not decision.requires_grad: raise invalid("a decision with a gradient at the sites", "none: the forward or the decision detaches it", "take torch.no_grad and .detach() out of them, or choose a later site")
+        if not decision.requires_grad:
+            raise invalid(
+                "a decision with a gradient at the sites",
+                "none: the forward or the decision detaches it",
+                "take torch.no_grad and .detach() out of them, or choose a later site",
+            )
         found = torch.autograd.grad(decision.sum(), [kept[s] for s in sites], allow_unused=True)
-    grads = {s: torch.zeros_like(kept[s]) if g is None else g.detach() for s, g in zip(sites, found)}
+    grads = {
+        s: torch.zeros_like(kept[s]) if g is None else g.detach() for s, g in zip(sites, found)
+    }
     return decision.detach(), {s: t.detach() for s, t in kept.items()}, grads

@@ -36,75 +36,182 @@ from .report import write_report
 # %% ../../nbs/07_release/04_check.ipynb #86a803f2
 def as_release(given, name: str, policy: Policy, inputs=None, decision=None) -> Release:
     "A `Release` from itself, a folder or hub id, or a live module."
-    if isinstance(given, Release): return given
+    if isinstance(given, Release):
+        return given
     sites, decision = policy.sites or None, decision or policy.decision or None
-    if isinstance(given, nn.Module): return Release.from_module(given, inputs, decision, sites, name, policy.device)
-    if isinstance(given, (str, Path)): return Release.load(given, policy.device, sites, decision)
-    raise bad_parameter("a release: a folder, a hub id, a module or a Release", type(given).__name__, "Release.from_module(model, inputs=..., decision=...)")
+    if isinstance(given, nn.Module):
+        return Release.from_module(given, inputs, decision, sites, name, policy.device)
+    if isinstance(given, (str, Path)):
+        return Release.load(given, policy.device, sites, decision)
+    raise bad_parameter(
+        "a release: a folder, a hub id, a module or a Release",
+        type(given).__name__,
+        "Release.from_module(model, inputs=..., decision=...)",
+    )
+
 
 def _renamed(old: Release, new: Release) -> list[str]:
     a, b = ({n: i for i, n in token_names(r).items()} for r in (old, new))
-    if not a or not b or a == b: return []
-    listed = lambda names: ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    gone, added, moved = [n for n in a if n not in b], [n for n in b if n not in a], [n for n in a if n in b and a[n] != b[n]]
-    return [f"the vocabulary of {new.name} {what}: {listed(names)}" for what, names in (("lacks tokens", gone), ("has new tokens", added), ("gives other ids to tokens", moved)) if names]
+    if not a or not b or a == b:
+        return []
+    listed = lambda names: (
+        ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    )
+    gone, added, moved = (
+        [n for n in a if n not in b],
+        [n for n in b if n not in a],
+        [n for n in a if n in b and a[n] != b[n]],
+    )
+    return [
+        f"the vocabulary of {new.name} {what}: {listed(names)}"
+        for what, names in (
+            ("lacks tokens", gone),
+            ("has new tokens", added),
+            ("gives other ids to tokens", moved),
+        )
+        if names
+    ]
+
 
 def _columns(old: Release, new: Release) -> list[str]:
     a, b = old.inputs_columns, new.inputs_columns
-    if not a or not b or set(a) == set(b): return []
-    return [f"{new.name} {what} the column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}" for what, names in (("no longer reads", sorted(set(a) - set(b))), ("also reads", sorted(set(b) - set(a)))) if names]
+    if not a or not b or set(a) == set(b):
+        return []
+    return [
+        f"{new.name} {what} the column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
+        for what, names in (
+            ("no longer reads", sorted(set(a) - set(b))),
+            ("also reads", sorted(set(b) - set(a))),
+        )
+        if names
+    ]
+
 
 def schema_notes(old: Release, new: Release) -> list[str]:
     "What is different in vocabulary and columns, by name; empty where nothing is."
     return _renamed(old, new) + _columns(old, new)
 
+
 def try_out(old: Release, new: Release, rows: pd.DataFrame, most: int = 64):
     "Put some rows through both releases; raises (exit code 65) where one of them can't read them."
     some = old.pin(rows.head(most))
-    for release in (old, new): release.run(some)
+    for release in (old, new):
+        release.run(some)
 
 # %% ../../nbs/07_release/04_check.ipynb #7a2ef1f0
-def training_rows(rows: pd.DataFrame, train_rows: pd.DataFrame = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def training_rows(
+    rows: pd.DataFrame, train_rows: pd.DataFrame = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Rows to train on and rows to check on."
     if train_rows is None:
         half = hash_split(rows, 0.5, "train a dictionary")
         return rows[half].reset_index(drop=True), rows[~half].reset_index(drop=True)
     both = set(train_rows["sequence_id"].astype(str)) & set(rows["sequence_id"].astype(str))
-    if both: raise invalid("rows to train on that are not checked on", f"{len(both)} sequences stand in both", "leave them out of the training data")
+    if both:
+        raise invalid(
+            "rows to train on that are not checked on",
+            f"{len(both)} sequences stand in both",
+            "leave them out of the training data",
+        )
     return train_rows, rows
 
-def train(release: Release, rows: pd.DataFrame, policy: Policy = Policy(), progress=None, store=None) -> Dictionary:
+
+def train(
+    release: Release, rows: pd.DataFrame, policy: Policy = Policy(), progress=None, store=None
+) -> Dictionary:
     "A dictionary for a release, trained as the policy says; with a folder as `store`, a training that was killed goes on."
     t = policy.training
     sites, targets = wired(release, t.wiring, policy.sites, policy.targets)
-    count = progress.counting("train", t.tokens * (1 if t.wiring == "clt" else len(sites))) if progress else None
-    return train_dictionary(release, rows, sites, t.features or None, t.k or None, t.tokens, lr=t.lr or None, seed=policy.seed, store=store, progress=count, wiring=t.wiring,
-                            targets=None if t.wiring == "sae" else targets, objective=t.objective, finish=t.finish)
+    count = (
+        progress.counting("train", t.tokens * (1 if t.wiring == "clt" else len(sites)))
+        if progress
+        else None
+    )
+    return train_dictionary(
+        release,
+        rows,
+        sites,
+        t.features or None,
+        t.k or None,
+        t.tokens,
+        lr=t.lr or None,
+        seed=policy.seed,
+        store=store,
+        progress=count,
+        wiring=t.wiring,
+        targets=None if t.wiring == "sae" else targets,
+        objective=t.objective,
+        finish=t.finish,
+    )
 
 # %% ../../nbs/07_release/04_check.ipynb #d9a58ae4
 def forecast(rows: pd.DataFrame, policy: Policy = Policy(), watched: int = 10) -> list[dict]:
     "What rows can settle in a check that would watch `watched` features: one row for the statements of each segment and of all sequences, in the form of a preview."
-    of, group = segments_of(rows) if policy.segments else np.full(len(rows), ""), rows["group_id"] if "group_id" in rows else rows["sequence_id"]
+    of, group = (
+        segments_of(rows) if policy.segments else np.full(len(rows), ""),
+        rows["group_id"] if "group_id" in rows else rows["sequence_id"],
+    )
     names = ["", *sorted(set(of) - {""})]
     statements, limit = 4 * len(names) + 2 * watched, policy.limits.effect.limit
     need = max(50, sequences_needed(statements, limit=limit))
     have = {k: int(group[of == k].nunique() if k else group.nunique()) for k in names}
     alone = max(50, sequences_needed(statements, 1.5, limit=policy.limits.watched.limit))
-    return [dict(statement="explanations changed", segment=k, limit=limit, sequences=n, needed=need, settles=n >= need) for k, n in have.items()] + \
-           [dict(statement="a feature that fires in a third of the sequences", segment="", limit=policy.limits.watched.limit, sequences=have[""] // 3, needed=alone, settles=have[""] // 3 >= alone)]
+    return [
+        dict(
+            statement="explanations changed",
+            segment=k,
+            limit=limit,
+            sequences=n,
+            needed=need,
+            settles=n >= need,
+        )
+        for k, n in have.items()
+    ] + [
+        dict(
+            statement="a feature that fires in a third of the sequences",
+            segment="",
+            limit=policy.limits.watched.limit,
+            sequences=have[""] // 3,
+            needed=alone,
+            settles=have[""] // 3 >= alone,
+        )
+    ]
 
 # %% ../../nbs/07_release/04_check.ipynb #ede97049
-def limits_of(policy: Policy) -> Limits: return Limits(**{n: getattr(policy.limits, n).limit for n in type(policy.limits).model_fields})
+def limits_of(policy: Policy) -> Limits:
+    return Limits(**{n: getattr(policy.limits, n).limit for n in type(policy.limits).model_fields})
 
-def register(old: Release, new: Release, dictionary: Dictionary, rows: pd.DataFrame, policy: Policy = Policy()) -> tuple[Plan, list[dict]]:
+
+def register(
+    old: Release,
+    new: Release,
+    dictionary: Dictionary,
+    rows: pd.DataFrame,
+    policy: Policy = Policy(),
+) -> tuple[Plan, list[dict]]:
     "The plan of a check and what so many sequences can settle; raises where the dictionary is foreign or unfit."
-    plan, scores = plan_check(old, dictionary, rows, limits_of(policy), policy.watched, policy.watched_share, policy.segments, tuple(policy.families),
-                              policy.own.model_dump(exclude_none=True), dict(name=new.name, fingerprint=new.fingerprint), check_digest(rows), policy.draws, policy.seed)
+    plan, scores = plan_check(
+        old,
+        dictionary,
+        rows,
+        limits_of(policy),
+        policy.watched,
+        policy.watched_share,
+        policy.segments,
+        tuple(policy.families),
+        policy.own.model_dump(exclude_none=True),
+        dict(name=new.name, fingerprint=new.fingerprint),
+        check_digest(rows),
+        policy.draws,
+        policy.seed,
+    )
     return plan, preview_of(plan, scores, rows).to_dict("records")
+
 
 @dataclass(frozen=True)
 class CheckResult:
     "A check that was done: verdict, and all that it follows from."
+
     verdict: Verdict
     plan: Plan
     table: pd.DataFrame
@@ -114,58 +221,123 @@ class CheckResult:
     notes: tuple = ()
 
     @property
-    def passed(self) -> bool: return self.verdict.passed
+    def passed(self) -> bool:
+        return self.verdict.passed
+
     @property
-    def action(self) -> str: return self.verdict.action
-    def __bool__(self): return bool(self.verdict)
-    def __repr__(self): return repr(self.verdict)
-    def __str__(self): return "\n".join(summary_lines(self.verdict, self.printed, self.plan))
-    def _repr_html_(self): return short_html(self.verdict, self.printed, self.plan)
+    def action(self) -> str:
+        return self.verdict.action
+
+    def __bool__(self):
+        return bool(self.verdict)
+
+    def __repr__(self):
+        return repr(self.verdict)
+
+    def __str__(self):
+        return "\n".join(summary_lines(self.verdict, self.printed, self.plan))
+
+    def _repr_html_(self):
+        return short_html(self.verdict, self.printed, self.plan)
+
     def save(self, folder) -> Path:
         "Write the evidence folder, and the report beside it as report.html."
         folder = Path(folder)
-        evidence = write_evidence(folder / "evidence", self.plan, self.table, self.verdict, self.printed, self.preview)
+        evidence = write_evidence(
+            folder / "evidence", self.plan, self.table, self.verdict, self.printed, self.preview
+        )
         write_report(evidence, folder / "report.html")
         return folder
 
-def _examples(comparison: Comparison, table, verdict, mode: str) -> dict:
-    if mode == "none" or comparison.incompatible: return {}
-    inputs = comparison.rows[[c for c in comparison.rows if not str(c).startswith(("_", "factor:"))]]
-    return examples_of(table, verdict, inputs.set_axis(comparison.frame.sequence.to_numpy()) if mode == "rows" else None)
 
-def score(old: Release, new: Release, dictionary: Dictionary, rows: pd.DataFrame, plan: Plan, preview=(), salt: str = "", examples: str = "ids", notes=(), progress=None) -> CheckResult:
+def _examples(comparison: Comparison, table, verdict, mode: str) -> dict:
+    if mode == "none" or comparison.incompatible:
+        return {}
+    inputs = comparison.rows[
+        [c for c in comparison.rows if not str(c).startswith(("_", "factor:"))]
+    ]
+    return examples_of(
+        table,
+        verdict,
+        inputs.set_axis(comparison.frame.sequence.to_numpy()) if mode == "rows" else None,
+    )
+
+
+def score(
+    old: Release,
+    new: Release,
+    dictionary: Dictionary,
+    rows: pd.DataFrame,
+    plan: Plan,
+    preview=(),
+    salt: str = "",
+    examples: str = "ids",
+    notes=(),
+    progress=None,
+) -> CheckResult:
     "Run both releases on the rows and let the verdict follow from the plan."
     comparison = Comparison(old, new, dictionary, rows, plan, salt, progress)
     notes = tuple([*notes, *([comparison.incompatible] if comparison.incompatible else [])])
     table = measure_all(comparison)
     verdict = judge(decide(table, plan), plan, table, notes)
-    printed = printed_numbers(comparison) | {"examples": _examples(comparison, table, verdict, examples)}
+    printed = printed_numbers(comparison) | {
+        "examples": _examples(comparison, table, verdict, examples)
+    }
     return CheckResult(verdict, plan, table, printed, list(preview), dictionary, notes)
 
 # %% ../../nbs/07_release/04_check.ipynb #fd0ccacd
-def check(old,                  # the old release: a folder, a hub id, a module or a Release
-          new,                  # the new release
-          data,                 # the check set: a parquet file or a DataFrame with `sequence_id` and the inputs
-          inputs=None,          # for modules: rows -> forward arguments
-          decision=None,        # output -> [B], or {'kind': ...}
-          dictionary=None,      # the old release's dictionary or its folder; None: one is trained on half of the rows
-          train_data=None,      # rows to train that dictionary on, in place of half of the check set
-          policy=None,          # a Policy, or the path of check.toml
-          out=None,             # where to keep evidence, report and a dictionary that was trained; None: nowhere
-          **flags) -> CheckResult:  # anything of `Policy`, such as sites=['1:out'], watched=['foreign travel'], seed=1
+def check(
+    old,  # the old release: a folder, a hub id, a module or a Release
+    new,  # the new release
+    data,  # the check set: a parquet file or a DataFrame with `sequence_id` and the inputs
+    inputs=None,  # for modules: rows -> forward arguments
+    decision=None,  # output -> [B], or {'kind': ...}
+    dictionary=None,  # the old release's dictionary or its folder; None: one is trained on half of the rows
+    train_data=None,  # rows to train that dictionary on, in place of half of the check set
+    policy=None,  # a Policy, or the path of check.toml
+    out=None,  # where to keep evidence, report and a dictionary that was trained; None: nowhere
+    **flags,
+) -> (
+    CheckResult
+):  # anything of `Policy`, such as sites=['1:out'], watched=['foreign travel'], seed=1
     "Check a new release against an old one: registered from the old release alone, then scored, then decided. Raises InterpkitError where the question can't be asked."
     policy = Policy.read(policy, **flags)
-    old, new = as_release(old, "old", policy, inputs, decision), as_release(new, "new", policy, inputs, decision)
-    rows, progress, salt = read_check_set(data, old.inputs_columns), Progress(), secrets.token_hex(16)
+    old, new = (
+        as_release(old, "old", policy, inputs, decision),
+        as_release(new, "new", policy, inputs, decision),
+    )
+    rows, progress, salt = (
+        read_check_set(data, old.inputs_columns),
+        Progress(),
+        secrets.token_hex(16),
+    )
     try_out(old, new, rows)
     if dictionary is None:
-        learn, rows = training_rows(rows, None if train_data is None else read_check_set(train_data, old.inputs_columns))
-        print(f"No dictionary given: one is trained for {old.name} on {len(learn):,} sequences; the check uses {len(rows):,} others.")
+        learn, rows = training_rows(
+            rows, None if train_data is None else read_check_set(train_data, old.inputs_columns)
+        )
+        print(
+            f"No dictionary given: one is trained for {old.name} on {len(learn):,} sequences; the check uses {len(rows):,} others."
+        )
         dictionary = train(old, learn, policy, progress)
-        if out is not None: dictionary.save(Path(out) / "dictionary", overwrite=True)
-    elif not isinstance(dictionary, Dictionary): dictionary = Dictionary.load(dictionary)
+        if out is not None:
+            dictionary.save(Path(out) / "dictionary", overwrite=True)
+    elif not isinstance(dictionary, Dictionary):
+        dictionary = Dictionary.load(dictionary)
     dictionary = dictionary.to(old.device)
     plan, preview = register(old, new, dictionary, rows, policy)
-    result = score(old, new, dictionary, rows, plan, preview, salt, policy.examples, schema_notes(old, new), progress)
-    if out is not None: result.save(out)
+    result = score(
+        old,
+        new,
+        dictionary,
+        rows,
+        plan,
+        preview,
+        salt,
+        policy.examples,
+        schema_notes(old, new),
+        progress,
+    )
+    if out is not None:
+        result.save(out)
     return result

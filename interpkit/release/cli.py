@@ -21,110 +21,253 @@ from ..core.artefacts import read_json
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 
 # %% ../../nbs/07_release/08_cli.ipynb #2e984036
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Is the interpretation of a model still valid after its next release?")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Is the interpretation of a model still valid after its next release?",
+)
 Text, Folder = Optional[str], Optional[str]
 
-def _name(place: str) -> str: return Path(place).name or "release"
+
+def _name(place: str) -> str:
+    return Path(place).name or "release"
+
 
 def _policy(config, **flags):
     from interpkit.release.parameters import Policy
+
     return Policy.read(config, **{k: v for k, v in flags.items() if v not in (None, [], ())})
+
 
 def _finish(result: dict, run: Path, as_json: bool):
     "Say what the evidence says: a result that was edited since, or evidence of another run, ends in an error and not in its exit code."
     from interpkit.release.evidence import verify as verified
     from interpkit.release.jobs import Page
+
     verdict = verified(run, result["evidence"]).verdict
     print(Page(run))
-    print(f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {result['evidence'][:12]})")
-    if as_json: print(json.dumps(verdict.to_dict(), sort_keys=True))
+    print(
+        f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {result['evidence'][:12]})"
+    )
+    if as_json:
+        print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
+
 
 def _say_preflight(job: str, result: dict, run: Path):
     "What a person should know before anything costly runs."
-    if job != "preflight": return
-    for note in result["notes"]: print(f"Note: {note}.", file=sys.stderr)
-    if not result["for_sign_off"]: print("Note: not for sign-off, since the code of a release is not fingerprinted.", file=sys.stderr)
+    if job != "preflight":
+        return
+    for note in result["notes"]:
+        print(f"Note: {note}.", file=sys.stderr)
+    if not result["for_sign_off"]:
+        print(
+            "Note: not for sign-off, since the code of a release is not fingerprinted.",
+            file=sys.stderr,
+        )
     rows = read_json(run / "preview.json")
-    short, kind = [r for r in rows if not r["settles"]], "statements" if result["registered"] else "kinds of statements, if about ten features will be watched"
-    if not result["registered"]: print(f"No dictionary given: one is trained for {result['old']} and kept in {run / 'dictionary'}.", file=sys.stderr)
-    print(f"{result['sequences']:,} sequences settle {len(rows) - len(short)} of {len(rows)} {kind}, where the truth is at most half or at least twice the limit.", file=sys.stderr)
-    for r in short[:5]: print(f"  not {r['statement']}{' in ' + r['segment'] if r['segment'] else ''}: {r['sequences']:,} there, {r['needed']:,} needed", file=sys.stderr)
-    if len(short) > 5: print(f"  and {len(short) - 5} more", file=sys.stderr)
+    short, kind = (
+        [r for r in rows if not r["settles"]],
+        "statements"
+        if result["registered"]
+        else "kinds of statements, if about ten features will be watched",
+    )
+    if not result["registered"]:
+        print(
+            f"No dictionary given: one is trained for {result['old']} and kept in {run / 'dictionary'}.",
+            file=sys.stderr,
+        )
+    print(
+        f"{result['sequences']:,} sequences settle {len(rows) - len(short)} of {len(rows)} {kind}, where the truth is at most half or at least twice the limit.",
+        file=sys.stderr,
+    )
+    for r in short[:5]:
+        print(
+            f"  not {r['statement']}{' in ' + r['segment'] if r['segment'] else ''}: {r['sequences']:,} there, {r['needed']:,} needed",
+            file=sys.stderr,
+        )
+    if len(short) > 5:
+        print(f"  and {len(short) - 5} more", file=sys.stderr)
 
 # %% ../../nbs/07_release/08_cli.ipynb #49d03cd7
 Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml.")]
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[Optional[int], typer.Option(help="Of all draws.")]
 Timeout = Annotated[Optional[int], typer.Option(help="Seconds that a cell of a job may take.")]
-Jobs = Annotated[Folder, typer.Option(help="A folder with a team's own copies of the job notebooks.")]
+Jobs = Annotated[
+    Folder, typer.Option(help="A folder with a team's own copies of the job notebooks.")
+]
+
 
 @app.command()
-def check(old: Annotated[str, typer.Option(help="The old release: a folder or hub id.")],
-          new: Annotated[str, typer.Option(help="The new release.")],
-          data: Annotated[str, typer.Option(help="The check set, a parquet file.")],
-          dictionary: Annotated[str, typer.Option(help="The old release's dictionary; without it, one is trained.")] = "",
-          train_data: Annotated[str, typer.Option(help="Rows to train that dictionary on.")] = "",
-          out: Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")] = "",
-          config: Config = None, watch: Annotated[Optional[list[str]], typer.Option(help="A feature that must hold on its own; may be repeated.")] = None,
-          examples: Annotated[Text, typer.Option(help="What reports show of sequences: ids, rows or none.")] = None,
-          device: Device = None, seed: Seed = None, timeout: Timeout = None, jobs: Jobs = None,
-          as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json last.")] = False):
+def check(
+    old: Annotated[str, typer.Option(help="The old release: a folder or hub id.")],
+    new: Annotated[str, typer.Option(help="The new release.")],
+    data: Annotated[str, typer.Option(help="The check set, a parquet file.")],
+    dictionary: Annotated[
+        str, typer.Option(help="The old release's dictionary; without it, one is trained.")
+    ] = "",
+    train_data: Annotated[str, typer.Option(help="Rows to train that dictionary on.")] = "",
+    out: Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")] = "",
+    config: Config = None,
+    watch: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A feature that must hold on its own; may be repeated."),
+    ] = None,
+    examples: Annotated[
+        Text, typer.Option(help="What reports show of sequences: ids, rows or none.")
+    ] = None,
+    device: Device = None,
+    seed: Seed = None,
+    timeout: Timeout = None,
+    jobs: Jobs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json last.")] = False,
+):
     "Check a new release against an old one: PASS 0, FAIL 10, INCONCLUSIVE 11."
     from interpkit.release.parameters import Preflight, validated
     from interpkit.release.runner import run_check
+
     policy = _policy(config, watched=watch, examples=examples, device=device, seed=seed)
     run = Path(out or f"runs/{_name(old)}--{_name(new)}")
-    p = validated(Preflight, dict(old=old, new=new, data=data, dictionary=dictionary, train_data=train_data, run=str(run)))
+    p = validated(
+        Preflight,
+        dict(
+            old=old, new=new, data=data, dictionary=dictionary, train_data=train_data, run=str(run)
+        ),
+    )
     result = run_check(p, policy, timeout, jobs, told=lambda job, r: _say_preflight(job, r, run))
     _finish(result, run, as_json)
 
+
 @app.command()
-def train(release: Annotated[str, typer.Option(help="The release: a folder or hub id.")],
-          data: Annotated[str, typer.Option(help="Rows to train on, a parquet file.")],
-          out: Annotated[str, typer.Option(help="Folder of the dictionary.")],
-          config: Config = None, site: Annotated[Optional[list[str]], typer.Option(help="'module.path:out'; may be repeated.")] = None,
-          features: Annotated[Optional[int], typer.Option(help="Features a site.")] = None, k: Annotated[Optional[int], typer.Option(help="Active features a token.")] = None,
-          tokens: Annotated[Optional[int], typer.Option(help="Tokens to train on.")] = None,
-          lr: Annotated[Optional[float], typer.Option(help="Largest learning rate.")] = None,
-          finish: Annotated[Optional[int], typer.Option(help="Steps on the model's own decision at the end.")] = None,
-          wiring: Annotated[Text, typer.Option(help="sae, transcoder, per_layer or clt.")] = None, target: Annotated[Optional[list[str]], typer.Option(help="What a transcoder or CLT writes, one a site; may be repeated.")] = None,
-          objective: Annotated[Text, typer.Option(help="batchtopk, topk, relu or jumprelu.")] = None, device: Device = None, seed: Seed = None, timeout: Timeout = None, jobs: Jobs = None):
+def train(
+    release: Annotated[str, typer.Option(help="The release: a folder or hub id.")],
+    data: Annotated[str, typer.Option(help="Rows to train on, a parquet file.")],
+    out: Annotated[str, typer.Option(help="Folder of the dictionary.")],
+    config: Config = None,
+    site: Annotated[
+        Optional[list[str]], typer.Option(help="'module.path:out'; may be repeated.")
+    ] = None,
+    features: Annotated[Optional[int], typer.Option(help="Features a site.")] = None,
+    k: Annotated[Optional[int], typer.Option(help="Active features a token.")] = None,
+    tokens: Annotated[Optional[int], typer.Option(help="Tokens to train on.")] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Largest learning rate.")] = None,
+    finish: Annotated[
+        Optional[int], typer.Option(help="Steps on the model's own decision at the end.")
+    ] = None,
+    wiring: Annotated[Text, typer.Option(help="sae, transcoder, per_layer or clt.")] = None,
+    target: Annotated[
+        Optional[list[str]],
+        typer.Option(help="What a transcoder or CLT writes, one a site; may be repeated."),
+    ] = None,
+    objective: Annotated[Text, typer.Option(help="batchtopk, topk, relu or jumprelu.")] = None,
+    device: Device = None,
+    seed: Seed = None,
+    timeout: Timeout = None,
+    jobs: Jobs = None,
+):
     "Train the dictionary of a release."
     from interpkit.release.parameters import JOBS
-    from interpkit.release.runner import locked, remove_if_nothing, run_job, training_job, write_policy
-    if Path(out).exists(): raise bad_parameter("a new folder for the dictionary", f"{out} exists", "choose another folder, or remove this one")
-    policy = _policy(config, sites=site, targets=target, training__wiring=wiring, training__objective=objective, training__features=features, training__k=k, training__tokens=tokens, training__lr=lr, training__finish=finish, device=device, seed=seed)
+    from interpkit.release.runner import (
+        locked,
+        remove_if_nothing,
+        run_job,
+        training_job,
+        write_policy,
+    )
+
+    if Path(out).exists():
+        raise bad_parameter(
+            "a new folder for the dictionary",
+            f"{out} exists",
+            "choose another folder, or remove this one",
+        )
+    policy = _policy(
+        config,
+        sites=site,
+        targets=target,
+        training__wiring=wiring,
+        training__objective=objective,
+        training__features=features,
+        training__k=k,
+        training__tokens=tokens,
+        training__lr=lr,
+        training__finish=finish,
+        device=device,
+        seed=seed,
+    )
     run = Path(f"runs/train-{_name(out)}").absolute()
     with locked(run):
-        p = JOBS[job := training_job(policy)](release=_place(release), data=_place(data), out=os.path.abspath(out), run=str(run), policy=write_policy(run, policy))
-        try: result = run_job(job, p, timeout, jobs)
-        except InterpkitError: remove_if_nothing(run); raise
-    print(f"Dictionary for {result['release']}: {result['features']:,} features in {out}\n" + ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v:.3g}" for k, v in result["measured"].items()))
+        p = JOBS[job := training_job(policy)](
+            release=_place(release),
+            data=_place(data),
+            out=os.path.abspath(out),
+            run=str(run),
+            policy=write_policy(run, policy),
+        )
+        try:
+            result = run_job(job, p, timeout, jobs)
+        except InterpkitError:
+            remove_if_nothing(run)
+            raise
+    print(
+        f"Dictionary for {result['release']}: {result['features']:,} features in {out}\n"
+        + ", ".join(
+            f"{k.replace('_', ' ')} {v:,}"
+            if isinstance(v, int)
+            else f"{k.replace('_', ' ')} {v:.3g}"
+            for k, v in result["measured"].items()
+        )
+    )
 
-def _place(x: str) -> str: return os.path.abspath(x) if os.path.exists(x) else x
+
+def _place(x: str) -> str:
+    return os.path.abspath(x) if os.path.exists(x) else x
+
 
 @app.command()
-def verify(folder: Annotated[str, typer.Argument(help="An evidence folder, or the run folder that holds it.")],
-           expect: Annotated[Text, typer.Option(help="The digest (or its beginning) that was filed elsewhere.")] = None,
-           as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json last.")] = False):
+def verify(
+    folder: Annotated[
+        str, typer.Argument(help="An evidence folder, or the run folder that holds it.")
+    ],
+    expect: Annotated[
+        Text, typer.Option(help="The digest (or its beginning) that was filed elsewhere.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json last.")] = False,
+):
     "Derive the verdict again from its evidence, without a model; exits with the verdict's code."
     from interpkit.release.evidence import verify as verified
+
     found = verified(folder, expect)
-    print(f"{found.verdict.headline}. The evidence is intact, and the verdict follows from its table of {found.rows:,} rows.\nDigest {found.digest}")
-    if as_json: print(json.dumps(found.verdict.to_dict(), sort_keys=True))
+    print(
+        f"{found.verdict.headline}. The evidence is intact, and the verdict follows from its table of {found.rows:,} rows.\nDigest {found.digest}"
+    )
+    if as_json:
+        print(json.dumps(found.verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(found.verdict.exit_code))
 
+
 @app.command()
-def init(new: Annotated[str, typer.Option(help="The release to look at: a folder or hub id.")],
-         data: Annotated[str, typer.Option(help="A check set, a parquet file.")],
-         old: Annotated[Text, typer.Option(help="The old release, beside its dictionary.")] = None,
-         dictionary: Annotated[Text, typer.Option(help="The old release's dictionary: its own splice error and error share are measured and written down.")] = None,
-         out: Annotated[str, typer.Option(help="The file to write.")] = "check.toml"):
+def init(
+    new: Annotated[str, typer.Option(help="The release to look at: a folder or hub id.")],
+    data: Annotated[str, typer.Option(help="A check set, a parquet file.")],
+    old: Annotated[Text, typer.Option(help="The old release, beside its dictionary.")] = None,
+    dictionary: Annotated[
+        Text,
+        typer.Option(
+            help="The old release's dictionary: its own splice error and error share are measured and written down."
+        ),
+    ] = None,
+    out: Annotated[str, typer.Option(help="The file to write.")] = "check.toml",
+):
     "Write the policy of a team, check.toml, with every default and a place for its reason."
     from interpkit.release.policy import init_policy
-    print(f"Wrote {init_policy(new, data, out, old, dictionary)}. Read it, give reasons, and keep it under version control.")
+
+    print(
+        f"Wrote {init_policy(new, data, out, old, dictionary)}. Read it, give reasons, and keep it under version control."
+    )
 
 # %% ../../nbs/07_release/08_cli.ipynb #ec006785
 @app.command()
@@ -132,34 +275,67 @@ def jobs(copy: Annotated[Text, typer.Option(help="Copy the notebooks into this f
     "List the job notebooks and their parameters, or copy them."
     from interpkit.release.parameters import JOBS
     from interpkit.release.runner import job_notebook
+
     if copy is None:
         for name, model in JOBS.items():
             print(f"{name}: {model.__doc__} {job_notebook(name)}")
-            for n, f in model.model_fields.items(): print(f"    {n:<12}{f.description}{'' if f.is_required() else f' (default {f.default!r})'}")
+            for n, f in model.model_fields.items():
+                print(
+                    f"    {n:<12}{f.description}{'' if f.is_required() else f' (default {f.default!r})'}"
+                )
         return
     target = Path(copy)
     present = [n for n in JOBS if (target / f"{n}.ipynb").exists()]
-    if present: raise bad_parameter(f"a folder without these notebooks: {', '.join(present)}", f"{target} has them", "choose another folder")
+    if present:
+        raise bad_parameter(
+            f"a folder without these notebooks: {', '.join(present)}",
+            f"{target} has them",
+            "choose another folder",
+        )
     target.mkdir(parents=True, exist_ok=True)
-    for n in JOBS: shutil.copy(job_notebook(n), target)
+    for n in JOBS:
+        shutil.copy(job_notebook(n), target)
     print(f"Copied {', '.join(JOBS)} to {target}. Run them with: ipk check --jobs {target} ...")
 
 # %% ../../nbs/07_release/08_cli.ipynb #fddfb1f1
 def clash() -> str:
     "How to repair an installation that the unrelated PyPI package `interpkit` has written over or lies beside; '' where there is none."
     import interpkit
-    try: other = metadata.version("interpkit")
-    except metadata.PackageNotFoundError: other = "" if hasattr(interpkit, "_PLACES") else "(of an unknown version)"
-    return (f"the package interpkit {other} is installed: an unrelated project with the same import name, which overwrites files of interpkit-notebooks. "
-            "Repair: pip uninstall -y interpkit interpkit-notebooks && pip install interpkit-notebooks") if other else ""
+
+    try:
+        other = metadata.version("interpkit")
+    except metadata.PackageNotFoundError:
+        other = "" if hasattr(interpkit, "_PLACES") else "(of an unknown version)"
+    return (
+        (
+            f"the package interpkit {other} is installed: an unrelated project with the same import name, which overwrites files of interpkit-notebooks. "
+            "Repair: pip uninstall -y interpkit interpkit-notebooks && pip install interpkit-notebooks"
+        )
+        if other
+        else ""
+    )
+
 
 def _versions() -> dict:
-    names = ("interpkit-notebooks", "torch", "transformers", "sae-lens", "transformer-lens", "papermill", "numpy", "pandas", "pyarrow")
+    names = (
+        "interpkit-notebooks",
+        "torch",
+        "transformers",
+        "sae-lens",
+        "transformer-lens",
+        "papermill",
+        "numpy",
+        "pandas",
+        "pyarrow",
+    )
     out = {}
     for n in names:
-        try: out[n] = metadata.version(n)
-        except metadata.PackageNotFoundError: out[n] = "not installed"
+        try:
+            out[n] = metadata.version(n)
+        except metadata.PackageNotFoundError:
+            out[n] = "not installed"
     return out
+
 
 def _kernel() -> str:
     "'' where a job notebook can be executed, else what is wrong."
@@ -167,63 +343,145 @@ def _kernel() -> str:
     import papermill
     from tempfile import TemporaryDirectory
     from interpkit.release.runner import own_kernel
+
     with TemporaryDirectory() as tmp, own_kernel(Path(tmp) / "progress") as name:
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import interpkit.release.jobs, sys\nprint(sys.executable)")]), f"{tmp}/a.ipynb")
-        try: papermill.execute_notebook(f"{tmp}/a.ipynb", f"{tmp}/b.ipynb", kernel_name=name, progress_bar=False)
-        except Exception as e: return f"{type(e).__name__}: {str(e).strip().splitlines()[-1]}"
+        nbformat.write(
+            nbformat.v4.new_notebook(
+                cells=[
+                    nbformat.v4.new_code_cell(
+                        "import interpkit.release.jobs, sys\nprint(sys.executable)"
+                    )
+                ]
+            ),
+            f"{tmp}/a.ipynb",
+        )
+        try:
+            papermill.execute_notebook(
+                f"{tmp}/a.ipynb", f"{tmp}/b.ipynb", kernel_name=name, progress_bar=False
+            )
+        except Exception as e:
+            return f"{type(e).__name__}: {str(e).strip().splitlines()[-1]}"
         said = nbformat.read(f"{tmp}/b.ipynb", 4).cells[0].outputs[0].text.strip()
-    return "" if os.path.realpath(said) == os.path.realpath(sys.executable) else f"the kernel runs {said}, not {sys.executable}"
+    return (
+        ""
+        if os.path.realpath(said) == os.path.realpath(sys.executable)
+        else f"the kernel runs {said}, not {sys.executable}"
+    )
+
 
 def findings() -> list[tuple[str, str, str]]:
     "What a sound installation needs: (what, what was found, how to mend it or '')."
     import torch
     from interpkit.release.runner import jobs_folder
+
     versions, kernel = _versions(), _kernel()
-    missing = [n for n, v in versions.items() if v == "not installed" and n not in ("sae-lens", "transformer-lens")]  # these two come with [interop]
+    missing = [
+        n
+        for n, v in versions.items()
+        if v == "not installed" and n not in ("sae-lens", "transformer-lens")
+    ]  # these two come with [interop]
     free = shutil.disk_usage(".").free / 2**30
-    return [("packages", ", ".join(f"{n} {v}" for n, v in versions.items()), f"pip install {' '.join(missing)}" if missing else ""),
-            ("name", "clash" if clash() else "no other package called interpkit", clash()),
-            ("device", f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores", ""),
-            ("job notebooks", str(jobs_folder()), ""),
-            ("kernel", kernel or "job notebooks run with this interpreter", "pip install --force-reinstall ipykernel papermill" if kernel else ""),
-            ("disk", f"{free:.1f} GiB free here", "" if free > 1 else "free some space: a run keeps activations while it trains")]
+    return [
+        (
+            "packages",
+            ", ".join(f"{n} {v}" for n, v in versions.items()),
+            f"pip install {' '.join(missing)}" if missing else "",
+        ),
+        ("name", "clash" if clash() else "no other package called interpkit", clash()),
+        (
+            "device",
+            f"cuda ({torch.cuda.get_device_name()})"
+            if torch.cuda.is_available()
+            else f"cpu, {os.cpu_count()} cores",
+            "",
+        ),
+        ("job notebooks", str(jobs_folder()), ""),
+        (
+            "kernel",
+            kernel or "job notebooks run with this interpreter",
+            "pip install --force-reinstall ipykernel papermill" if kernel else "",
+        ),
+        (
+            "disk",
+            f"{free:.1f} GiB free here",
+            "" if free > 1 else "free some space: a run keeps activations while it trains",
+        ),
+    ]
+
 
 @app.command()
 def doctor():
     "Find out whether this installation can run checks."
     found = findings()
-    for what, text, mend in found: print(f"{'ok  ' if not mend else 'MEND'}  {what:<14}{text}" + (f"\n      {mend}" if mend else ""))
-    if any(mend for *_, mend in found): raise typer.Exit(int(ExitCode.ERROR))
+    for what, text, mend in found:
+        print(
+            f"{'ok  ' if not mend else 'MEND'}  {what:<14}{text}"
+            + (f"\n      {mend}" if mend else "")
+        )
+    if any(mend for *_, mend in found):
+        raise typer.Exit(int(ExitCode.ERROR))
 
 # %% ../../nbs/07_release/08_cli.ipynb #0d06ff71
-Usage = typer.BadParameter.__mro__[1]  # the error of an option that does not exist, lacks its value or has one of another type
+Usage = typer.BadParameter.__mro__[
+    1
+]  # the error of an option that does not exist, lacks its value or has one of another type
 Abort = typer.Abort
+
 
 def _options(argv) -> list[str]:
     command = next((a for a in argv if not a.startswith("-")), None)
     for c in app.registered_commands:
-        if c.callback.__name__ == command: return sorted(o for p in typer.main.get_command(app).commands[command].params for o in p.opts if o.startswith("--"))
+        if c.callback.__name__ == command:
+            return sorted(
+                o
+                for p in typer.main.get_command(app).commands[command].params
+                for o in p.opts
+                if o.startswith("--")
+            )
     return sorted(c.callback.__name__ for c in app.registered_commands)
+
 
 def _usage_error(e, argv) -> InterpkitError:
     wrong = getattr(e, "option_name", None) or next((a for a in argv if not a.startswith("-")), "")
     known = _options(argv)
-    mend = nearest(wrong, known) if type(e).__name__ == "NoSuchOption" or wrong not in [c.callback.__name__ for c in app.registered_commands] else "see ipk " + " ".join([*argv[:1], "--help"])
-    return bad_parameter("a command that ipk knows, with its options", e.format_message().rstrip("."), mend)
+    mend = (
+        nearest(wrong, known)
+        if type(e).__name__ == "NoSuchOption"
+        or wrong not in [c.callback.__name__ for c in app.registered_commands]
+        else "see ipk " + " ".join([*argv[:1], "--help"])
+    )
+    return bad_parameter(
+        "a command that ipk knows, with its options", e.format_message().rstrip("."), mend
+    )
+
 
 def run(argv: list[str]) -> int:
     "Run a command line and return its exit code; errors go to standard error, in one form."
-    if repair := clash(): print(f"Warning: {repair}", file=sys.stderr)
-    try: return int(app(args=argv, prog_name="ipk", standalone_mode=False) or 0)
-    except Usage as e: error = _usage_error(e, argv)
-    except InterpkitError as e: error = e
-    except (KeyboardInterrupt, Abort): return 130
+    if repair := clash():
+        print(f"Warning: {repair}", file=sys.stderr)
+    try:
+        return int(app(args=argv, prog_name="ipk", standalone_mode=False) or 0)
+    except Usage as e:
+        error = _usage_error(e, argv)
+    except InterpkitError as e:
+        error = e
+    except (KeyboardInterrupt, Abort):
+        return 130
     except Exception as e:
-        if os.environ.get("IPK_DEBUG"): raise
-        error = InterpkitError("ipk to do its work", f"{type(e).__name__}: {e}", "report this; IPK_DEBUG=1 shows where it happened")
+        if os.environ.get("IPK_DEBUG"):
+            raise
+        error = InterpkitError(
+            "ipk to do its work",
+            f"{type(e).__name__}: {e}",
+            "report this; IPK_DEBUG=1 shows where it happened",
+        )
     print(error, file=sys.stderr)
     return int(error.code)
 
-def main(): sys.exit(run(sys.argv[1:]))
 
-if __name__ == "__main__" and "cli.py" in sys.argv[0]: main()  # python -m interpkit.release.cli
+def main():
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__" and "cli.py" in sys.argv[0]:
+    main()  # python -m interpkit.release.cli

@@ -32,77 +32,167 @@ from .parameters import Drift, Preflight, Report, TrainSae
 def columns_moved(before, now) -> float:
     "Share of the hand-made columns of two quarters that differ, by Kolmogorov-Smirnov with Bonferroni's correction at 1 %."
     from scipy.stats import ks_2samp
+
     a, b = before.features, now.features
-    return float(np.mean([ks_2samp(a[c], b[c], method="asymp").pvalue < 0.01 / a.shape[1] for c in a]))
+    return float(
+        np.mean([ks_2samp(a[c], b[c], method="asymp").pvalue < 0.01 / a.shape[1] for c in a])
+    )
+
 
 def other_gates(printed: dict, moved: float) -> dict:
     "PASS or FAIL of the three gates, from what a check prints and never judges."
     b, sites = printed["behaviour"], printed["reconstruction"]["sites"].values()
     say = lambda ok: "PASS" if ok else "FAIL"
-    return {"behaviour": say(b["auc_new"] >= b["auc_old"] - 0.01), "reconstruction": say(all(s["fvu_new"] <= 1.1 * s["fvu_old"] for s in sites)), "input drift": say(moved < 0.5)}
+    return {
+        "behaviour": say(b["auc_new"] >= b["auc_old"] - 0.01),
+        "reconstruction": say(all(s["fvu_new"] <= 1.1 * s["fvu_old"] for s in sites)),
+        "input drift": say(moved < 0.5),
+    }
 
 # %% ../../nbs/07_release/09_demo.ipynb #8b6e7ab3
 SHOULD = {"v1-bf16": "PASS", "v1-tail": "PASS", "v2": "FAIL", "v2-concept": "FAIL"}
-CHECKS = [*((n, "dictionary") for n in SHOULD), ("v2-concept", "clt")]  # the last again, through a cross-layer transcoder of all MLPs
+CHECKS = [
+    *((n, "dictionary") for n in SHOULD),
+    ("v2-concept", "clt"),
+]  # the last again, through a cross-layer transcoder of all MLPs
 
-def row_name(name: str, through: str) -> str: return name if through == "dictionary" else f"{name}, {through.upper()}"
+
+def row_name(name: str, through: str) -> str:
+    return name if through == "dictionary" else f"{name}, {through.upper()}"
+
+
 def truth_about(name: str, through: str) -> dict:
     "What was measured of a release through one of v1's dictionaries."
     found = read_json(demo_folder() / "truth.json")
     return (found["clt"] if through == "clt" else found)["releases"][name]
 
+
 def true_share(truth: dict, name: str):
     "The true share of a statement about the whole check set, or None where none was measured."
     family, _, label = name.partition(": ")
-    found = truth.get(f"watched_{family}", {}).get(label) if label else truth["shares"].get(name, {}).get("share")
+    found = (
+        truth.get(f"watched_{family}", {}).get(label)
+        if label
+        else truth["shares"].get(name, {}).get("share")
+    )
     return found
+
 
 def contradictions(verdict: Verdict, truth: dict) -> list[str]:
     "Every statement about the whole check set whose outcome is not what is true."
     out = []
     for s in (s for s in verdict.statements if not s.segment):
         t = true_share(truth, s.name)
-        if t is not None and ((s.outcome == "PASS" and t >= s.limit) or (s.outcome == "FAIL" and t <= s.limit)): out.append(f"{s.name}: {s.outcome} at a limit of {percent(s.limit)}, but the truth is {percent(t, 1)}")
+        if t is not None and (
+            (s.outcome == "PASS" and t >= s.limit) or (s.outcome == "FAIL" and t <= s.limit)
+        ):
+            out.append(
+                f"{s.name}: {s.outcome} at a limit of {percent(s.limit)}, but the truth is {percent(t, 1)}"
+            )
     return out
+
 
 def unmet(name: str, verdict: Verdict, truth: dict, through: str = "dictionary") -> list[str]:
     "What about a demo verdict is not as it has to be; empty where all is well."
     out = contradictions(verdict, truth)
-    if verdict.verdict != SHOULD[name]: out.append(f"{verdict.verdict} where {SHOULD[name]} is right")
+    if verdict.verdict != SHOULD[name]:
+        out.append(f"{verdict.verdict} where {SHOULD[name]} is right")
     failed = {s.name.split(": ")[0] for s in verdict.statements if s.outcome == "FAIL"}
-    if name == "v2-concept" and (failed != {"effect"} if through == "dictionary" else "effect" not in failed): out.append(f"FAIL by {', '.join(sorted(failed)) or 'nothing'}, where effect {'alone ' if through == 'dictionary' else ''}is right")
+    if name == "v2-concept" and (
+        failed != {"effect"} if through == "dictionary" else "effect" not in failed
+    ):
+        out.append(
+            f"FAIL by {', '.join(sorted(failed)) or 'nothing'}, where effect {'alone ' if through == 'dictionary' else ''}is right"
+        )
     return out
 
 # %% ../../nbs/07_release/09_demo.ipynb #9b12ec8a
 CUSTOMERS = 1000
 
+
 def write_rows(name: str, path: Path) -> Path:
     demo_rows(name, CUSTOMERS).to_parquet(path)
     return path
 
-def run_of(name: str, through: str, folder) -> Path: return Path(folder) / (name if through == "dictionary" else f"{name}-{through}")
+
+def run_of(name: str, through: str, folder) -> Path:
+    return Path(folder) / (name if through == "dictionary" else f"{name}-{through}")
+
 
 def command(name: str, through: str, folder: Path) -> list[str]:
     "The check of one release, as it is typed."
     demo, run = demo_folder(), run_of(name, through, folder)
-    return ["check", "--old", str(demo / "releases/v1"), "--new", str(demo / "releases" / name), "--dictionary", str(demo / through), "--data", str(write_rows(name, run.with_suffix(".parquet"))), "--out", str(run)]
+    return [
+        "check",
+        "--old",
+        str(demo / "releases/v1"),
+        "--new",
+        str(demo / "releases" / name),
+        "--dictionary",
+        str(demo / through),
+        "--data",
+        str(write_rows(name, run.with_suffix(".parquet"))),
+        "--out",
+        str(run),
+    ]
+
 
 def run_one(name: str, through: str, folder: Path, threads: int = 1) -> dict:
     "Run one check in a process of its own; the row of the table. Its output is kept beside it."
     began, run = time.monotonic(), run_of(name, through, folder)
-    env = os.environ | dict(OMP_NUM_THREADS=str(threads))  # checks that run beside each other must not each take all cores
-    done = subprocess.run([sys.executable, "-m", "interpkit.release.cli", *command(name, through, folder)], capture_output=True, text=True, env=env)
+    env = os.environ | dict(
+        OMP_NUM_THREADS=str(threads)
+    )  # checks that run beside each other must not each take all cores
+    done = subprocess.run(
+        [sys.executable, "-m", "interpkit.release.cli", *command(name, through, folder)],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
     run.with_suffix(".log").write_text(done.stderr + done.stdout)
-    if not (run / "verdict.json").exists(): raise InterpkitError(f"a verdict on {name}", f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-2:] or 'no output'}", f"see {run.with_suffix('.log')}")
+    if not (run / "verdict.json").exists():
+        raise InterpkitError(
+            f"a verdict on {name}",
+            f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-2:] or 'no output'}",
+            f"see {run.with_suffix('.log')}",
+        )
     verdict, truth = Verdict.from_dict(read_json(run / "verdict.json")), truth_about(name, through)
-    moved = columns_moved(demo_quarter("v1", 20_000, "train", seed=1), demo_quarter(name, 4000))  # a gate on inputs sees all of a quarter, not the check set alone
+    moved = columns_moved(
+        demo_quarter("v1", 20_000, "train", seed=1), demo_quarter(name, 4000)
+    )  # a gate on inputs sees all of a quarter, not the check set alone
     effect = verdict.statement("effect")
-    return {"release": row_name(name, through), **other_gates(read_json(run / "evidence" / "printed.json"), moved), "valid": verdict.valid, "same": verdict.same, "changed": effect.ratio, "verdict": verdict.verdict, "action": verdict.action,
-            "truth": truth["shares"]["effect"]["share"], "story": DEMO[name].story, "unmet": unmet(name, verdict, truth, through), "seconds": round(time.monotonic() - began, 1)}
+    return {
+        "release": row_name(name, through),
+        **other_gates(read_json(run / "evidence" / "printed.json"), moved),
+        "valid": verdict.valid,
+        "same": verdict.same,
+        "changed": effect.ratio,
+        "verdict": verdict.verdict,
+        "action": verdict.action,
+        "truth": truth["shares"]["effect"]["share"],
+        "story": DEMO[name].story,
+        "unmet": unmet(name, verdict, truth, through),
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
-HEADS = {"release": "release", "behaviour": "behaviour", "reconstruction": "FVU", "input drift": "input drift", "valid": "valid", "same": "same", "changed": "changed", "action": "action", "truth": "truth", "story": "what happened"}
 
-def _cell(k: str, x) -> str: return share(x) if k in ("changed", "truth") else str(x)
+HEADS = {
+    "release": "release",
+    "behaviour": "behaviour",
+    "reconstruction": "FVU",
+    "input drift": "input drift",
+    "valid": "valid",
+    "same": "same",
+    "changed": "changed",
+    "action": "action",
+    "truth": "truth",
+    "story": "what happened",
+}
+
+
+def _cell(k: str, x) -> str:
+    return share(x) if k in ("changed", "truth") else str(x)
+
 
 def table_text(rows: list[dict]) -> str:
     "The table for a terminal."
@@ -113,31 +203,78 @@ def table_text(rows: list[dict]) -> str:
 # %% ../../nbs/07_release/09_demo.ipynb #d2c77fee
 COLOUR = {"PASS": "#00598c", "FAIL": "#a04000", "INCONCLUSIVE": "#555555"}
 MARK = {"PASS": "●", "FAIL": "■", "INCONCLUSIVE": "◆"}
-COLUMNS_AT = {"release": 16, "behaviour": 140, "reconstruction": 230, "input drift": 300, "valid": 410, "same": 532, "action": 662, "truth": 752, "story": 832}
+COLUMNS_AT = {
+    "release": 16,
+    "behaviour": 140,
+    "reconstruction": 230,
+    "input drift": 300,
+    "valid": 410,
+    "same": 532,
+    "action": 662,
+    "truth": 752,
+    "story": 832,
+}
+
 
 def _lines(text: str, most: int = 60) -> list[str]:
     out = [""]
-    for word in text.split(): out = [*out[:-1], f"{out[-1]} {word}".strip()] if len(out[-1]) + len(word) < most else [*out, word]
+    for word in text.split():
+        out = (
+            [*out[:-1], f"{out[-1]} {word}".strip()]
+            if len(out[-1]) + len(word) < most
+            else [*out, word]
+        )
     return out
+
 
 def table_svg(rows: list[dict]) -> str:
     "The table as SVG text."
     at, height, out = COLUMNS_AT, 66 + 46 * len(rows), []
-    put = lambda x, y, text, colour="#1a1a1a", size=13, weight="normal": out.append(f'<text x="{x}" y="{y}" fill="{colour}" font-size="{size}" font-weight="{weight}">{escape(text)}</text>')
-    out.append(f'<rect x="{at["valid"] - 14}" y="6" width="{at["truth"] - at["valid"]}" height="{height - 12}" rx="4" fill="#eef4f8"/>')
-    for x, text in ((at["behaviour"], "other gates"), (at["valid"], "interpkit"), (at["truth"], "the truth")): put(x, 24, text, "#555555", 12)
+    put = lambda x, y, text, colour="#1a1a1a", size=13, weight="normal": out.append(
+        f'<text x="{x}" y="{y}" fill="{colour}" font-size="{size}" font-weight="{weight}">{escape(text)}</text>'
+    )
+    out.append(
+        f'<rect x="{at["valid"] - 14}" y="6" width="{at["truth"] - at["valid"]}" height="{height - 12}" rx="4" fill="#eef4f8"/>'
+    )
+    for x, text in (
+        (at["behaviour"], "other gates"),
+        (at["valid"], "interpkit"),
+        (at["truth"], "the truth"),
+    ):
+        put(x, 24, text, "#555555", 12)
     for k, text in {**HEADS, "same": "same (changed)", "truth": "changed"}.items():
-        if k in at: put(at[k], 44, text, weight="bold")
+        if k in at:
+            put(at[k], 44, text, weight="bold")
     for i, r in enumerate(rows):
         y = 76 + 46 * i
         out.append(f'<line x1="8" y1="{y - 22}" x2="1234" y2="{y - 22}" stroke="#c9c9c9"/>')
         put(at["release"], y, r["release"], weight="bold")
-        for k in ("behaviour", "reconstruction", "input drift", "valid", "same"): put(at[k], y, f"{MARK[r[k]]} {r[k]}" + (f" {share(r['changed'])}" if k == "same" else ""), COLOUR[r[k]], weight="bold" if k in ("valid", "same") else "normal")
-        put(at["action"], y, r["action"]); put(at["truth"], y, share(r["truth"]))
-        for j, text in enumerate(_lines(r["story"])): put(at["story"], y - 6 + 16 * j if len(_lines(r["story"])) > 1 else y, text, "#333333", 12)
-    title = "; ".join(f"{r['release']}: interpkit {r['verdict']}, {r['action']}; {share(r['truth'])} truly changed" for r in rows)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1242 {height}" width="1242" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
-            f'<rect width="1242" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n')
+        for k in ("behaviour", "reconstruction", "input drift", "valid", "same"):
+            put(
+                at[k],
+                y,
+                f"{MARK[r[k]]} {r[k]}" + (f" {share(r['changed'])}" if k == "same" else ""),
+                COLOUR[r[k]],
+                weight="bold" if k in ("valid", "same") else "normal",
+            )
+        put(at["action"], y, r["action"])
+        put(at["truth"], y, share(r["truth"]))
+        for j, text in enumerate(_lines(r["story"])):
+            put(
+                at["story"],
+                y - 6 + 16 * j if len(_lines(r["story"])) > 1 else y,
+                text,
+                "#333333",
+                12,
+            )
+    title = "; ".join(
+        f"{r['release']}: interpkit {r['verdict']}, {r['action']}; {share(r['truth'])} truly changed"
+        for r in rows
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1242 {height}" width="1242" height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif"><title>{escape(title)}</title>'
+        f'<rect width="1242" height="{height}" fill="#ffffff"/>{"".join(out)}</svg>\n'
+    )
 
 # %% ../../nbs/07_release/09_demo.ipynb #2327db57
 def run_demo(folder="runs/demo", at_once: int = 2) -> list[dict]:
@@ -145,18 +282,34 @@ def run_demo(folder="runs/demo", at_once: int = 2) -> list[dict]:
     folder = Path(folder).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    print(f"Checking {len(SHOULD)} releases against v1, the last through two dictionaries, {CUSTOMERS:,} customers each. Every check is a run of papermill notebooks; a minute or two on two cores.", flush=True)
-    with ThreadPoolExecutor(at_once) as pool: rows = list(pool.map(lambda c: _told(run_one(*c, folder, max(1, (os.cpu_count() or 1) // at_once))), CHECKS))
+    print(
+        f"Checking {len(SHOULD)} releases against v1, the last through two dictionaries, {CUSTOMERS:,} customers each. Every check is a run of papermill notebooks; a minute or two on two cores.",
+        flush=True,
+    )
+    with ThreadPoolExecutor(at_once) as pool:
+        rows = list(
+            pool.map(
+                lambda c: _told(run_one(*c, folder, max(1, (os.cpu_count() or 1) // at_once))),
+                CHECKS,
+            )
+        )
     write_json(folder / "demo.json", rows)
     (folder / "demo.svg").write_text(table_svg(rows), encoding="utf-8")
     print("\n" + table_text(rows))
-    print("\nbehaviour: AUC at most a point lower; FVU: at most a tenth higher; input drift: fewer than half of the columns differ.\ntruth: the share of the explanations that changed, measured with ten times the customers. CLT: through a cross-layer transcoder of all MLPs.")
+    print(
+        "\nbehaviour: AUC at most a point lower; FVU: at most a tenth higher; input drift: fewer than half of the columns differ.\ntruth: the share of the explanations that changed, measured with ten times the customers. CLT: through a cross-layer transcoder of all MLPs."
+    )
     print(f"\nThe report to read first: {folder / 'v2-concept' / 'report.html'}")
     return rows
 
+
 def _told(row: dict) -> dict:
-    print(f"{row['release']:<15} {row['verdict']}, {row['action']} ({row['seconds']:.0f} s)", flush=True)
+    print(
+        f"{row['release']:<15} {row['verdict']}, {row['action']} ({row['seconds']:.0f} s)",
+        flush=True,
+    )
     return row
+
 
 def keep(folder, nbs) -> Path:
     "Copy evidence, report and table of a demo run to where README and docs show them; a picture of page 1 where there is a chromium to draw it."
@@ -167,23 +320,44 @@ def keep(folder, nbs) -> Path:
     images.mkdir(exist_ok=True)
     shutil.copy(Path(folder) / "demo.svg", images)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser: subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars", f"--user-data-dir={tempfile.mkdtemp()}", "--window-size=900,1180",
-                                f"--screenshot={images / 'report.png'}", (example / "report.html").resolve().as_uri()], capture_output=True)
+    if browser:
+        subprocess.run(
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--hide-scrollbars",
+                f"--user-data-dir={tempfile.mkdtemp()}",
+                "--window-size=900,1180",
+                f"--screenshot={images / 'report.png'}",
+                (example / "report.html").resolve().as_uri(),
+            ],
+            capture_output=True,
+        )
     return example
+
 
 def main(argv=()) -> int:
     "`make demo`: 0 only where no verdict contradicts the truth; `make example` keeps what it shows."
-    try: rows = run_demo()
-    except InterpkitError as e: print(e, file=sys.stderr); return int(e.code)
-    if "--keep" in argv: print(f"Kept in {keep('runs/demo', demo_folder().parent / 'nbs')}.")
+    try:
+        rows = run_demo()
+    except InterpkitError as e:
+        print(e, file=sys.stderr)
+        return int(e.code)
+    if "--keep" in argv:
+        print(f"Kept in {keep('runs/demo', demo_folder().parent / 'nbs')}.")
     for r in rows:
-        for problem in r["unmet"]: print(f"{r['release']}: {problem}", file=sys.stderr)
+        for problem in r["unmet"]:
+            print(f"{r['release']}: {problem}", file=sys.stderr)
     return 1 if any(r["unmet"] for r in rows) else 0
 
 # %% ../../nbs/07_release/09_demo.ipynb #36637635
 def example(model):
     "Parameters of a job on the demo releases; what the job needs of earlier ones is made first."
     from interpkit.release import jobs
+
     demo, run = demo_folder(), Path(tempfile.mkdtemp(prefix="interpkit-demo-")) / "run"
     name = "v1-bf16" if model is Report else "v2-concept"
     rows = run.parent / "rows.parquet"
@@ -191,13 +365,27 @@ def example(model):
     old, new = str(demo / "releases/v1"), str(demo / "releases" / name)
     print(f"No parameters given: this is the demo, v1 and {name} on 600 customers.")
     if issubclass(model, TrainSae):
-        policy = write_json(run.parent / "policy.json", dict(training=dict(features=128, k=8, tokens=60_000)))
-        return model(release=old, data=str(rows), out=str(run / "dictionary"), run=str(run), policy=str(policy))
-    p = Preflight(old=old, new=new, data=str(rows), run=str(run), dictionary=str(demo / "dictionary"))
-    if model is Preflight: return p
+        policy = write_json(
+            run.parent / "policy.json", dict(training=dict(features=128, k=8, tokens=60_000))
+        )
+        return model(
+            release=old,
+            data=str(rows),
+            out=str(run / "dictionary"),
+            run=str(run),
+            policy=str(policy),
+        )
+    p = Preflight(
+        old=old, new=new, data=str(rows), run=str(run), dictionary=str(demo / "dictionary")
+    )
+    if model is Preflight:
+        return p
     jobs.finish(p, "preflight", jobs.preflight(p))
-    if model is Drift: return Drift(run=str(run))
+    if model is Drift:
+        return Drift(run=str(run))
     jobs.finish(p, "drift", jobs.drift(Drift(run=str(run))))
     return Report(run=str(run))
 
-if __name__ == "__main__" and "demo.py" in sys.argv[0]: sys.exit(main(sys.argv[1:]))  # python -m interpkit.release.demo
+
+if __name__ == "__main__" and "demo.py" in sys.argv[0]:
+    sys.exit(main(sys.argv[1:]))  # python -m interpkit.release.demo

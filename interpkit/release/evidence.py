@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.artefacts import canonical, check_artefact, digest_file, new_artefact, open_artefact, read_json, storage_error, write_json
+from interpkit.core.artefacts import (
+    canonical,
+    check_artefact,
+    digest_file,
+    new_artefact,
+    open_artefact,
+    read_json,
+    storage_error,
+    write_json,
+)
 from ..core.errors import InterpkitError, invalid
 from ..drift.contract import COLUMNS, SIGNED, Plan, decide
 from ..drift.verdict import Verdict, judge
@@ -21,32 +30,73 @@ from .report import write_report
 def _write_table(table: pd.DataFrame, path: Path):
     "Rows in one order, whatever order the families returned."
     kept = [c for c in [*COLUMNS, *SIGNED] if c in table]
-    table[kept].sort_values(["statement", "segment", "sequence"], kind="stable").reset_index(drop=True).to_parquet(path, index=False)
+    table[kept].sort_values(["statement", "segment", "sequence"], kind="stable").reset_index(
+        drop=True
+    ).to_parquet(path, index=False)
+
 
 def _read_table(path: Path) -> pd.DataFrame:
     import pyarrow as pa
-    try: return pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as e: raise invalid(f"the table of a check in {path}", type(e).__name__, "restore the evidence folder from where it was kept") from None
 
-def write_evidence(folder,                 # new, or replaced as a whole
-                   plan: Plan, table: pd.DataFrame, verdict: Verdict,
-                   printed: dict = None, preview: list[dict] = None) -> Path:
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError) as e:
+        raise invalid(
+            f"the table of a check in {path}",
+            type(e).__name__,
+            "restore the evidence folder from where it was kept",
+        ) from None
+
+
+def write_evidence(
+    folder,  # new, or replaced as a whole
+    plan: Plan,
+    table: pd.DataFrame,
+    verdict: Verdict,
+    printed: dict = None,
+    preview: list[dict] = None,
+) -> Path:
     "Write an evidence folder. The verdict has to follow from plan and table."
     with new_artefact(folder, "evidence", overwrite=True) as tmp:
-        for name, x in dict(preregistration=plan.to_dict(), preview=preview, printed=printed, verdict=verdict.to_dict()).items():
-            if x is not None: write_json(tmp / f"{name}.json", x)
+        for name, x in dict(
+            preregistration=plan.to_dict(),
+            preview=preview,
+            printed=printed,
+            verdict=verdict.to_dict(),
+        ).items():
+            if x is not None:
+                write_json(tmp / f"{name}.json", x)
         _write_table(table, tmp / "table.parquet")
-        if other := _differs(tmp): raise invalid("a verdict that follows from its table", other, "report this: it is a defect of interpkit")
+        if other := _differs(tmp):
+            raise invalid(
+                "a verdict that follows from its table",
+                other,
+                "report this: it is a defect of interpkit",
+            )
     return Path(folder)
 
 # %% ../../nbs/07_release/02_evidence.ipynb #8187312c
 def _plan_of(folder: Path) -> Plan:
-    try: return Plan.from_dict(read_json(folder / "preregistration.json"))
-    except (TypeError, KeyError, AttributeError) as e: raise invalid(f"a pre-registration in {folder}", f"{type(e).__name__}: {e}", "read it with the version of interpkit that wrote it") from None
+    try:
+        return Plan.from_dict(read_json(folder / "preregistration.json"))
+    except (TypeError, KeyError, AttributeError) as e:
+        raise invalid(
+            f"a pre-registration in {folder}",
+            f"{type(e).__name__}: {e}",
+            "read it with the version of interpkit that wrote it",
+        ) from None
+
 
 def _verdict_of(folder: Path) -> Verdict:
-    try: return Verdict.from_dict(read_json(folder / "verdict.json"))
-    except (TypeError, KeyError, AttributeError) as e: raise invalid(f"a verdict in {folder}", f"{type(e).__name__}: {e}", "read it with the version of interpkit that wrote it") from None
+    try:
+        return Verdict.from_dict(read_json(folder / "verdict.json"))
+    except (TypeError, KeyError, AttributeError) as e:
+        raise invalid(
+            f"a verdict in {folder}",
+            f"{type(e).__name__}: {e}",
+            "read it with the version of interpkit that wrote it",
+        ) from None
+
 
 def derive(folder) -> Verdict:
     "The verdict that follows from pre-registration and table of an evidence folder; no model is run."
@@ -54,43 +104,83 @@ def derive(folder) -> Verdict:
     plan, table = _plan_of(folder), _read_table(folder / "table.parquet")
     return judge(decide(table, plan), plan, table, _verdict_of(folder).notes)
 
+
 def _differs(folder: Path) -> str:
     "Which parts of verdict.json do not follow from pre-registration and table; '' where all do."
     said, found = read_json(folder / "verdict.json"), derive(folder).to_dict()
-    return ", ".join(f"{k}: {_short(said.get(k))} in verdict.json, {_short(found.get(k))} from the table" for k in sorted(set(said) | set(found)) if canonical(said.get(k)) != canonical(found.get(k)))
+    return ", ".join(
+        f"{k}: {_short(said.get(k))} in verdict.json, {_short(found.get(k))} from the table"
+        for k in sorted(set(said) | set(found))
+        if canonical(said.get(k)) != canonical(found.get(k))
+    )
+
 
 def _short(x) -> str:
     text = str(x)
     return text if len(text) <= 60 else text[:57] + "..."
 
+
 @dataclass(frozen=True)
 class Verified:
     "An intact evidence folder: the verdict that follows from it, and the digest by which two copies are compared."
-    verdict: Verdict
-    digest: str   # SHA-256 of manifest.json
-    rows: int     # of the table
-    def __repr__(self): return f"Verified({self.verdict.headline}; {self.rows:,} rows; evidence {self.digest[:12]})"
 
-def verify(folder,             # an evidence folder, or the run folder that holds it
-           expect: str = None  # the digest (or its beginning) that was filed elsewhere
-           ) -> Verified:
+    verdict: Verdict
+    digest: str  # SHA-256 of manifest.json
+    rows: int  # of the table
+
+    def __repr__(self):
+        return f"Verified({self.verdict.headline}; {self.rows:,} rows; evidence {self.digest[:12]})"
+
+
+def verify(
+    folder,  # an evidence folder, or the run folder that holds it
+    expect: str = None,  # the digest (or its beginning) that was filed elsewhere
+) -> Verified:
     "The verdict of an evidence folder after all its digests held and it followed from its table again. Raises (exit code 65) with the names of changed files."
     run = Path(folder)
     folder = run / "evidence" if (run / "evidence").is_dir() else run
     open_artefact(folder, "evidence")
-    if folder != run and (run / "verdict.json").exists() and (run / "verdict.json").read_bytes() != (folder / "verdict.json").read_bytes():
-        raise invalid(f"the verdict of the evidence in {run / 'verdict.json'}", "another one: verdict.json was changed", "take the verdict from evidence/verdict.json, or run the check again")
+    if (
+        folder != run
+        and (run / "verdict.json").exists()
+        and (run / "verdict.json").read_bytes() != (folder / "verdict.json").read_bytes()
+    ):
+        raise invalid(
+            f"the verdict of the evidence in {run / 'verdict.json'}",
+            "another one: verdict.json was changed",
+            "take the verdict from evidence/verdict.json, or run the check again",
+        )
     digest = digest_file(folder / "manifest.json")
-    if expect and not digest.startswith(expect): raise invalid(f"evidence with the digest {expect}", f"{digest[:max(12, len(expect))]} in {folder}", "ask for the folder that was filed; this one was written by another check")
-    if other := _differs(folder): raise invalid(f"a verdict that follows from the table in {folder}", other, "do not rely on this verdict: run the check again")
+    if expect and not digest.startswith(expect):
+        raise invalid(
+            f"evidence with the digest {expect}",
+            f"{digest[: max(12, len(expect))]} in {folder}",
+            "ask for the folder that was filed; this one was written by another check",
+        )
+    if other := _differs(folder):
+        raise invalid(
+            f"a verdict that follows from the table in {folder}",
+            other,
+            "do not rely on this verdict: run the check again",
+        )
     return Verified(_verdict_of(folder), digest, len(_read_table(folder / "table.parquet")))
 
 # %% ../../nbs/07_release/02_evidence.ipynb #786331d4
-def examples_of(table: pd.DataFrame, verdict: Verdict, rows: pd.DataFrame = None, most: int = 3) -> dict:
+def examples_of(
+    table: pd.DataFrame, verdict: Verdict, rows: pd.DataFrame = None, most: int = 3
+) -> dict:
     "For each feature shown to have changed by effect: the sequences whose effect moved most, as hashes; with the `rows` that belong to the whole table's hashes, these rows too."
     out = {}
     for c in verdict.changed:
-        if c["family"] != "effect": continue
-        mine = table[table.statement == f"effect: {c['feature']}"].sort_values(["numerator", "sequence"], ascending=[False, True], kind="stable").head(most)
-        out[c["feature"]] = [dict(sequence=s) | ({} if rows is None else dict(row=rows.loc[s].to_dict())) for s in mine.sequence]
+        if c["family"] != "effect":
+            continue
+        mine = (
+            table[table.statement == f"effect: {c['feature']}"]
+            .sort_values(["numerator", "sequence"], ascending=[False, True], kind="stable")
+            .head(most)
+        )
+        out[c["feature"]] = [
+            dict(sequence=s) | ({} if rows is None else dict(row=rows.loc[s].to_dict()))
+            for s in mine.sequence
+        ]
     return out

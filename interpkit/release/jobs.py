@@ -16,7 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.artefacts import digest_file, digest_json, is_storage_error, read_json, storage_error, write_json
+from interpkit.core.artefacts import (
+    digest_file,
+    digest_json,
+    is_storage_error,
+    read_json,
+    storage_error,
+    write_json,
+)
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..drift.contract import Plan
 from ..drift.words import short_html, summary_lines
@@ -27,33 +34,66 @@ from .report import write_report
 # %% ../../nbs/07_release/05_jobs.ipynb #7c932983
 KEPT = (".json", ".safetensors", ".model", ".txt", ".py")  # what a release or dictionary is made of
 
+
 def digest_of(place: str) -> str:
     "A digest of what lies at a place: a file, a folder of a release or dictionary; 'hub' for what is no path here."
     path = Path(place)
-    if path.is_file(): return digest_file(path)
-    if not path.is_dir(): return "hub"
-    if (path / "manifest.json").exists(): return digest_file(path / "manifest.json")  # loading verifies the files against it
-    return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in sorted(path.rglob("*")) if p.suffix in KEPT and p.is_file()})
+    if path.is_file():
+        return digest_file(path)
+    if not path.is_dir():
+        return "hub"
+    if (path / "manifest.json").exists():
+        return digest_file(path / "manifest.json")  # loading verifies the files against it
+    return digest_json(
+        {
+            p.relative_to(path).as_posix(): digest_file(p)
+            for p in sorted(path.rglob("*"))
+            if p.suffix in KEPT and p.is_file()
+        }
+    )
+
 
 def asked(p: Preflight) -> dict:
     "What a run is about: places, digests of what lies there, and the policy in force."
     places = {n: getattr(p, n) for n in ("old", "new", "data", "dictionary", "train_data")}
     for n in ("data", "train_data"):
-        if places[n] and not Path(places[n]).is_file(): raise invalid(f"a parquet file as {n}", f"no file {places[n]}", "check the path")
-    return dict(format=1, places={n: os.path.abspath(x) if x and os.path.exists(x) else x for n, x in places.items()},
-                digests={n: digest_of(x) for n, x in places.items() if x}, policy=Policy.read(p.policy).model_dump(mode="json"))
+        if places[n] and not Path(places[n]).is_file():
+            raise invalid(f"a parquet file as {n}", f"no file {places[n]}", "check the path")
+    return dict(
+        format=1,
+        places={n: os.path.abspath(x) if x and os.path.exists(x) else x for n, x in places.items()},
+        digests={n: digest_of(x) for n, x in places.items() if x},
+        policy=Policy.read(p.policy).model_dump(mode="json"),
+    )
+
 
 def differences(was: dict, now: dict) -> list[str]:
     "Which parts of two askings differ, in words. A folder that was moved or copied is the same one."
-    data = [f"{n} is another one" for n in sorted(set(was["digests"]) | set(now["digests"])) if was["digests"].get(n) != now["digests"].get(n) or (now["digests"].get(n) == "hub" and was["places"][n] != now["places"][n])]
-    return data + [f"{n} of the policy differs" for n in sorted(set(was["policy"]) | set(now["policy"])) if was["policy"].get(n) != now["policy"].get(n)]
+    data = [
+        f"{n} is another one"
+        for n in sorted(set(was["digests"]) | set(now["digests"]))
+        if was["digests"].get(n) != now["digests"].get(n)
+        or (now["digests"].get(n) == "hub" and was["places"][n] != now["places"][n])
+    ]
+    return data + [
+        f"{n} of the policy differs"
+        for n in sorted(set(was["policy"]) | set(now["policy"]))
+        if was["policy"].get(n) != now["policy"].get(n)
+    ]
+
 
 def begin(p: Preflight) -> dict:
     "The contents of check.json: of this run if it was begun before with the same question, else new ones with a new salt."
     file, now = Path(p.run) / "check.json", asked(p)
-    if not file.exists(): return now | dict(salt=secrets.token_hex(16))
+    if not file.exists():
+        return now | dict(salt=secrets.token_hex(16))
     was = read_json(file)
-    if other := differences(was, now): raise bad_parameter(f"the question that the run in {p.run} was begun with", "; ".join(other), "give another folder for this run: --out DIR, or remove the old one")
+    if other := differences(was, now):
+        raise bad_parameter(
+            f"the question that the run in {p.run} was begun with",
+            "; ".join(other),
+            "give another folder for this run: --out DIR, or remove the old one",
+        )
     return was | now
 
 # %% ../../nbs/07_release/05_jobs.ipynb #589a78c2
@@ -62,26 +102,50 @@ def result_of(run, job: str) -> dict:
     file = Path(run) / job / "result.json"
     return read_json(file) if file.exists() else None
 
+
 def recorded(job: str):
     "A job whose error is kept as error.json beside where its result would be: a runner that saw only a failed notebook reads there what to say."
+
     def wrap(fn):
         @wraps(fn)
         def run(p):
             folder = Path(p.run) / job
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                for stale in ("error.json", "result.json"): (folder / stale).unlink(missing_ok=True)
+                for stale in ("error.json", "result.json"):
+                    (folder / stale).unlink(missing_ok=True)
                 began = time.monotonic()
                 return fn(p) | dict(seconds=round(time.monotonic() - began, 1))
             except Exception as e:
-                error = e if isinstance(e, InterpkitError) else storage_error(folder, e) if is_storage_error(e) else None
-                if error is None: raise
-                try: write_json(folder / "error.json", dict(asked=error.asked, given=error.given, mend=error.mend, code=int(error.code)))
-                except (InterpkitError, OSError): pass  # a full disk has no room for its own error; the notebook's output has it
-                if error is e: raise
+                error = (
+                    e
+                    if isinstance(e, InterpkitError)
+                    else storage_error(folder, e)
+                    if is_storage_error(e)
+                    else None
+                )
+                if error is None:
+                    raise
+                try:
+                    write_json(
+                        folder / "error.json",
+                        dict(
+                            asked=error.asked,
+                            given=error.given,
+                            mend=error.mend,
+                            code=int(error.code),
+                        ),
+                    )
+                except (InterpkitError, OSError):
+                    pass  # a full disk has no room for its own error; the notebook's output has it
+                if error is e:
+                    raise
                 raise error from e
+
         return run
+
     return wrap
+
 
 def finish(p, job: str, result: dict) -> dict:
     "Write a job's result.json, last of all."
@@ -93,43 +157,67 @@ def _load(settings: dict):
     "Old and new release and the validated rows of a run."
     from interpkit.data.checksets import read_check_set
     from interpkit.release.check import as_release
+
     policy, at = Policy.read(settings["policy"]), settings["places"]
     old = as_release(at["old"], "old", policy)
-    return policy, old, as_release(at["new"], "new", policy), read_check_set(at["data"], old.inputs_columns)
+    return (
+        policy,
+        old,
+        as_release(at["new"], "new", policy),
+        read_check_set(at["data"], old.inputs_columns),
+    )
+
 
 def _dictionary(run, settings: dict, old):
     from interpkit.dictionary.sparse import Dictionary
+
     given = settings["places"]["dictionary"]
     return Dictionary.load(given or Path(run) / "dictionary").to(old.device)
+
 
 def _check_rows(settings: dict, rows: pd.DataFrame) -> pd.DataFrame:
     "The rows that a run checks on: all, or the half on which no dictionary was trained."
     from interpkit.release.check import training_rows
+
     at = settings["places"]
     return rows if at["dictionary"] or at["train_data"] else training_rows(rows)[1]
+
 
 def _register(run: Path, settings: dict, loaded, dictionary) -> str:
     "Write the plan and what it can settle; the digest of the plan."
     from interpkit.release.check import register
+
     policy, old, new, rows = loaded
     plan, preview = register(old, new, dictionary, _check_rows(settings, rows), policy)
     write_json(run / "preview.json", preview)
     return digest_file(write_json(run / "preregistration.json", plan.to_dict()))
+
 
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
     from interpkit.release.check import forecast, schema_notes, training_rows, try_out
     from interpkit.data.checksets import read_check_set
+
     run, settings = Path(p.run), begin(p)
     loaded = policy, old, new, rows = _load(settings)
     try_out(old, new, rows)
     checked = _check_rows(settings, rows)
-    out = dict(old=old.name, new=new.name, device=str(old.device), sequences=len(checked), notes=schema_notes(old, new), for_sign_off=old.for_sign_off and new.for_sign_off, registered="")
-    if settings["places"]["train_data"]: training_rows(rows, read_check_set(settings["places"]["train_data"], old.inputs_columns))
+    out = dict(
+        old=old.name,
+        new=new.name,
+        device=str(old.device),
+        sequences=len(checked),
+        notes=schema_notes(old, new),
+        for_sign_off=old.for_sign_off and new.for_sign_off,
+        registered="",
+    )
+    if settings["places"]["train_data"]:
+        training_rows(rows, read_check_set(settings["places"]["train_data"], old.inputs_columns))
     write_json(run / "check.json", settings)
     write_json(run / "preview.json", forecast(checked, policy))
-    if settings["places"]["dictionary"]: out["registered"] = _register(run, settings, loaded, _dictionary(run, settings, old))
+    if settings["places"]["dictionary"]:
+        out["registered"] = _register(run, settings, loaded, _dictionary(run, settings, old))
     return out
 
 # %% ../../nbs/07_release/05_jobs.ipynb #89b3162e
@@ -137,44 +225,81 @@ def _own_store(folder: Path, *what) -> Path:
     "Where activations and checkpoints of this very training are kept while it runs; those of another one go."
     mine = folder / f"store-{digest_json(what)[:12]}"
     for other in folder.glob("store-*"):
-        if other != mine: shutil.rmtree(other, ignore_errors=True)
+        if other != mine:
+            shutil.rmtree(other, ignore_errors=True)
     return mine
+
 
 def _train(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and keep it; what a killed run had learnt is gone on with."
     from interpkit.data.checksets import check_digest, read_check_set
     from interpkit.release.check import as_release, train, training_rows
     from interpkit.release.progress import Progress
+
     release = as_release(p.release, "release", policy)
     rows = read_check_set(p.data, release.inputs_columns)
-    if p.half: rows = training_rows(rows)[0]
-    store = _own_store(Path(p.run) / job, release.fingerprint, check_digest(rows), policy.model_dump(mode="json"))
+    if p.half:
+        rows = training_rows(rows)[0]
+    store = _own_store(
+        Path(p.run) / job, release.fingerprint, check_digest(rows), policy.model_dump(mode="json")
+    )
     dictionary = train(release, rows, policy, Progress(), store)
     dictionary.save(p.out, overwrite=True)
     shutil.rmtree(store, ignore_errors=True)
-    return dict(release=release.name, dictionary=dictionary.fingerprint, wiring=dictionary.wiring, features=dictionary.n_features, sequences=len(rows), measured=dictionary.validity["measured"])
+    return dict(
+        release=release.name,
+        dictionary=dictionary.fingerprint,
+        wiring=dictionary.wiring,
+        features=dictionary.n_features,
+        sequences=len(rows),
+        measured=dictionary.validity["measured"],
+    )
+
 
 @recorded("train_sae")
 def train_sae(p: TrainSae) -> dict:
     "Train SAEs at a release's sites."
     policy = Policy.read(p.policy)
-    if policy.training.wiring != "sae": raise bad_parameter("a policy with wiring = \"sae\" for the job train_sae", repr(policy.training.wiring), "run the job train_clt, or take the wiring out of [training]")
+    if policy.training.wiring != "sae":
+        raise bad_parameter(
+            'a policy with wiring = "sae" for the job train_sae',
+            repr(policy.training.wiring),
+            "run the job train_clt, or take the wiring out of [training]",
+        )
     return _train(p, "train_sae", policy)
+
 
 @recorded("train_clt")
 def train_clt(p: TrainClt) -> dict:
     "Train a CLT on a release's layers, or the transcoders that the policy names."
     policy = Policy.read(p.policy)
-    return _train(p, "train_clt", policy if policy.training.wiring != "sae" else Policy.read(policy, training__wiring="clt"))
+    return _train(
+        p,
+        "train_clt",
+        policy if policy.training.wiring != "sae" else Policy.read(policy, training__wiring="clt"),
+    )
 
 # %% ../../nbs/07_release/05_jobs.ipynb #296a6e06
 def _unchanged(run: Path, settings: dict, registered: str):
     "Raise (exit code 65) where inputs or plan are not those of the preflight."
     at = settings["places"]
     moved = [n for n, d in settings["digests"].items() if digest_of(at[n]) != d]
-    if moved: raise invalid("the inputs of the preflight", f"{', '.join(moved)} changed since", "start a new run: --out DIR")
-    if registered and (not (run / "preregistration.json").exists() or digest_file(run / "preregistration.json") != registered):
-        raise invalid("the plan as it was registered before the new release was scored", f"{run / 'preregistration.json'} was changed afterwards", "start a new run: --out DIR; limits belong into check.toml")
+    if moved:
+        raise invalid(
+            "the inputs of the preflight",
+            f"{', '.join(moved)} changed since",
+            "start a new run: --out DIR",
+        )
+    if registered and (
+        not (run / "preregistration.json").exists()
+        or digest_file(run / "preregistration.json") != registered
+    ):
+        raise invalid(
+            "the plan as it was registered before the new release was scored",
+            f"{run / 'preregistration.json'} was changed afterwards",
+            "start a new run: --out DIR; limits belong into check.toml",
+        )
+
 
 @recorded("drift")
 def drift(p: Drift) -> dict:
@@ -184,55 +309,121 @@ def drift(p: Drift) -> dict:
     from interpkit.release.check import score
     from interpkit.release.evidence import write_evidence
     from interpkit.release.progress import Progress
+
     run = Path(p.run)
     first = result_of(run, "preflight")
-    if first is None: raise bad_parameter(f"a run whose preflight succeeded: {run}", "no preflight/result.json", "run the preflight first: ipk check runs all jobs in their order")
+    if first is None:
+        raise bad_parameter(
+            f"a run whose preflight succeeded: {run}",
+            "no preflight/result.json",
+            "run the preflight first: ipk check runs all jobs in their order",
+        )
     settings = read_json(run / "check.json")
     _unchanged(run, settings, first["registered"])
     loaded = policy, old, new, rows = _load(settings)
     dictionary = _dictionary(run, settings, old)
-    if not first["registered"]: _register(run, settings, loaded, dictionary)
+    if not first["registered"]:
+        _register(run, settings, loaded, dictionary)
     plan = Plan.from_dict(read_json(run / "preregistration.json"))
-    if plan.code != code_digest(load_families(plan.families)): raise invalid("the code with which the check was registered", "other code", "start a new run: --out DIR")
-    result = score(old, new, dictionary, _check_rows(settings, rows), plan, read_json(run / "preview.json"), settings["salt"], policy.examples, first["notes"], Progress())
-    write_evidence(run / "evidence", plan, result.table, result.verdict, result.printed, result.preview)
-    return dict(verdict=result.verdict.verdict, action=result.verdict.action, evidence=digest_file(run / "evidence" / "manifest.json"))
+    if plan.code != code_digest(load_families(plan.families)):
+        raise invalid(
+            "the code with which the check was registered",
+            "other code",
+            "start a new run: --out DIR",
+        )
+    result = score(
+        old,
+        new,
+        dictionary,
+        _check_rows(settings, rows),
+        plan,
+        read_json(run / "preview.json"),
+        settings["salt"],
+        policy.examples,
+        first["notes"],
+        Progress(),
+    )
+    write_evidence(
+        run / "evidence", plan, result.table, result.verdict, result.printed, result.preview
+    )
+    return dict(
+        verdict=result.verdict.verdict,
+        action=result.verdict.action,
+        evidence=digest_file(run / "evidence" / "manifest.json"),
+    )
 
 # %% ../../nbs/07_release/05_jobs.ipynb #34fe2cb7
 @recorded("report")
 def report(p: Report) -> dict:
     "Verify the evidence, write verdict.json and report.html."
     run = Path(p.run)
-    found = verify(run / "evidence", (result_of(run, "drift") or {}).get("evidence"))  # this run's, not any intact folder
+    found = verify(
+        run / "evidence", (result_of(run, "drift") or {}).get("evidence")
+    )  # this run's, not any intact folder
     write_report(run / "evidence", run / "report.html")
     write_json(run / "verdict.json", found.verdict.to_dict())
     v = found.verdict
-    return dict(verdict=v.verdict, valid=v.valid, same=v.same, action=v.action, headline=v.headline, exit_code=int(v.exit_code), evidence=found.digest)
+    return dict(
+        verdict=v.verdict,
+        valid=v.valid,
+        same=v.same,
+        action=v.action,
+        headline=v.headline,
+        exit_code=int(v.exit_code),
+        evidence=found.digest,
+    )
+
 
 def plan_table(run) -> pd.DataFrame:
     "What the check set of a run can settle, a row a statement; a forecast where a dictionary has to be trained first."
-    return pd.DataFrame(read_json(Path(run) / "preview.json"), columns=["statement", "segment", "limit", "sequences", "needed", "settles"])
+    return pd.DataFrame(
+        read_json(Path(run) / "preview.json"),
+        columns=["statement", "segment", "limit", "sequences", "needed", "settles"],
+    )
+
 
 class Page:
     "The report's first page, for a notebook and a terminal."
+
     def __init__(self, run):
         folder = Path(run) / "evidence"
-        self.parts = verify(folder).verdict, read_json(folder / "printed.json"), Plan.from_dict(read_json(folder / "preregistration.json"))
-    def __repr__(self): return "\n".join(summary_lines(*self.parts))
-    def _repr_html_(self): return short_html(*self.parts)
+        self.parts = (
+            verify(folder).verdict,
+            read_json(folder / "printed.json"),
+            Plan.from_dict(read_json(folder / "preregistration.json")),
+        )
+
+    def __repr__(self):
+        return "\n".join(summary_lines(*self.parts))
+
+    def _repr_html_(self):
+        return short_html(*self.parts)
+
 
 def raise_unless_passed(result: dict):
     "The last cell of the report: a notebook that did not pass has to look like it, to whatever scheduler ran it."
-    if result["verdict"] != "PASS": raise InterpkitError("a release whose explanations hold", result["headline"], "read report.html in the run folder; the verdict was written, and this error only says that it is no PASS", result["exit_code"])
+    if result["verdict"] != "PASS":
+        raise InterpkitError(
+            "a release whose explanations hold",
+            result["headline"],
+            "read report.html in the run folder; the verdict was written, and this error only says that it is no PASS",
+            result["exit_code"],
+        )
 
 # %% ../../nbs/07_release/05_jobs.ipynb #eeace567
 def look_up(run, sequences) -> pd.DataFrame:  # the salted hashes of a report
     "The rows of a run's check set that belong to `sequences`; raises (exit code 65) where one is of another run."
     from interpkit.data.checksets import read_check_set
     from interpkit.drift.comparison import hashed
+
     settings = read_json(Path(run) / "check.json")
     rows = read_check_set(settings["places"]["data"])
     of = dict(zip(hashed(rows["sequence_id"], settings["salt"]), range(len(rows))))
     unknown = [s for s in sequences if s not in of]
-    if unknown: raise invalid("hashes of sequences of this run", f"{unknown[0]!r} ({len(unknown)} of {len(sequences)})", "look them up in the run folder whose report shows them")
+    if unknown:
+        raise invalid(
+            "hashes of sequences of this run",
+            f"{unknown[0]!r} ({len(unknown)} of {len(sequences)})",
+            "look them up in the run folder whose report shows them",
+        )
     return rows.iloc[[of[s] for s in sequences]]

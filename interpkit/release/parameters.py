@@ -20,22 +20,36 @@ from ..core.artefacts import read_json
 from ..core.errors import InterpkitError, bad_parameter, nearest
 
 # %% ../../nbs/07_release/00_parameters.ipynb #3237275d
-SECRETS = re.compile(r"secret|passw|token$|api_?key|access_?key|private_?key|credential", re.IGNORECASE)
+SECRETS = re.compile(
+    r"secret|passw|token$|api_?key|access_?key|private_?key|credential", re.IGNORECASE
+)
+
 
 def refuse_names(names, known):
     "Raise (exit code 64) at the first name that is not one of `known`; says whether it is no name at all, a secret, or a misspelling."
     for name in names:
-        if name in known: continue
+        if name in known:
+            continue
         if not str(name).isidentifier() or keyword.iskeyword(str(name)):
-            raise bad_parameter("a parameter's name: letters, digits and _", f"{str(name)[:60]!r}, which papermill would run as code", "remove it from the command or the YAML file")
+            raise bad_parameter(
+                "a parameter's name: letters, digits and _",
+                f"{str(name)[:60]!r}, which papermill would run as code",
+                "remove it from the command or the YAML file",
+            )
         if SECRETS.search(str(name)):
-            raise bad_parameter(f"a parameter among {', '.join(known)}", f"{name!r}, which looks like a secret; parameters are written into notebooks", "keep secrets in the environment of the job")
+            raise bad_parameter(
+                f"a parameter among {', '.join(known)}",
+                f"{name!r}, which looks like a secret; parameters are written into notebooks",
+                "keep secrets in the environment of the job",
+            )
         raise bad_parameter("a name that is known here", repr(name), nearest(name, known))
 
 # %% ../../nbs/07_release/00_parameters.ipynb #d287a4ad
 class Parameters(BaseModel):
     "Frozen values with types that are meant."
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
 
 def model_at(model, where) -> type:
     "The model of the last part but one of a path such as ('limits', 'effect', 'limit')."
@@ -44,77 +58,125 @@ def model_at(model, where) -> type:
         model = field.annotation if field is not None else model
     return model
 
+
 def _expected(model, where, error) -> str:
     field = getattr(model_at(model, where), "model_fields", {}).get(where[-1]) if where else None
     says = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{'.'.join(map(str, where))}: {says}" + (f" ({field.description})" if field is not None and field.description else "")
+    return f"{'.'.join(map(str, where))}: {says}" + (
+        f" ({field.description})" if field is not None and field.description else ""
+    )
+
 
 def validated(model: type, given: dict, mend: str = "correct this parameter") -> Parameters:
     "An instance of `model`, or one error (exit code 64) that names the first parameter that is unknown, missing or of another type."
     refuse_names(given, model.model_fields)
-    try: return model(**given)
+    try:
+        return model(**given)
     except ValidationError as e:
-        first = min(e.errors(), key=lambda x: x["type"] != "extra_forbidden")  # a misspelt name explains what else is missing
-        where = tuple(x for x in first["loc"] if isinstance(x, str) and not x.startswith(("function-", "tagged-", "literal[")))
-        if first["type"] == "extra_forbidden": refuse_names(where[-1:], list(model_at(model, where).model_fields))
-        given = "nothing" if first["type"] == "missing" or first["input"] == "" else f"{first['input']!r} ({type(first['input']).__name__})"[:120]
+        first = min(
+            e.errors(), key=lambda x: x["type"] != "extra_forbidden"
+        )  # a misspelt name explains what else is missing
+        where = tuple(
+            x
+            for x in first["loc"]
+            if isinstance(x, str) and not x.startswith(("function-", "tagged-", "literal["))
+        )
+        if first["type"] == "extra_forbidden":
+            refuse_names(where[-1:], list(model_at(model, where).model_fields))
+        given = (
+            "nothing"
+            if first["type"] == "missing" or first["input"] == ""
+            else f"{first['input']!r} ({type(first['input']).__name__})"[:120]
+        )
         raise bad_parameter(_expected(model, where, first), given, mend) from None
 
 # %% ../../nbs/07_release/00_parameters.ipynb #ece2a17d
 SHELL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
-def _is_value(x) -> bool: return not (isinstance(x, (types.ModuleType, type)) or callable(x))
 
-def from_cell(model: type, namespace: dict,
-              example=None) -> Parameters:  # called with the model where no parameter was given at all: a reader opened the notebook
+def _is_value(x) -> bool:
+    return not (isinstance(x, (types.ModuleType, type)) or callable(x))
+
+
+def from_cell(
+    model: type, namespace: dict, example=None
+) -> (
+    Parameters
+):  # called with the model where no parameter was given at all: a reader opened the notebook
     "The parameters of a notebook, from its names; raises where one is not declared."
-    given = {n: x for n, x in namespace.items() if not n.startswith("_") and n not in SHELL and _is_value(x)}
-    if example is not None and not any(given.values()) and set(given) <= set(model.model_fields): return example(model)
+    given = {
+        n: x
+        for n, x in namespace.items()
+        if not n.startswith("_") and n not in SHELL and _is_value(x)
+    }
+    if example is not None and not any(given.values()) and set(given) <= set(model.model_fields):
+        return example(model)
     return validated(model, given)
 
 # %% ../../nbs/07_release/00_parameters.ipynb #a6073c10
 class Preflight(Parameters):
     "Which releases, on which sequences, and where the run is kept."
+
     old: str = Field(min_length=1, description="folder or hub id of the old release")
     new: str = Field(min_length=1, description="folder or hub id of the new release")
     data: str = Field(min_length=1, description="the check set, a parquet file")
     run: str = Field(min_length=1, description="folder of this run")
-    dictionary: str = Field("", description="folder of the old release's dictionary; empty: train one")
-    train_data: str = Field("", description="rows to train a dictionary on, a parquet file; empty: half of the check set")
+    dictionary: str = Field(
+        "", description="folder of the old release's dictionary; empty: train one"
+    )
+    train_data: str = Field(
+        "",
+        description="rows to train a dictionary on, a parquet file; empty: half of the check set",
+    )
     policy: str = Field("", description="check.toml; empty: all defaults")
+
 
 class TrainSae(Parameters):
     "A dictionary for one release."
+
     release: str = Field(min_length=1, description="folder or hub id")
     data: str = Field(min_length=1, description="rows to train on, a parquet file")
     out: str = Field(min_length=1, description="folder of the dictionary")
     run: str = Field(min_length=1, description="folder of this run")
-    half: bool = Field(False, description="whether to leave the other hash half of the rows for a check")
+    half: bool = Field(
+        False, description="whether to leave the other hash half of the rows for a check"
+    )
     policy: str = Field("", description="check.toml; empty: all defaults")
+
 
 class TrainClt(TrainSae):
     "A dictionary of a release's layers: a CLT, or the transcoders that the policy names."
 
+
 class Drift(Parameters):
     "The families, on the run that the preflight began."
+
     run: str = Field(min_length=1, description="folder of this run")
+
 
 class Report(Parameters):
     "Verdict and report of a run."
+
     run: str = Field(min_length=1, description="folder of this run")
+
 
 JOBS = dict(preflight=Preflight, train_sae=TrainSae, train_clt=TrainClt, drift=Drift, report=Report)
 
 # %% ../../nbs/07_release/00_parameters.ipynb #730019f5
 class Limit(Parameters):
     "The most that may change, as a share, and why."
+
     limit: float = Field(gt=0, description="a share, 0.25 for 25 %")
     why: str = Field("the default", description="the reason, for whoever asks later")
 
-def _limit(x: float): return Field(default_factory=lambda: Limit(limit=x))
+
+def _limit(x: float):
+    return Field(default_factory=lambda: Limit(limit=x))
+
 
 class LimitsOf(Parameters):
     "The limits of the four families and of watched features."
+
     splice_error: Limit = _limit(0.10)
     error_share: Limit = _limit(0.30)
     activation: Limit = _limit(0.25)
@@ -122,31 +184,60 @@ class LimitsOf(Parameters):
     watched: Limit = _limit(0.50)
     allowance: Limit = _limit(0.05)
 
+
 class Own(Parameters):
     "What the dictionary has on its own release."
+
     splice_error: float | None = Field(None, ge=0)
     error_share: float | None = Field(None, ge=0, le=1)
 
+
 class Training(Parameters):
     "How a dictionary is trained; 0 takes the default for the width of the site."
-    wiring: Literal["sae", "transcoder", "per_layer", "clt"] = Field("sae", description="sae, transcoder, per_layer or clt: what reads where and writes where")
-    objective: Literal["batchtopk", "topk", "relu", "jumprelu"] = Field("batchtopk", description="batchtopk, topk, relu or jumprelu")
+
+    wiring: Literal["sae", "transcoder", "per_layer", "clt"] = Field(
+        "sae", description="sae, transcoder, per_layer or clt: what reads where and writes where"
+    )
+    objective: Literal["batchtopk", "topk", "relu", "jumprelu"] = Field(
+        "batchtopk", description="batchtopk, topk, relu or jumprelu"
+    )
     features: int = Field(0, ge=0, description="features a site")
     k: int = Field(0, ge=0, description="active features a token")
     tokens: int = Field(2_000_000, ge=1, description="tokens to train on")
-    lr: float = Field(0.0, ge=0, description="largest learning rate; 0 takes 0.003, more for large batches, less for wide sites")
+    lr: float = Field(
+        0.0,
+        ge=0,
+        description="largest learning rate; 0 takes 0.003, more for large batches, less for wide sites",
+    )
     finish: int = Field(0, ge=0, description="steps on the model's own decision at the end")
+
 
 class Policy(Parameters):
     "What a team has decided about its checks."
-    decision: dict = Field(default_factory=dict, description="{kind = 'column', column = 1}; empty: the release's own")
-    sites: list[str] = Field(default_factory=list, description="['model.layers.1:out']; empty: the release's own")
-    targets: list[str] = Field(default_factory=list, description="what a transcoder or a CLT writes, one a site: ['model.layers.1.mlp:out']; empty: what comes out of the MLPs")
+
+    decision: dict = Field(
+        default_factory=dict, description="{kind = 'column', column = 1}; empty: the release's own"
+    )
+    sites: list[str] = Field(
+        default_factory=list, description="['model.layers.1:out']; empty: the release's own"
+    )
+    targets: list[str] = Field(
+        default_factory=list,
+        description="what a transcoder or a CLT writes, one a site: ['model.layers.1.mlp:out']; empty: what comes out of the MLPs",
+    )
     segments: bool = Field(True, description="whether every segment makes its own statements")
-    watched: list[str | int] = Field(default_factory=list, description="labels or numbers of features that must hold one by one")
-    watched_share: float = Field(0.02, gt=0, le=1, description="features with at least this share of attribution are watched")
-    families: list[str] = Field(default_factory=list, description="a team's own families, 'module:Class'")
-    examples: Literal["ids", "rows", "none"] = Field("ids", description="what a report may show of sequences: salted hashes, rows, or nothing")
+    watched: list[str | int] = Field(
+        default_factory=list, description="labels or numbers of features that must hold one by one"
+    )
+    watched_share: float = Field(
+        0.02, gt=0, le=1, description="features with at least this share of attribution are watched"
+    )
+    families: list[str] = Field(
+        default_factory=list, description="a team's own families, 'module:Class'"
+    )
+    examples: Literal["ids", "rows", "none"] = Field(
+        "ids", description="what a report may show of sequences: salted hashes, rows, or nothing"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(0, ge=0)
     draws: int = Field(8, ge=1, description="ablations a sequence")
@@ -157,15 +248,39 @@ class Policy(Parameters):
     @classmethod
     def read(cls, given=None, **flags) -> "Policy":
         "The policy in a TOML or JSON file, a dict or a Policy, with what a command line said in place of it (None: said nothing)."
-        found = given.model_dump() if isinstance(given, Policy) else dict(given) if isinstance(given, dict) else _read(Path(given)) if given else {}
+        found = (
+            given.model_dump()
+            if isinstance(given, Policy)
+            else dict(given)
+            if isinstance(given, dict)
+            else _read(Path(given))
+            if given
+            else {}
+        )
         for name, x in flags.items():
-            if x is None: continue
+            if x is None:
+                continue
             group, _, key = name.partition("__")
             found[group] = {**found.get(group, {}), key: x} if key else x
-        return validated(cls, found, f"correct {given}" if isinstance(given, (str, Path)) and given else "correct this argument")
+        return validated(
+            cls,
+            found,
+            f"correct {given}"
+            if isinstance(given, (str, Path)) and given
+            else "correct this argument",
+        )
+
 
 def _read(path: Path) -> dict:
-    if path.suffix == ".json": return read_json(path)
-    try: return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e: raise bad_parameter(f"a policy in {path}", e.strerror or type(e).__name__, "write one: ipk init --new DIR --data FILE") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise bad_parameter(f"TOML in {path}", str(e), "correct the line it names") from None
+    if path.suffix == ".json":
+        return read_json(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise bad_parameter(
+            f"a policy in {path}",
+            e.strerror or type(e).__name__,
+            "write one: ipk init --new DIR --data FILE",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise bad_parameter(f"TOML in {path}", str(e), "correct the line it names") from None

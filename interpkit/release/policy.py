@@ -16,70 +16,154 @@ from ..core.errors import bad_parameter
 from .parameters import LimitsOf, Policy
 
 # %% ../../nbs/07_release/07_policy.ipynb #1a5bebb8
-WHY = dict(splice_error="how much of the decision's variance may be lost in the dictionary's reconstruction, on the new release",
-           error_share="how much of the attribution may flow through what the dictionary leaves out",
-           activation="how much the features may fire differently, weighted by attribution",
-           effect="how much of the explanations may change, measured by ablation",
-           watched="the same for each watched feature on its own",
-           allowance="the valid limits tighten to what the dictionary has on its own release plus this")
+WHY = dict(
+    splice_error="how much of the decision's variance may be lost in the dictionary's reconstruction, on the new release",
+    error_share="how much of the attribution may flow through what the dictionary leaves out",
+    activation="how much the features may fire differently, weighted by attribution",
+    effect="how much of the explanations may change, measured by ablation",
+    watched="the same for each watched feature on its own",
+    allowance="the valid limits tighten to what the dictionary has on its own release plus this",
+)
+
 
 def toml(x) -> str:
     "A value as TOML, on one line."
-    if isinstance(x, dict): return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in x.items()) + " }" if x else "{}"
-    if isinstance(x, (list, tuple)): return "[" + ", ".join(map(toml, x)) + "]"
+    if isinstance(x, dict):
+        return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in x.items()) + " }" if x else "{}"
+    if isinstance(x, (list, tuple)):
+        return "[" + ", ".join(map(toml, x)) + "]"
     return json.dumps(x, ensure_ascii=False)
 
-def _line(key: str, x, comment: str) -> str: return f"{f'{key} = {toml(x)}':<44}# {comment}"
+
+def _line(key: str, x, comment: str) -> str:
+    return f"{f'{key} = {toml(x)}':<44}# {comment}"
+
 
 def policy_text(policy: Policy, found: dict) -> str:
     "The text of check.toml; `found` holds what goes into comments: release, decision, sites, segments, sequences."
-    out = [f"# The policy of checks of {found['release']}. Keep it under version control; a check says which policy it used.", f"# Looked at: {found['data']}.", ""]
-    out += [_line("decision", policy.decision, f"what a release is judged by; empty: its own, here {found['decision']}"),
-            _line("sites", policy.sites, f"where a dictionary is trained; empty: the release's own, here {found['sites']}"),
-            _line("targets", policy.targets, "what a transcoder or CLT writes, one a site; empty: what comes out of the MLPs"),
-            _line("segments", policy.segments, f"every segment makes its own statements; here {found['segments']}"),
-            _line("watched", policy.watched, "features, by label or number, that must hold one by one"),
-            _line("watched_share", policy.watched_share, "and those with at least this share of all attribution"),
-            _line("families", policy.families, "a team's own families, 'module:Class'"),
-            _line("examples", policy.examples, "what reports may show of sequences: ids (salted hashes), rows, none"),
-            _line("device", policy.device, "auto, cpu or cuda"), _line("seed", policy.seed, "of all draws"), _line("draws", policy.draws, "ablations a sequence")]
+    out = [
+        f"# The policy of checks of {found['release']}. Keep it under version control; a check says which policy it used.",
+        f"# Looked at: {found['data']}.",
+        "",
+    ]
+    out += [
+        _line(
+            "decision",
+            policy.decision,
+            f"what a release is judged by; empty: its own, here {found['decision']}",
+        ),
+        _line(
+            "sites",
+            policy.sites,
+            f"where a dictionary is trained; empty: the release's own, here {found['sites']}",
+        ),
+        _line(
+            "targets",
+            policy.targets,
+            "what a transcoder or CLT writes, one a site; empty: what comes out of the MLPs",
+        ),
+        _line(
+            "segments",
+            policy.segments,
+            f"every segment makes its own statements; here {found['segments']}",
+        ),
+        _line("watched", policy.watched, "features, by label or number, that must hold one by one"),
+        _line(
+            "watched_share",
+            policy.watched_share,
+            "and those with at least this share of all attribution",
+        ),
+        _line("families", policy.families, "a team's own families, 'module:Class'"),
+        _line(
+            "examples",
+            policy.examples,
+            "what reports may show of sequences: ids (salted hashes), rows, none",
+        ),
+        _line("device", policy.device, "auto, cpu or cuda"),
+        _line("seed", policy.seed, "of all draws"),
+        _line("draws", policy.draws, "ablations a sequence"),
+    ]
     for name in LimitsOf.model_fields:
         limit = getattr(policy.limits, name)
-        out += ["", f"[limits.{name}]  # {WHY[name]}", _line("limit", limit.limit, "a share"), _line("why", limit.why, "the reason, for whoever asks later")]
+        out += [
+            "",
+            f"[limits.{name}]  # {WHY[name]}",
+            _line("limit", limit.limit, "a share"),
+            _line("why", limit.why, "the reason, for whoever asks later"),
+        ]
     own = policy.own.model_dump(exclude_none=True)
-    out += ["", "[own]  # what the dictionary has on its own release: " + ("measured" if own else "measured at each check, since no dictionary was given")]
+    out += [
+        "",
+        "[own]  # what the dictionary has on its own release: "
+        + ("measured" if own else "measured at each check, since no dictionary was given"),
+    ]
     out += [_line(k, v, "a share") for k, v in own.items()]
-    out += ["", "[training]  # of a dictionary, where none is given; 0 takes the default for the width of the site"]
-    return "\n".join(out + [_line(k, v, type(policy.training).model_fields[k].description) for k, v in policy.training.model_dump().items()]) + "\n"
+    out += [
+        "",
+        "[training]  # of a dictionary, where none is given; 0 takes the default for the width of the site",
+    ]
+    return (
+        "\n".join(
+            out
+            + [
+                _line(k, v, type(policy.training).model_fields[k].description)
+                for k, v in policy.training.model_dump().items()
+            ]
+        )
+        + "\n"
+    )
 
 # %% ../../nbs/07_release/07_policy.ipynb #e512c58d
 def measured_own(old, dictionary, rows: pd.DataFrame) -> dict:
     "Splice error and error share of a dictionary on its own release; raises where it is another's or unfit."
     from interpkit.dictionary.validity import verify_canary
     from interpkit.drift.verdict import Limits, fit_or_raise, score_old
+
     verify_canary(dictionary, old)
     scores = score_old(old, dictionary, old.pin(rows))
     fit_or_raise(dictionary, scores, Limits())
-    return dict(splice_error=six(scores.splice.ratio), error_share=six(max(e.ratio for e in scores.error)))
+    return dict(
+        splice_error=six(scores.splice.ratio), error_share=six(max(e.ratio for e in scores.error))
+    )
+
 
 def init_policy(new, data, out="check.toml", old=None, dictionary=None) -> Path:
     "Look at the new release and the check set, and write the policy file. Raises where `out` exists."
     from interpkit.data.checksets import read_check_set
     from interpkit.dictionary.sparse import Dictionary
     from interpkit.release.check import as_release
+
     out, policy = Path(out), Policy()
-    if out.exists(): raise bad_parameter("a new policy file", f"{out} exists", "edit it, or give another name: --out FILE")
+    if out.exists():
+        raise bad_parameter(
+            "a new policy file", f"{out} exists", "edit it, or give another name: --out FILE"
+        )
     release = as_release(new, "new", policy)
     rows = read_check_set(data, release.inputs_columns)
     release.run(release.pin(rows.head(64)))
     if dictionary:
-        if old is None: raise bad_parameter("the old release beside its dictionary", "none", "add --old DIR")
-        policy = Policy.read(dict(own=measured_own(as_release(old, "old", policy), Dictionary.load(dictionary), rows)))
+        if old is None:
+            raise bad_parameter("the old release beside its dictionary", "none", "add --old DIR")
+        policy = Policy.read(
+            dict(
+                own=measured_own(as_release(old, "old", policy), Dictionary.load(dictionary), rows)
+            )
+        )
     decision = release.decision.spec()
     counts = rows["segment"].astype(str).value_counts().sort_index() if "segment" in rows else {}
-    found = dict(release=release.name, data=f"{len(rows):,} sequences" + (f" of {rows['group_id'].nunique():,} groups" if "group_id" in rows else "") + (f", {int(rows['label'].notna().sum()):,} labelled" if "label" in rows else ", no labels"),
-                 decision=toml(decision) if isinstance(decision, dict) else "a function", sites=toml([str(s) for s in release.default_sites]),
-                 segments=", ".join(f"{k} ({n:,})" for k, n in counts.items()) or "none in the data")
-    try: out.write_text(policy_text(policy, found), encoding="utf-8")
-    except OSError as e: raise storage_error(out, e) from e
+    found = dict(
+        release=release.name,
+        data=f"{len(rows):,} sequences"
+        + (f" of {rows['group_id'].nunique():,} groups" if "group_id" in rows else "")
+        + (
+            f", {int(rows['label'].notna().sum()):,} labelled" if "label" in rows else ", no labels"
+        ),
+        decision=toml(decision) if isinstance(decision, dict) else "a function",
+        sites=toml([str(s) for s in release.default_sites]),
+        segments=", ".join(f"{k} ({n:,})" for k, n in counts.items()) or "none in the data",
+    )
+    try:
+        out.write_text(policy_text(policy, found), encoding="utf-8")
+    except OSError as e:
+        raise storage_error(out, e) from e
     return out

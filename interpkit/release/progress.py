@@ -17,17 +17,22 @@ from ..core.show import is_live
 def seconds(s: float) -> str:
     "'8 s', '3 min 20 s', '2 h 5 min'."
     s = int(round(s))
-    if s < 120: return f"{s} s"
+    if s < 120:
+        return f"{s} s"
     return f"{s // 60} min {s % 60} s" if s < 7200 else f"{s // 3600} h {s % 3600 // 60} min"
+
 
 def line(stage: str, done: float, total: float, elapsed: float) -> str:
     "'ablate 640 of 1,000, about 6 s left'."
     left = elapsed * (total - done) / done if done > 0 else None
-    return f"{stage} {int(done):,} of {int(total):,}" + ("" if left is None or done >= total else f", about {seconds(left)} left")
+    return f"{stage} {int(done):,} of {int(total):,}" + (
+        "" if left is None or done >= total else f", about {seconds(left)} left"
+    )
 
 # %% ../../nbs/07_release/03_progress.ipynb #0b451653
 class Progress:
     "Call it with (stage, done, total)."
+
     def __init__(self, every: float = 10.0):
         self.every, self.began, self.bars, self.said = every, {}, {}, time.monotonic()
         self.file = Path(os.environ["IPK_PROGRESS"]) if "IPK_PROGRESS" in os.environ else None
@@ -36,29 +41,39 @@ class Progress:
     def __call__(self, stage: str, done: float, total: float):
         now = time.monotonic()
         began = self.began.setdefault(stage, now)
-        if self.live: return self._bar(stage, done, total)
-        if now - self.said < (0.2 if self.file else self.every): return
+        if self.live:
+            return self._bar(stage, done, total)
+        if now - self.said < (0.2 if self.file else self.every):
+            return
         self.said = now
         text = line(stage, done, total, now - began)
-        if self.file: self._write(text)
-        else: print(text, file=sys.stderr, flush=True)
+        if self.file:
+            self._write(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def _bar(self, stage, done, total):
         from tqdm.auto import tqdm
+
         bar = self.bars.setdefault(stage, None) or tqdm(total=total, desc=stage)
         self.bars[stage] = bar
         bar.update(done - bar.n)
-        if done >= total: bar.close()
+        if done >= total:
+            bar.close()
 
     def _write(self, text: str):
-        try: self.file.write_text(text, encoding="utf-8")
-        except OSError: pass  # progress is a courtesy: it must not end a job
+        try:
+            self.file.write_text(text, encoding="utf-8")
+        except OSError:
+            pass  # progress is a courtesy: it must not end a job
 
     def counting(self, stage: str, total: float):
         "A function that is called with what was added since the last call."
         done = 0
+
         def add(n):
             nonlocal done
             done += n
             self(stage, min(done, total), total)
+
         return add

@@ -16,146 +16,392 @@ from pathlib import Path
 from ..core.artefacts import read_json, storage_error
 from ..core.errors import invalid
 from ..drift.contract import Plan, Statement
-from ..drift.figures import deletion_figure, firing_figure, statements_figure, watched_figure
+from interpkit.drift.figures import (
+    deletion_figure,
+    firing_figure,
+    statements_figure,
+    watched_figure,
+)
 from ..drift.verdict import Verdict
-from ..drift.words import Part, direction, interval, known, named, one_line, page_one, quoted, share, short_html, summary_lines, unreadable
+from interpkit.drift.words import (
+    Part,
+    direction,
+    interval,
+    known,
+    named,
+    one_line,
+    page_one,
+    quoted,
+    share,
+    short_html,
+    summary_lines,
+    unreadable,
+)
 
 # %% ../../nbs/07_release/01_report.ipynb #230ee263
-def safe(text) -> str: return escape(one_line(text))
+def safe(text) -> str:
+    return escape(one_line(text))
 
-def paragraph(text: str, kind: str = "") -> str: return f"<p{f' class={kind}' if kind else ''}>{safe(text)}</p>"
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f"<p{f' class={kind}' if kind else ''}>{safe(text)}</p>"
+
 
 def table(rows: list[dict], kind: str = "") -> str:
     "A table of records; the values that are outcomes get their mark."
-    if not rows: return ""
+    if not rows:
+        return ""
     head = "".join(f"<th scope=col>{safe(str(c))}</th>" for c in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{marked(str(x))}</td>" for x in r.values()) + "</tr>\n" for r in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{marked(str(x))}</td>" for x in r.values()) + "</tr>\n" for r in rows
+    )
     return f"<table{f' class={kind}' if kind else ''}><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
 
+
 MARKS = {"PASS": "●", "FAIL": "■", "INCONCLUSIVE": "◆"}  # the shapes of the figures
+
 
 def marked(text: str) -> str:
     "Escaped text; an outcome at its start gets colour and shape."
     text = safe(text)
     for word, mark in MARKS.items():
-        if text.startswith(word): return f"<b class={word}><span aria-hidden=true>{mark}</span> {word}</b>{text[len(word):]}"
+        if text.startswith(word):
+            return f"<b class={word}><span aria-hidden=true>{mark}</span> {word}</b>{text[len(word) :]}"
     return text
 
 # %% ../../nbs/07_release/01_report.ipynb #ea759639
-ASKED = {"Valid?": "Does the dictionary carry this release's decisions?", "Same?": "Do the explanations say what they said?"}
+ASKED = {
+    "Valid?": "Does the dictionary carry this release's decisions?",
+    "Same?": "Do the explanations say what they said?",
+}
 SIGN = "<div class=sign><span>Decision: accept / send back</span><span>Name</span><span>Date</span></div>"
+
 
 def _part(p: Part) -> str:
     first, *rest = p.sentences or ("",)
-    body = ([f"<p>{marked(first)}</p>"] if first else []) + [paragraph(x) for x in rest] + ([table(list(p.rows), "small")] if p.rows else [])
-    if p.points: body.append("<ul>" + "".join(f"<li>{safe(x)}</li>" for x in p.points) + "</ul>")
-    if p.command: body.append(f"<pre>{safe(p.command)}</pre>")
+    body = (
+        ([f"<p>{marked(first)}</p>"] if first else [])
+        + [paragraph(x) for x in rest]
+        + ([table(list(p.rows), "small")] if p.rows else [])
+    )
+    if p.points:
+        body.append("<ul>" + "".join(f"<li>{safe(x)}</li>" for x in p.points) + "</ul>")
+    if p.command:
+        body.append(f"<pre>{safe(p.command)}</pre>")
     asked = f"<small>{safe(ASKED[p.title])}</small>" if p.title in ASKED else ""
     return f"<section><h2>{safe(p.title)}{asked}</h2><div>{''.join(body)}</div></section>"
+
 
 def page_one_html(v: Verdict, printed: dict = None, plan: Plan = None) -> str:
     lead, *parts = page_one(v, printed, plan)
     first, *notes, basis = lead.sentences
     head = f"<header class={v.verdict}><h1>{safe(lead.title)}</h1><p><em>{safe(first)}</em></p>{''.join(map(paragraph, notes))}<p class=basis>{safe(basis)}</p></header>"
-    return "<main class=page>" + head + "\n".join(map(_part, parts)) + (SIGN if v.action == "REVIEW" else "") + "</main>"
+    return (
+        "<main class=page>"
+        + head
+        + "\n".join(map(_part, parts))
+        + (SIGN if v.action == "REVIEW" else "")
+        + "</main>"
+    )
 
 # %% ../../nbs/07_release/01_report.ipynb #7223a773
 def statement_rows(statements) -> list[dict]:
     "One row a statement, as a person reads it."
-    return [{"statement": named(Statement(s.name, s.question, s.limit)), "segment": quoted(s.segment) if s.segment else "all", "share": share(s.ratio if known(s) else None), "interval": interval(s), "limit": share(s.limit),
-             "sequences": f"{s.n:,}", "effective": f"{s.n_eff:,.0f}", "outcome": s.outcome + (f": {s.reason}" if s.outcome == "INCONCLUSIVE" and (s.n_eff < 50 or not known(s)) else "")} for s in statements]
+    return [
+        {
+            "statement": named(Statement(s.name, s.question, s.limit)),
+            "segment": quoted(s.segment) if s.segment else "all",
+            "share": share(s.ratio if known(s) else None),
+            "interval": interval(s),
+            "limit": share(s.limit),
+            "sequences": f"{s.n:,}",
+            "effective": f"{s.n_eff:,.0f}",
+            "outcome": s.outcome
+            + (
+                f": {s.reason}"
+                if s.outcome == "INCONCLUSIVE" and (s.n_eff < 50 or not known(s))
+                else ""
+            ),
+        }
+        for s in statements
+    ]
 
-def figure(title: str, svg: str) -> str: return f"<figure><h3>{safe(title)}</h3>{svg}</figure>"
+
+def figure(title: str, svg: str) -> str:
+    return f"<figure><h3>{safe(title)}</h3>{svg}</figure>"
+
 
 def _figures(v: Verdict, most: int = 40) -> list[str]:
-    if unreadable(v): return []
+    if unreadable(v):
+        return []
     together = [s for s in v.statements if known(s) and not s.watched]
     far = sorted((s.ratio / s.limit for s in together), reverse=True)[:most]
     drawn = [s for s in together if not s.segment or s.ratio / s.limit >= far[-1]]
-    families = sorted({s.name.split(": ")[0] for s in v.statements if s.watched and known(s)}, key=lambda f: (f != "effect", f))
+    families = sorted(
+        {s.name.split(": ")[0] for s in v.statements if s.watched and known(s)},
+        key=lambda f: (f != "effect", f),
+    )
     out = [figure("Statements and their limits", statements_figure(drawn))] if drawn else []
-    out += [paragraph(f"Drawn are the {len(drawn)} closest to their limit or beyond; all are in the table.")] if len(drawn) < len(together) else []
-    return out + [figure(f"Watched features: {f}", watched_figure(v.statements, f, f"watched-{i}")) for i, f in enumerate(families)]
+    out += (
+        [
+            paragraph(
+                f"Drawn are the {len(drawn)} closest to their limit or beyond; all are in the table."
+            )
+        ]
+        if len(drawn) < len(together)
+        else []
+    )
+    return out + [
+        figure(f"Watched features: {f}", watched_figure(v.statements, f, f"watched-{i}"))
+        for i, f in enumerate(families)
+    ]
+
 
 def changed_rows(v: Verdict) -> list[dict]:
-    return [{"feature": quoted(c["feature"]), "by": c["family"], "share changed": share(c["share"]), "interval": f"[{share(c['lower'])}, {share(c['upper'])}]", "direction": direction(c["change"])} for c in v.changed]
+    return [
+        {
+            "feature": quoted(c["feature"]),
+            "by": c["family"],
+            "share changed": share(c["share"]),
+            "interval": f"[{share(c['lower'])}, {share(c['upper'])}]",
+            "direction": direction(c["change"]),
+        }
+        for c in v.changed
+    ]
+
 
 def example_rows(printed: dict) -> list[dict]:
     "The sequences in which a changed feature moved most: hashes, or the rows that a team asked for."
-    shown = lambda e: {"sequence": e["sequence"]} | ({"row": "; ".join(f"{k} {_brief(x)}" for k, x in e["row"].items())} if "row" in e else {})
-    return [{"feature": quoted(f)} | shown(e) for f, found in (printed or {}).get("examples", {}).items() for e in found]
+    shown = lambda e: (
+        {"sequence": e["sequence"]}
+        | (
+            {"row": "; ".join(f"{k} {_brief(x)}" for k, x in e["row"].items())}
+            if "row" in e
+            else {}
+        )
+    )
+    return [
+        {"feature": quoted(f)} | shown(e)
+        for f, found in (printed or {}).get("examples", {}).items()
+        for e in found
+    ]
 
-def _brief(x) -> str: return one_line(x) if len(one_line(x)) <= 120 else one_line(x)[:119] + "…"
+
+def _brief(x) -> str:
+    return one_line(x) if len(one_line(x)) <= 120 else one_line(x)[:119] + "…"
+
 
 def _examples_html(printed: dict) -> list[str]:
     rows = example_rows(printed)
-    return ["<h3>Where it changed most</h3>", paragraph("The sequences in which a feature's effect moved most" + ("." if "row" in rows[0] else ", as salted hashes: who holds the run folder can look them up.")), table(rows)] if rows else []
+    return (
+        [
+            "<h3>Where it changed most</h3>",
+            paragraph(
+                "The sequences in which a feature's effect moved most"
+                + (
+                    "."
+                    if "row" in rows[0]
+                    else ", as salted hashes: who holds the run folder can look them up."
+                )
+            ),
+            table(rows),
+        ]
+        if rows
+        else []
+    )
+
 
 def _statements_html(v: Verdict, printed: dict = None) -> list[str]:
     changed = changed_rows(v)
-    return ["<h2>Statements</h2>", paragraph(f"Each is a share and its limit. PASS: the whole interval is under the limit. FAIL: all of it is over. INCONCLUSIVE: neither is shown. "
-            "Effective counts groups of equal weight; fewer than 50 settle nothing."), *_figures(v), "<h3>All statements</h3>", table(statement_rows(v.statements)),
-            "<h3>Features shown to have changed</h3>", paragraph("Beyond the watched limit, by Holm's procedure at 1 % over all features, with 99 % intervals. A list, not a verdict."),
-            table(changed) if changed else paragraph("None."), *_examples_html(printed)]
+    return [
+        "<h2>Statements</h2>",
+        paragraph(
+            f"Each is a share and its limit. PASS: the whole interval is under the limit. FAIL: all of it is over. INCONCLUSIVE: neither is shown. "
+            "Effective counts groups of equal weight; fewer than 50 settle nothing."
+        ),
+        *_figures(v),
+        "<h3>All statements</h3>",
+        table(statement_rows(v.statements)),
+        "<h3>Features shown to have changed</h3>",
+        paragraph(
+            "Beyond the watched limit, by Holm's procedure at 1 % over all features, with 99 % intervals. A list, not a verdict."
+        ),
+        table(changed) if changed else paragraph("None."),
+        *_examples_html(printed),
+    ]
 
 # %% ../../nbs/07_release/01_report.ipynb #0174f4f0
 def plan_rows(plan: Plan) -> list[dict]:
     "The pre-registration as named values."
-    fields = {"old release": f"{plan.old.get('name')}, fingerprint {plan.old.get('fingerprint')}", "new release": f"{plan.new.get('name')}, fingerprint {plan.new.get('fingerprint')}",
-              "dictionary": f"fingerprint {plan.dictionary}, {plan.features:,} features", "check set": f"digest {plan.check_set}, {plan.sequences:,} sequences in {plan.groups:,} groups",
-              "code": f"digest {plan.code}", "a team's own families": ", ".join(plan.families) or "none",
-              "on the old release": "; ".join(f"{k.replace('_', ' ')} {share(x)}" for k, x in plan.own.items()) or "not recorded",
-              "limits": "; ".join(f"{k} {share(x)}" for k, x in {("watched feature" if s.watched else s.name): s.limit for s in plan.statements}.items()),
-              "false alarms allowed": f"{share(plan.alpha)} a check, shared by {len(plan.statements)} statements", "draws a sequence": plan.draws, "seed": plan.seed}
+    fields = {
+        "old release": f"{plan.old.get('name')}, fingerprint {plan.old.get('fingerprint')}",
+        "new release": f"{plan.new.get('name')}, fingerprint {plan.new.get('fingerprint')}",
+        "dictionary": f"fingerprint {plan.dictionary}, {plan.features:,} features",
+        "check set": f"digest {plan.check_set}, {plan.sequences:,} sequences in {plan.groups:,} groups",
+        "code": f"digest {plan.code}",
+        "a team's own families": ", ".join(plan.families) or "none",
+        "on the old release": "; ".join(
+            f"{k.replace('_', ' ')} {share(x)}" for k, x in plan.own.items()
+        )
+        or "not recorded",
+        "limits": "; ".join(
+            f"{k} {share(x)}"
+            for k, x in {
+                ("watched feature" if s.watched else s.name): s.limit for s in plan.statements
+            }.items()
+        ),
+        "false alarms allowed": f"{share(plan.alpha)} a check, shared by {len(plan.statements)} statements",
+        "draws a sequence": plan.draws,
+        "seed": plan.seed,
+    }
     return [{"what": k, "value": str(x)} for k, x in fields.items()]
+
 
 def preview_html(preview: list) -> list[str]:
     "What the check set could settle, before the new release was scored: one sentence, and the statements which it could not."
-    if not preview: return []
-    short = [{"statement": named(Statement(p["statement"], "", p["limit"], p["segment"])), "limit": share(p["limit"]), "sequences there": f"{p['sequences']:,}", "sequences needed": f"{p['needed']:,}"} for p in preview if not p["settles"]]
-    return ["<h3>What these sequences can settle</h3>", paragraph(f"{len(preview) - len(short)} of {len(preview)} statements, where the truth is at most half the limit or at least twice the limit{'; not enough sequences for:' if short else '.'}"), table(short)]
+    if not preview:
+        return []
+    short = [
+        {
+            "statement": named(Statement(p["statement"], "", p["limit"], p["segment"])),
+            "limit": share(p["limit"]),
+            "sequences there": f"{p['sequences']:,}",
+            "sequences needed": f"{p['needed']:,}",
+        }
+        for p in preview
+        if not p["settles"]
+    ]
+    return [
+        "<h3>What these sequences can settle</h3>",
+        paragraph(
+            f"{len(preview) - len(short)} of {len(preview)} statements, where the truth is at most half the limit or at least twice the limit{'; not enough sequences for:' if short else '.'}"
+        ),
+        table(short),
+    ]
+
 
 def _plan_html(plan: Plan, preview: list) -> list[str]:
-    return ["<h2>The plan</h2>", paragraph("Written down before the new release was scored; changed afterwards, the check is invalid."), table(plan_rows(plan), "wide"), *preview_html(preview),
-            "<h3>Error rates</h3>", paragraph(f"Promised for one statement exactly at its limit and the others at zero: FAIL in at most {share(plan.alpha)} of checks and PASS in at most {share(plan.alpha)}, "
+    return [
+        "<h2>The plan</h2>",
+        paragraph(
+            "Written down before the new release was scored; changed afterwards, the check is invalid."
+        ),
+        table(plan_rows(plan), "wide"),
+        *preview_html(preview),
+        "<h3>Error rates</h3>",
+        paragraph(
+            f"Promised for one statement exactly at its limit and the others at zero: FAIL in at most {share(plan.alpha)} of checks and PASS in at most {share(plan.alpha)}, "
             "whatever the number of statements. Intervals are on the logarithm, clustered by group, with Student quantiles shared out over all statements (Bonferroni). "
-            "The benchmark gate_error_rates simulates checks of heavy-tailed, grouped and weighted sequences; its results are kept in nbs/benchmarks/results/gate_error_rates.json.")]
+            "The benchmark gate_error_rates simulates checks of heavy-tailed, grouped and weighted sequences; its results are kept in nbs/benchmarks/results/gate_error_rates.json."
+        ),
+    ]
 
 # %% ../../nbs/07_release/01_report.ipynb #e1f7266a
-def _shown(x) -> str: return "-" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:.4g}" if math.isfinite(x) else "unknown"
+def _shown(x) -> str:
+    return (
+        "-"
+        if x is None
+        else f"{x:,}"
+        if isinstance(x, int)
+        else f"{x:.4g}"
+        if math.isfinite(x)
+        else "unknown"
+    )
+
 
 def behaviour_rows(b: dict) -> list[dict]:
-    names = {"auc_old": "AUC, old release", "auc_new": "AUC, new release", "labelled": "labelled sequences", "rank_correlation": "rank correlation of the decisions",
-             "flipped": "share of decisions flipped", "top_replaced": "share of the highest 5 % replaced"}
+    names = {
+        "auc_old": "AUC, old release",
+        "auc_new": "AUC, new release",
+        "labelled": "labelled sequences",
+        "rank_correlation": "rank correlation of the decisions",
+        "flipped": "share of decisions flipped",
+        "top_replaced": "share of the highest 5 % replaced",
+    }
     return [{"behaviour": text, "value": _shown(b.get(k))} for k, text in names.items()]
+
 
 def site_rows(printed: dict) -> list[dict]:
     "Reconstruction and subspace, one row a site and number."
-    names = {"fvu": "FVU", "l0": "features active a token (L0)", "outside": "energy outside the dictionary's directions"}
-    out = [{"site": s, "number": text, "old": _shown(x[f"{k}_old"]), "new": _shown(x[f"{k}_new"])} for part in ("reconstruction", "subspace")
-           for s, x in _sites(printed, part).items() for k, text in names.items() if f"{k}_old" in x]
-    return out + [{"site": s, "number": f"{k} principal angle between old and new, degrees", "old": "", "new": _shown(x[f"{k}_angle"])} for s, x in _sites(printed, "subspace").items() for k in ("largest", "mean")]
+    names = {
+        "fvu": "FVU",
+        "l0": "features active a token (L0)",
+        "outside": "energy outside the dictionary's directions",
+    }
+    out = [
+        {"site": s, "number": text, "old": _shown(x[f"{k}_old"]), "new": _shown(x[f"{k}_new"])}
+        for part in ("reconstruction", "subspace")
+        for s, x in _sites(printed, part).items()
+        for k, text in names.items()
+        if f"{k}_old" in x
+    ]
+    return out + [
+        {
+            "site": s,
+            "number": f"{k} principal angle between old and new, degrees",
+            "old": "",
+            "new": _shown(x[f"{k}_angle"]),
+        }
+        for s, x in _sites(printed, "subspace").items()
+        for k in ("largest", "mean")
+    ]
 
-def _sites(printed: dict, part: str) -> dict: return printed.get(part, {}).get("sites", {}) if part == "reconstruction" else printed.get(part, {})
+
+def _sites(printed: dict, part: str) -> dict:
+    return (
+        printed.get(part, {}).get("sites", {})
+        if part == "reconstruction"
+        else printed.get(part, {})
+    )
+
 
 def _printed_html(printed: dict) -> list[str]:
     firing, deletion = printed.get("reconstruction", {}).get("firing"), printed.get("deletion")
-    return ["<h2>Printed, not judged</h2>", table(behaviour_rows(printed["behaviour"])), table(site_rows(printed)),
-            *([figure("Firing rates that moved most", firing_figure(firing))] if firing else []),
-            *([figure("Deletion curves", paragraph("What the decision moves by when an explanation's largest features are deleted, beside as many others that were active.") + deletion_figure(deletion))] if deletion else [])]
+    return [
+        "<h2>Printed, not judged</h2>",
+        table(behaviour_rows(printed["behaviour"])),
+        table(site_rows(printed)),
+        *([figure("Firing rates that moved most", firing_figure(firing))] if firing else []),
+        *(
+            [
+                figure(
+                    "Deletion curves",
+                    paragraph(
+                        "What the decision moves by when an explanation's largest features are deleted, beside as many others that were active."
+                    )
+                    + deletion_figure(deletion),
+                )
+            ]
+            if deletion
+            else []
+        ),
+    ]
 
 # %% ../../nbs/07_release/01_report.ipynb #80faf17a
-WORDS = {"release": "one frozen model: weights, configuration, tokenizer or feature schema, and code; its fingerprint is the digest of these",
-         "sequence": "one row of the check set, the unit of every count", "feature": "one direction of the dictionary, with a label",
-         "dictionary": "the sparse features through which a model's activations are read", "explanation": "for every active feature its effect",
-         "effect": "what the decision loses when a feature is removed; as a statement: |effect on new - on old| over |effect on old|",
-         "activation": "how strongly a feature fires; as a statement: |activation on new - on old| over activation on old, features weighted by their attribution",
-         "splice error": "the share of the decision's variance that is lost when the dictionary's reconstruction stands in for the activations",
-         "error share": "the share of attribution that flows through what the dictionary leaves out", "attribution": "gradient times activation, the first-order effect",
-         "watched feature": "one that must hold on its own", "FVU": "fraction of the activations' variance that the dictionary does not reconstruct",
-         "AUC": "the chance that a fraud is ranked above a legitimate case"}
+WORDS = {
+    "release": "one frozen model: weights, configuration, tokenizer or feature schema, and code; its fingerprint is the digest of these",
+    "sequence": "one row of the check set, the unit of every count",
+    "feature": "one direction of the dictionary, with a label",
+    "dictionary": "the sparse features through which a model's activations are read",
+    "explanation": "for every active feature its effect",
+    "effect": "what the decision loses when a feature is removed; as a statement: |effect on new - on old| over |effect on old|",
+    "activation": "how strongly a feature fires; as a statement: |activation on new - on old| over activation on old, features weighted by their attribution",
+    "splice error": "the share of the decision's variance that is lost when the dictionary's reconstruction stands in for the activations",
+    "error share": "the share of attribution that flows through what the dictionary leaves out",
+    "attribution": "gradient times activation, the first-order effect",
+    "watched feature": "one that must hold on its own",
+    "FVU": "fraction of the activations' variance that the dictionary does not reconstruct",
+    "AUC": "the chance that a fraud is ranked above a legitimate case",
+}
 
-def _words_html() -> list[str]: return ["<h2>Words</h2>", "<dl>" + "".join(f"<dt>{safe(k)}</dt><dd>{safe(x)}</dd>" for k, x in WORDS.items()) + "</dl>"]
+
+def _words_html() -> list[str]:
+    return [
+        "<h2>Words</h2>",
+        "<dl>"
+        + "".join(f"<dt>{safe(k)}</dt><dd>{safe(x)}</dd>" for k, x in WORDS.items())
+        + "</dl>",
+    ]
 
 # %% ../../nbs/07_release/01_report.ipynb #44abcf53
 CSS = """
@@ -175,37 +421,66 @@ dl { display: grid; grid-template-columns: 36mm 1fr; gap: 1mm 5mm; font-size: 9.
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
+
 def report_html(v: Verdict, plan: Plan, printed: dict = None, preview: list = None) -> str:
     "The whole page as text."
-    numbers = _statements_html(v, printed) + _plan_html(plan, preview) + (_printed_html(printed) if printed else []) + _words_html()
-    return (f'<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{safe(v.headline)}</title><style>{CSS}</style></head>\n<body>'
-            + page_one_html(v, printed, plan) + "\n<article>" + "\n".join(numbers) + "</article></body></html>\n")
+    numbers = (
+        _statements_html(v, printed)
+        + _plan_html(plan, preview)
+        + (_printed_html(printed) if printed else [])
+        + _words_html()
+    )
+    return (
+        f'<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{safe(v.headline)}</title><style>{CSS}</style></head>\n<body>'
+        + page_one_html(v, printed, plan)
+        + "\n<article>"
+        + "\n".join(numbers)
+        + "</article></body></html>\n"
+    )
 
 # %% ../../nbs/07_release/01_report.ipynb #4086827a
 def _read(folder: Path):
     try:
-        v, plan = Verdict.from_dict(read_json(folder / "verdict.json")), Plan.from_dict(read_json(folder / "preregistration.json"))
+        v, plan = (
+            Verdict.from_dict(read_json(folder / "verdict.json")),
+            Plan.from_dict(read_json(folder / "preregistration.json")),
+        )
         odd = {v.verdict, v.valid, v.same, *(s.outcome for s in v.statements)} - set(MARKS)
-        if odd: raise ValueError(f"outcomes {sorted(map(str, odd))}")
+        if odd:
+            raise ValueError(f"outcomes {sorted(map(str, odd))}")
     except (TypeError, KeyError, AttributeError, ValueError) as e:
-        raise invalid(f"verdict.json and preregistration.json of one check in {folder}", f"{type(e).__name__}: {e}", "run the check again with this version of interpkit") from e
+        raise invalid(
+            f"verdict.json and preregistration.json of one check in {folder}",
+            f"{type(e).__name__}: {e}",
+            "run the check again with this version of interpkit",
+        ) from e
     return v, plan
 
-def write_report(folder,      # a run folder: verdict.json, preregistration.json and, where they exist, printed.json and preview.json
-                 out=None,    # the file to write, by default report.html in the folder
-                 preview=None) -> Path:  # rows of `drift.verdict.preview`, in place of preview.json
+
+def write_report(
+    folder,  # a run folder: verdict.json, preregistration.json and, where they exist, printed.json and preview.json
+    out=None,  # the file to write, by default report.html in the folder
+    preview=None,
+) -> Path:  # rows of `drift.verdict.preview`, in place of preview.json
     "Write the report of a run folder as one self-contained HTML file."
     folder = Path(folder)
     out = Path(out) if out else folder / "report.html"
     v, plan = _read(folder)
     optional = lambda name: read_json(folder / name) if (folder / name).exists() else None
-    rows = preview.to_dict("records") if hasattr(preview, "to_dict") else preview or optional("preview.json")
+    rows = (
+        preview.to_dict("records")
+        if hasattr(preview, "to_dict")
+        else preview or optional("preview.json")
+    )
     return _write_text(out, report_html(v, plan, optional("printed.json"), rows))
+
 
 def _write_text(path: Path, text: str) -> Path:
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    try: aside.write_text(text, encoding="utf-8"); os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
     except OSError as e:
         aside.unlink(missing_ok=True)
         raise storage_error(path, e) from e

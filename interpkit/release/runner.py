@@ -27,49 +27,87 @@ from .progress import seconds
 def jobs_folder() -> Path:
     "Where the job notebooks are: in the installed package, or in the checkout."
     import interpkit
+
     package = Path(interpkit.__file__).parent
     for folder in (package / "jobs", package.parent / "nbs" / "jobs"):
-        if (folder / "report.ipynb").exists(): return folder
-    raise InterpkitError("the job notebooks of interpkit", f"none in {package / 'jobs'}", "install it again: pip install --force-reinstall --no-deps interpkit-notebooks")
+        if (folder / "report.ipynb").exists():
+            return folder
+    raise InterpkitError(
+        "the job notebooks of interpkit",
+        f"none in {package / 'jobs'}",
+        "install it again: pip install --force-reinstall --no-deps interpkit-notebooks",
+    )
+
 
 def job_notebook(job: str, folder=None) -> Path:
     "The notebook of a job, of interpkit or from a team's folder of copies."
-    if job not in JOBS: raise bad_parameter("a job", repr(job), nearest(job, JOBS))
+    if job not in JOBS:
+        raise bad_parameter("a job", repr(job), nearest(job, JOBS))
     path = Path(folder or jobs_folder()) / f"{job}.ipynb"
-    if not path.exists(): raise bad_parameter(f"the notebook of the job {job}", f"no {path}", "copy all of them: ipk jobs --copy DIR")
+    if not path.exists():
+        raise bad_parameter(
+            f"the notebook of the job {job}", f"no {path}", "copy all of them: ipk jobs --copy DIR"
+        )
     return path
+
 
 ENDS = {"exit", "quit", "sys.exit", "os._exit", "os.abort", "os.kill"}
 
+
 def _calls(source: str):
-    plain = "\n".join("pass" if l.lstrip().startswith(("%", "!")) else l for l in source.splitlines())
-    try: tree = ast.parse(plain)
-    except SyntaxError: return
+    plain = "\n".join(
+        "pass" if l.lstrip().startswith(("%", "!")) else l for l in source.splitlines()
+    )
+    try:
+        tree = ast.parse(plain)
+    except SyntaxError:
+        return
     for n in ast.walk(tree):
-        if isinstance(n, ast.Call): yield ast.unparse(n.func)
-        if isinstance(n, ast.Raise) and n.exc is not None and "SystemExit" in ast.unparse(n.exc): yield "raise SystemExit"
+        if isinstance(n, ast.Call):
+            yield ast.unparse(n.func)
+        if isinstance(n, ast.Raise) and n.exc is not None and "SystemExit" in ast.unparse(n.exc):
+            yield "raise SystemExit"
+
 
 def refuse_exits(path: Path):
     "Raise (exit code 64) where a cell of a notebook ends the process, or where it has no parameters cell."
-    try: cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError) as e: raise bad_parameter(f"a notebook in {path}", type(e).__name__, "copy it again: ipk jobs --copy DIR") from None
+    try:
+        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise bad_parameter(
+            f"a notebook in {path}", type(e).__name__, "copy it again: ipk jobs --copy DIR"
+        ) from None
     code = [c for c in cells if c.get("cell_type") == "code"]
     for i, c in enumerate(code):
         found = [x for x in _calls("".join(c["source"])) if x in ENDS or x == "raise SystemExit"]
-        if found: raise bad_parameter("a job that ends by writing its result.json", f"{found[0]} in code cell {i + 1} of {Path(path).name}, which would skip the rest and look like success", "raise an error instead, or leave the cell out")
+        if found:
+            raise bad_parameter(
+                "a job that ends by writing its result.json",
+                f"{found[0]} in code cell {i + 1} of {Path(path).name}, which would skip the rest and look like success",
+                "raise an error instead, or leave the cell out",
+            )
     tagged = sum("parameters" in c.get("metadata", {}).get("tags", []) for c in code)
-    if tagged != 1: raise bad_parameter(f"one cell tagged 'parameters' in {Path(path).name}", f"{tagged}", "tag the cell with the job's parameters; nbdev-clean keeps tags where pyproject.toml allows them")
+    if tagged != 1:
+        raise bad_parameter(
+            f"one cell tagged 'parameters' in {Path(path).name}",
+            f"{tagged}",
+            "tag the cell with the job's parameters; nbdev-clean keeps tags where pyproject.toml allows them",
+        )
 
 # %% ../../nbs/07_release/06_runner.ipynb #50f3029c
 @contextmanager
 def _environment(**changes):
     was = {k: os.environ.get(k) for k in changes}
     os.environ.update(changes)
-    try: yield
+    try:
+        yield
     finally:
         for k, v in was.items():
-            if v is None: os.environ.pop(k, None)
-            else: os.environ[k] = v
+            if v is None:
+                os.environ.pop(k, None)
+            else:
+                os.environ[k] = v
+
 
 @contextmanager
 def own_kernel(progress: Path):
@@ -77,116 +115,271 @@ def own_kernel(progress: Path):
     with TemporaryDirectory() as tmp:
         spec = Path(tmp) / "kernels" / "interpkit-job"
         spec.mkdir(parents=True)
-        spec.joinpath("kernel.json").write_text(json.dumps(dict(argv=[sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"], display_name="interpkit job", language="python")))
+        spec.joinpath("kernel.json").write_text(
+            json.dumps(
+                dict(
+                    argv=[
+                        sys.executable,
+                        "-Xfrozen_modules=off",
+                        "-m",
+                        "ipykernel_launcher",
+                        "--log-level=CRITICAL",
+                        "-f",
+                        "{connection_file}",
+                    ],
+                    display_name="interpkit job",
+                    language="python",
+                )
+            )
+        )
         paths = os.pathsep.join(x for x in (tmp, os.environ.get("JUPYTER_PATH")) if x)
-        with _environment(JUPYTER_PATH=paths, JUPYTER_RUNTIME_DIR=tmp, IPK_PROGRESS=str(progress), MPLBACKEND="module://matplotlib_inline.backend_inline"): yield "interpkit-job"
+        with _environment(
+            JUPYTER_PATH=paths,
+            JUPYTER_RUNTIME_DIR=tmp,
+            IPK_PROGRESS=str(progress),
+            MPLBACKEND="module://matplotlib_inline.backend_inline",
+        ):
+            yield "interpkit-job"
+
 
 class Line:
     "One line for a job: rewritten while it runs where a person watches, and every fifteen seconds in a log."
+
     def __init__(self, job: str, file: Path, out=None):
-        self.job, self.file, self.out, self.began, self.said = job, file, out or sys.stderr, time.monotonic(), time.monotonic()
+        self.job, self.file, self.out, self.began, self.said = (
+            job,
+            file,
+            out or sys.stderr,
+            time.monotonic(),
+            time.monotonic(),
+        )
         self.stop = threading.Event()
         self.tty = self.out.isatty()
+
     def __enter__(self):
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
         return self
+
     def __exit__(self, *_):
         self.stop.set()
         self.thread.join()
-    def _text(self, what: str) -> str: return f"{self.job:<10} {seconds(time.monotonic() - self.began):>8}  {what}"
+
+    def _text(self, what: str) -> str:
+        return f"{self.job:<10} {seconds(time.monotonic() - self.began):>8}  {what}"
+
     def _watch(self):
         while not self.stop.wait(0.5):
-            try: what = self.file.read_text(encoding="utf-8")
-            except OSError: what = "running"
-            if self.tty: print("\r\x1b[2K" + self._text(what), end="", file=self.out, flush=True)
-            elif time.monotonic() - self.said >= 15: self.said = time.monotonic(); print(self._text(what), file=self.out, flush=True)
+            try:
+                what = self.file.read_text(encoding="utf-8")
+            except OSError:
+                what = "running"
+            if self.tty:
+                print("\r\x1b[2K" + self._text(what), end="", file=self.out, flush=True)
+            elif time.monotonic() - self.said >= 15:
+                self.said = time.monotonic()
+                print(self._text(what), file=self.out, flush=True)
+
     def done(self, what: str = "done"):
         self.stop.set()
         print(("\r\x1b[2K" if self.tty else "") + self._text(what), file=self.out, flush=True)
+
 
 def _failure(run: Path, job: str, e: Exception) -> InterpkitError:
     "What a job's failure was, in one error with its exit code."
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
     kept = run / job / "error.json"
-    if kept.exists(): return InterpkitError(**read_json(kept))
-    if isinstance(e, DeadKernelError): return InterpkitError(f"a kernel that runs the job {job} to its end", "one that died (the system may have killed it for memory)", "run the same command again; it goes on with this job", ExitCode.RETRY)
-    if isinstance(e, CellTimeoutError): return InterpkitError(f"the job {job} within its time", "a cell that took longer", "run the same command again with a larger --timeout", ExitCode.RETRY)
-    if "respond" in str(e): return InterpkitError(f"a kernel that starts and runs the job {job}", str(e), "run the same command again; is the machine very busy?", ExitCode.RETRY)
-    if is_storage_error(e): return storage_error(run, e)
-    if (full := _storage_fails(run)): return full
+    if kept.exists():
+        return InterpkitError(**read_json(kept))
+    if isinstance(e, DeadKernelError):
+        return InterpkitError(
+            f"a kernel that runs the job {job} to its end",
+            "one that died (the system may have killed it for memory)",
+            "run the same command again; it goes on with this job",
+            ExitCode.RETRY,
+        )
+    if isinstance(e, CellTimeoutError):
+        return InterpkitError(
+            f"the job {job} within its time",
+            "a cell that took longer",
+            "run the same command again with a larger --timeout",
+            ExitCode.RETRY,
+        )
+    if "respond" in str(e):
+        return InterpkitError(
+            f"a kernel that starts and runs the job {job}",
+            str(e),
+            "run the same command again; is the machine very busy?",
+            ExitCode.RETRY,
+        )
+    if is_storage_error(e):
+        return storage_error(run, e)
+    if full := _storage_fails(run):
+        return full
     if isinstance(e, PapermillExecutionError):
-        if e.ename == "InterpkitError" and (lines := dict(l.split(": ", 1) for l in str(e.evalue).splitlines() if ": " in l)).keys() >= {"asked", "given"}:
-            return InterpkitError(lines["asked"], lines["given"], lines.get("mend", "").strip(), ExitCode.BAD_PARAMETERS)
-        return InterpkitError(f"the job {job}", f"{e.ename}: {str(e.evalue).splitlines()[0][:300] if e.evalue else ''}", f"look into {run / 'notebooks' / (job + '.ipynb')}; if it is a defect of interpkit, report it")
-    return InterpkitError(f"the job {job}", f"{type(e).__name__}: {e}", f"look into {run / 'notebooks' / (job + '.ipynb')}")
+        if e.ename == "InterpkitError" and (
+            lines := dict(l.split(": ", 1) for l in str(e.evalue).splitlines() if ": " in l)
+        ).keys() >= {"asked", "given"}:
+            return InterpkitError(
+                lines["asked"],
+                lines["given"],
+                lines.get("mend", "").strip(),
+                ExitCode.BAD_PARAMETERS,
+            )
+        return InterpkitError(
+            f"the job {job}",
+            f"{e.ename}: {str(e.evalue).splitlines()[0][:300] if e.evalue else ''}",
+            f"look into {run / 'notebooks' / (job + '.ipynb')}; if it is a defect of interpkit, report it",
+        )
+    return InterpkitError(
+        f"the job {job}",
+        f"{type(e).__name__}: {e}",
+        f"look into {run / 'notebooks' / (job + '.ipynb')}",
+    )
+
 
 def _storage_fails(run: Path):
     "The error of a run folder that can't be written to any more, or None: a job on a full disk could not even keep its own error."
-    try: write_json(run / ".probe", {"text": "x" * 4096}).unlink()
-    except InterpkitError as e: return e
+    try:
+        write_json(run / ".probe", {"text": "x" * 4096}).unlink()
+    except InterpkitError as e:
+        return e
 
-def run_job(job: str, parameters,       # the job's model, validated
-            timeout: int = None,        # seconds a cell may take
-            folder=None,                # a team's copies of the notebooks
-            say=None) -> dict:          # where the line goes; default: standard error
+
+def run_job(
+    job: str,
+    parameters,  # the job's model, validated
+    timeout: int = None,  # seconds a cell may take
+    folder=None,  # a team's copies of the notebooks
+    say=None,
+) -> dict:  # where the line goes; default: standard error
     "Execute a job's notebook and return its result.json, which is believed and nothing else. Raises InterpkitError with the exit code of what went wrong."
     run, notebook = Path(parameters.run), job_notebook(job, folder)
     refuse_exits(notebook)
-    for stale in ("result.json", "error.json"): (run / job / stale).unlink(missing_ok=True)
+    for stale in ("result.json", "error.json"):
+        (run / job / stale).unlink(missing_ok=True)
     try:
-        for f in (run / "notebooks", run / job): f.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory() as tmp, own_kernel(Path(tmp) / "progress") as kernel, Line(job, Path(tmp) / "progress", say) as line:
-            failed = _execute(notebook, run / "notebooks" / f"{job}.ipynb", parameters, kernel, timeout)
+        for f in (run / "notebooks", run / job):
+            f.mkdir(parents=True, exist_ok=True)
+        with (
+            TemporaryDirectory() as tmp,
+            own_kernel(Path(tmp) / "progress") as kernel,
+            Line(job, Path(tmp) / "progress", say) as line,
+        ):
+            failed = _execute(
+                notebook, run / "notebooks" / f"{job}.ipynb", parameters, kernel, timeout
+            )
             result = result_of(run, job)
             line.done("done" if result else "failed")
-    except OSError as e: raise storage_error(run, e) from e
-    if result: return result
+    except OSError as e:
+        raise storage_error(run, e) from e
+    if result:
+        return result
     raise _failure(run, job, failed or RuntimeError("the notebook ended without a result.json"))
+
 
 def _execute(notebook: Path, out: Path, parameters, kernel: str, timeout):
     "The exception with which a notebook ended, or None."
     import logging
     import papermill
     from jupyter_client import AsyncKernelManager
+
     class Local(AsyncKernelManager):  # sockets in a folder of this job, no network
-        def _transport_default(self): return "ipc"
-        def _ip_default(self): return os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], "socket")  # else they lie in the working directory, where another job's are taken for one's own
-    for name in ("papermill", "traitlets"): logging.getLogger(name).setLevel(logging.CRITICAL)
-    try: papermill.execute_notebook(notebook, out, parameters.model_dump(), kernel_name=kernel, kernel_manager_class=Local, language="python", progress_bar=False, log_output=False, execution_timeout=timeout, start_timeout=120, cwd=os.getcwd())
-    except InterpkitError: raise
-    except Exception as e: return e
+        def _transport_default(self):
+            return "ipc"
+
+        def _ip_default(self):
+            return os.path.join(
+                os.environ["JUPYTER_RUNTIME_DIR"], "socket"
+            )  # else they lie in the working directory, where another job's are taken for one's own
+
+    for name in ("papermill", "traitlets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            out,
+            parameters.model_dump(),
+            kernel_name=kernel,
+            kernel_manager_class=Local,
+            language="python",
+            progress_bar=False,
+            log_output=False,
+            execution_timeout=timeout,
+            start_timeout=120,
+            cwd=os.getcwd(),
+        )
+    except InterpkitError:
+        raise
+    except Exception as e:
+        return e
 
 # %% ../../nbs/07_release/06_runner.ipynb #c1923cbb
 @contextmanager
 def locked(run: Path):
     "Hold a run folder while the block runs."
     import fcntl
-    try: run.mkdir(parents=True, exist_ok=True); lock = open(run / ".lock", "w")
-    except OSError as e: raise storage_error(run, e) from e
+
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "w")
+    except OSError as e:
+        raise storage_error(run, e) from e
     with lock as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise InterpkitError(f"the run folder {run} for this command alone", "another ipk is at work in it", "wait until it has ended, or give another folder: --out DIR", ExitCode.RETRY) from None
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InterpkitError(
+                f"the run folder {run} for this command alone",
+                "another ipk is at work in it",
+                "wait until it has ended, or give another folder: --out DIR",
+                ExitCode.RETRY,
+            ) from None
         yield
+
 
 def write_policy(run: Path, policy: Policy) -> str:
     "The policy in force, kept in the run folder for the jobs to read."
     return str(write_json(run / "policy.json", policy.model_dump(mode="json")))
 
-def _abs(place: str) -> str: return os.path.abspath(place) if place and os.path.exists(place) else place
 
-def training_job(policy: Policy) -> str: return "train_sae" if policy.training.wiring == "sae" else "train_clt"
+def _abs(place: str) -> str:
+    return os.path.abspath(place) if place and os.path.exists(place) else place
+
+
+def training_job(policy: Policy) -> str:
+    return "train_sae" if policy.training.wiring == "sae" else "train_clt"
+
 
 def plan_jobs(p: Preflight) -> list[tuple[str, object]]:
     "The jobs of a check in their order, with their parameters."
     job = training_job(Policy.read(p.policy))
-    train = JOBS[job](release=p.old, data=p.train_data or p.data, out=str(Path(p.run) / "dictionary"), run=p.run, half=not p.train_data, policy=p.policy)
-    return [("preflight", p), *([] if p.dictionary else [(job, train)]), ("drift", Drift(run=p.run)), ("report", Report(run=p.run))]
+    train = JOBS[job](
+        release=p.old,
+        data=p.train_data or p.data,
+        out=str(Path(p.run) / "dictionary"),
+        run=p.run,
+        half=not p.train_data,
+        policy=p.policy,
+    )
+    return [
+        ("preflight", p),
+        *([] if p.dictionary else [(job, train)]),
+        ("drift", Drift(run=p.run)),
+        ("report", Report(run=p.run)),
+    ]
 
-def run_check(p: Preflight, policy: Policy = Policy(), timeout: int = None, folder=None, say=None, told=None) -> dict:
+
+def run_check(
+    p: Preflight, policy: Policy = Policy(), timeout: int = None, folder=None, say=None, told=None
+) -> dict:
     "Run all jobs of a check that have no result yet; the result of the report. `told` is called with the name and the result of each job."
-    p = p.model_copy(update={n: _abs(getattr(p, n)) for n in ("old", "new", "data", "dictionary", "train_data")} | dict(run=os.path.abspath(p.run)))
+    p = p.model_copy(
+        update={n: _abs(getattr(p, n)) for n in ("old", "new", "data", "dictionary", "train_data")}
+        | dict(run=os.path.abspath(p.run))
+    )
     run, fresh = Path(p.run), not Path(p.run).exists()
     _same_question(run, p, policy)
     with locked(run):
@@ -194,21 +387,39 @@ def run_check(p: Preflight, policy: Policy = Policy(), timeout: int = None, fold
             p = p.model_copy(update=dict(policy=write_policy(run, policy)))
             for job, parameters in plan_jobs(p):
                 result = result_of(run, job) or run_job(job, parameters, timeout, folder, say)
-                if told: told(job, result)
+                if told:
+                    told(job, result)
             return result
         except InterpkitError:
-            if fresh: remove_if_nothing(run)
+            if fresh:
+                remove_if_nothing(run)
             raise
+
 
 def _same_question(run: Path, p: Preflight, policy: Policy):
     "Raise where the data is missing, or where the folder holds a run that was asked something else; sees a file or a release that was replaced in place."
-    if run.exists() and (not run.is_dir() or any(run.iterdir())) and not any((run / n).exists() for n in (".lock", "check.json")):
-        raise bad_parameter("a new folder for this run, or the folder of an earlier one", f"{run}, which holds other things", "choose another folder: --out DIR")
+    if (
+        run.exists()
+        and (not run.is_dir() or any(run.iterdir()))
+        and not any((run / n).exists() for n in (".lock", "check.json"))
+    ):
+        raise bad_parameter(
+            "a new folder for this run, or the folder of an earlier one",
+            f"{run}, which holds other things",
+            "choose another folder: --out DIR",
+        )
     now = asked(p.model_copy(update=dict(policy=""))) | dict(policy=policy.model_dump(mode="json"))
     if (run / "check.json").exists() and (other := differences(read_json(run / "check.json"), now)):
-        raise bad_parameter(f"the question that the run in {run} was begun with", "; ".join(other), "give another folder for this run: --out DIR, or remove the old one")
+        raise bad_parameter(
+            f"the question that the run in {run} was begun with",
+            "; ".join(other),
+            "give another folder for this run: --out DIR, or remove the old one",
+        )
+
 
 def remove_if_nothing(run: Path):
     "Remove a run folder in which nothing was achieved."
     import shutil
-    if not any((run / job / "result.json").exists() for job in JOBS): shutil.rmtree(run, ignore_errors=True)
+
+    if not any((run / job / "result.json").exists() for job in JOBS):
+        shutil.rmtree(run, ignore_errors=True)
