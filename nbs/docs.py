@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import api
 import links
-from nbdev.config import nbpath2html
 from floors import AFTER, BEFORE, FLOORS, FOLDERS, NBS, ROOT, Folder, title, write
+from nbdev.config import nbpath2html
 
 PAGES, SITE = ROOT / "_docs_src", ROOT / "_docs"
 
@@ -206,6 +206,7 @@ def _drawn(formula: str, seen={}) -> str:
     if formula in seen:
         return seen[formula]
     from io import BytesIO
+
     from matplotlib import mathtext, rc_context
 
     image = BytesIO()

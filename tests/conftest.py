@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,6 @@ COLUMNS = [f"x{i}" for i in range(6)]
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     "Two releases `v1` and `v2` of a small network, `wide` of another width, v1's dictionary and 600 rows, all as files in one folder."
-    from torch import nn
     from interpkit.dictionary.validity import certify
     from interpkit.drift.simulate import small_world
     from interpkit.model.releases import Release

@@ -13,7 +13,6 @@ import pytest
 
 from interpkit.core import artefacts
 from interpkit.core.artefacts import (
-    aside_name,
     check_artefact,
     digest_file,
     digest_frame,
@@ -176,7 +175,8 @@ def test_write_json_is_old_or_new_at_any_operation(tmp_path, monkeypatch, strike
 def test_a_limit_of_the_system_is_one_clear_error(tmp_path):
     "Not injected: the kernel refuses to let a file grow."
     if (pid := os.fork()) == 0:
-        import resource, signal
+        import resource
+        import signal
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

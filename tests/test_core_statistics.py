@@ -9,7 +9,6 @@ from scipy import stats
 from interpkit.core.error_rates import BEYOND, PROMISED, Population, error_rate
 from interpkit.core.errors import InterpkitError
 from interpkit.core.statistics import (
-    _quantile,
     clopper_pearson,
     holm,
     outcome,

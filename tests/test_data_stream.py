@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_dictionary_evaluate import SITES, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -11,7 +12,6 @@ from interpkit.data.store import ActivationStore
 from interpkit.data.stream import ActivationStream
 from interpkit.dictionary.train import train_dictionary
 from interpkit.model.releases import Release
-from test_dictionary_evaluate import SITES, world
 
 
 @pytest.mark.parametrize("buffer, size", [(1, 1), (7, 5), (50, 16), (10**6, 1000)])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from test_dictionary_evaluate import BOS, NO, PAD, YES, D, V, world
 
 from interpkit.core.artefacts import digest_file, read_json
 from interpkit.core.errors import InterpkitError
@@ -20,7 +21,6 @@ from interpkit.dictionary.sparse import Dictionary, SiteWeights, unit_rows
 from interpkit.dictionary.validity import verify_canary
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site, capture, find_module
-from test_dictionary_evaluate import BOS, D, NO, PAD, V, YES, causal, world
 
 L, F = 4, 12  # layers of the small model, features of each
 MID, IN, PRE, OUT = (

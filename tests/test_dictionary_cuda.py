@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_dictionary_training import SHAPES, stream
 
 from interpkit.dictionary.codes import Encoder, decode, encode, triton_for
 from interpkit.dictionary.fit import fit, go_on
@@ -9,7 +10,6 @@ from interpkit.dictionary.kernels import Active
 from interpkit.dictionary.sparse import TENSORS, Dictionary
 from interpkit.dictionary.sparse_training import OBJECTIVES, Parameters, gradients, recipe
 from interpkit.model.sites import Site
-from test_dictionary_training import SHAPES, stream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -4,7 +4,6 @@ import inspect
 import json
 import math
 import os
-import random
 import re
 import shutil
 import signal
@@ -24,7 +23,8 @@ from torch.nn.functional import normalize
 from interpkit.core import artefacts
 from interpkit.core.artefacts import read_json
 from interpkit.core.errors import InterpkitError
-from interpkit.dictionary import fit as module, sparse_training
+from interpkit.dictionary import fit as module
+from interpkit.dictionary import sparse_training
 from interpkit.dictionary.fit import (
     Watch,
     check_fold,
@@ -651,6 +651,7 @@ def test_a_replacement_that_was_interrupted_is_finished(kept):
 
 def test_a_full_disk_at_any_operation_keeps_the_earlier_checkpoint(tmp_path, kept, monkeypatch):
     import errno
+
     import safetensors.torch
 
     whole = state(fit(batches("clt"), how("clt"), SITES))
@@ -801,8 +802,10 @@ def test_without_a_front_end_watch_prints_the_first_line_and_the_last(capsys):
 
 
 def test_watch_in_a_front_end_draws_and_in_a_job_prints(monkeypatch, capsys):
-    import IPython, IPython.display
     from types import SimpleNamespace
+
+    import IPython
+    import IPython.display
 
     shown = []
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=1))

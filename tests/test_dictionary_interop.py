@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_dictionary_evaluate import SITES, D, directions, world
 
 from interpkit.core.artefacts import digest_file, read_json
 from interpkit.core.errors import InterpkitError
@@ -22,7 +23,6 @@ from interpkit.dictionary.sparse import TENSORS, Dictionary
 from interpkit.dictionary.validity import verify_canary
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site, capture
-from test_dictionary_evaluate import D, SITES, directions, world
 
 pytestmark = pytest.mark.skipif(find_spec("sae_lens") is None, reason="SAELens is not installed")
 HOOK = "blocks.1.hook_resid_post"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from interpkit.core.errors import InterpkitError
-from interpkit.dictionary.sparse import Dictionary, SiteWeights, unit_rows
 from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.kernels import Active
+from interpkit.dictionary.sparse import Dictionary, SiteWeights, unit_rows
 from interpkit.dictionary.sparse_training import Parameters, Shape, gradients
 from interpkit.model.sites import Site
 
@@ -22,6 +22,7 @@ if find_spec("jax"):
 
     jax.config.update("jax_platforms", "cpu")
     import jax.numpy as jnp
+
     from interpkit.dictionary import in_jax
     from interpkit.dictionary.in_jax import (
         JaxDictionary,

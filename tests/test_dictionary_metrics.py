@@ -9,18 +9,17 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import t as student
+from test_dictionary_evaluate import BOS, PAD, V, causal, directions, world
+from test_dictionary_wirings import SPECS, made, reads, rebuilt, release, rows
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
-from interpkit.core.statistics import clopper_pearson
-from interpkit.core.statistics import signed_interval, weighted_auc
+from interpkit.core.statistics import clopper_pearson, signed_interval, weighted_auc
 from interpkit.dictionary.metrics import Metric, mean_activations, skip_alone, spliced_metric
 from interpkit.dictionary.sparse import Dictionary, SiteWeights
 from interpkit.dictionary.validity import certify
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-from test_dictionary_evaluate import BOS, PAD, V, causal, directions, world
-from test_dictionary_wirings import SPECS, made, reads, rebuilt, release, rows
 
 
 def spoken(release, data: pd.DataFrame) -> pd.DataFrame:

@@ -1,16 +1,17 @@
 "Every objective and wiring on worlds whose features are known: found, as many active as asked for, and better where it says so."
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 
 import pytest
 import torch
+from test_dictionary_training import K, dense_error, stream, tokens, truth
 from torch.nn.functional import normalize
 
 from interpkit.core.errors import InterpkitError
-from interpkit.dictionary import sparse_training
+from interpkit.dictionary.finish import calibrate
 from interpkit.dictionary.fit import _outside, fit
+from interpkit.dictionary.kernels import Active
 from interpkit.dictionary.sparse_training import (
     BANDWIDTH,
     OBJECTIVES,
@@ -19,9 +20,6 @@ from interpkit.dictionary.sparse_training import (
     gradients,
     recipe,
 )
-from interpkit.dictionary.kernels import Active
-from interpkit.dictionary.finish import calibrate
-from test_dictionary_training import K, dense_error, stream, tokens, truth
 
 SEEDS = range(3)
 

@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_dictionary_evaluate import SITES, V, directions, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.checksets import hash_split
+from interpkit.dictionary.finish import calibrate
 from interpkit.dictionary.labels import correlations, label_features, name_by
 from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights
-from interpkit.dictionary.finish import calibrate
 from interpkit.dictionary.train import train_dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.verdict import Limits, fit_or_raise, score_old
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-from test_dictionary_evaluate import SITES, V, directions, world
 
 
 def net(seed=0):

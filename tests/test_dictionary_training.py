@@ -14,12 +14,12 @@ from torch.nn.functional import normalize
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.store import ActivationStore
+from interpkit.dictionary.codes import places
+from interpkit.dictionary.finish import calibrate
 from interpkit.dictionary.fit import complaints, fit
 from interpkit.dictionary.kernels import Active
-from interpkit.dictionary.codes import places
 from interpkit.dictionary.sparse import TENSORS
 from interpkit.dictionary.sparse_training import (
-    OBJECTIVES,
     Parameters,
     Recipe,
     Scale,
@@ -28,7 +28,6 @@ from interpkit.dictionary.sparse_training import (
     gradients,
     recipe,
 )
-from interpkit.dictionary.finish import calibrate
 from interpkit.dictionary.train import train_dictionary
 from interpkit.model.releases import Release
 

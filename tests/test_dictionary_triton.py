@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_dictionary_training import stream
 
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.dictionary import codes
 from interpkit.dictionary.fit import fit
 from interpkit.dictionary.sparse_training import OBJECTIVES, recipe
-from test_dictionary_training import stream
 
 pytest.importorskip(
     "triton", minversion=None if torch.cuda.is_available() else "3.7"

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_dictionary_evaluate import BOS, NO, PAD, YES, V, by_hand, causal, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -28,7 +29,6 @@ from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-from test_dictionary_evaluate import BOS, NO, PAD, V, YES, by_hand, causal, world
 
 # three models, each with the module names of its sources and targets
 
@@ -1101,6 +1101,7 @@ def test_checks_hold_for_awkward_dictionaries():
 @pytest.mark.parametrize("kind", ["jumprelu", "standard", "gated"])
 def test_what_comes_from_saelens_passes_all_checks(kind):
     import test_dictionary_interop as interop
+
     from interpkit.dictionary.interop import from_saelens
 
     release, rows = world().old, world(300).rows

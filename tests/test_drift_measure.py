@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_dictionary_evaluate import SITES, causal, truth, world
+from test_explain import every_effect
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -24,8 +26,6 @@ from interpkit.drift.families import (
 from interpkit.drift.simulate import small_world
 from interpkit.drift.verdict import judge, plan_check
 from interpkit.model.releases import Release
-from test_dictionary_evaluate import SITES, causal, truth, world
-from test_explain import every_effect
 
 WATCHED = (3, 30)  # one feature of each site
 

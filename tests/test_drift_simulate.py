@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from test_drift_verdict import OWN
 
 from interpkit.core.errors import InterpkitError
 from interpkit.drift.families import FAMILIES, Activation, rows_of
 from interpkit.drift.simulate import check_contract, check_family, error_rates, small_world
-from test_drift_verdict import OWN, module
 
 WORLD = small_world(300)
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from test_dictionary_evaluate import truth, world
 
 import interpkit.drift.verdict as verdict_module
 from interpkit.core.errors import InterpkitError
@@ -36,7 +37,6 @@ from interpkit.drift.verdict import (
     to_collect,
     worst,
 )
-from test_dictionary_evaluate import truth, world
 
 
 def statement(name="effect", outcome="PASS", question=None, **kw):

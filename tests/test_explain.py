@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_dictionary_evaluate import alone, by_hand, directions, truth, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -12,7 +13,6 @@ from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-from test_dictionary_evaluate import alone, by_hand, directions, truth, world
 
 
 def without(model, ids, k: int, codes, f: int, W_dec) -> float:

@@ -16,7 +16,7 @@ from torch import nn
 from interpkit.core.errors import InterpkitError
 from interpkit.model.fingerprints import canary, canary_rows, compare_canary, fingerprint
 from interpkit.model.releases import SAID, Release, suggest_sites
-from interpkit.model.sites import Site, capture
+from interpkit.model.sites import Site
 
 V = 20
 MODULE = """
@@ -689,7 +689,6 @@ def test_an_end_token_that_also_pads_is_a_token(llama_folder):
 
 
 def test_the_new_release_is_asked_about_the_old_ones_tokens(llama_folder, tmp_path):
-    from transformers import LlamaForCausalLM
 
     folder, model = llama_folder
     new = copy.deepcopy(model)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.model.prefix import Prefix

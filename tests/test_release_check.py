@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from interpkit.core.artefacts import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.model.releases import Release
-from interpkit.release.check import check, schema_notes, train, training_rows
-from interpkit.release.parameters import Policy
+from interpkit.release.check import check, schema_notes, training_rows
 
 
 def refused(code=ExitCode.INVALID, **kw) -> InterpkitError:

@@ -10,7 +10,6 @@ from interpkit.release.parameters import (
     Drift,
     Policy,
     Preflight,
-    TrainSae,
     from_cell,
     refuse_names,
     validated,

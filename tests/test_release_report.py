@@ -16,7 +16,7 @@ from interpkit.drift.figures import (
     statements_figure,
     watched_figure,
 )
-from interpkit.drift.verdict import Verdict, judge
+from interpkit.drift.verdict import judge
 from interpkit.drift.words import interval, page_one, share, summary_lines
 from interpkit.release import report
 from interpkit.release.report import report_html, short_html, write_report

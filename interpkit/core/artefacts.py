@@ -363,7 +363,7 @@ def check_artefact(folder) -> list[str]:
     )
 
 
-def open_artefact(folder, kind: str = None) -> Path:
+def open_artefact(folder, kind: str | None = None) -> Path:
     "The folder, after its manifest was verified."
     folder, what = (
         Path(folder),

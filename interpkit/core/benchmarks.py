@@ -9,7 +9,7 @@ __all__ = ['PACKAGES', 'bar', 'environment', 'commit', 'write_benchmark']
 import os
 import platform
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def write_benchmark(
     "Write `folder`/`name`.json with date, commit and environment; NaN is refused."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
     return write_json(
         folder / f"{name}.json",
         dict(

@@ -46,7 +46,7 @@ def _caption(text: str) -> str:
 
 def table_html(
     rows,  # data frame, or a list of dicts
-    caption: str = None,
+    caption: str | None = None,
 ) -> str:
     "A table as HTML: everything escaped, no script."
     df = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))

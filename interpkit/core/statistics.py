@@ -45,7 +45,7 @@ def _by_group(group, *columns) -> list[np.ndarray]:
     ]
 
 # %% ../../nbs/00_core/02_statistics.ipynb #e926d759
-def _column(name: str, x, n: int = None) -> np.ndarray:
+def _column(name: str, x, n: int | None = None) -> np.ndarray:
     x = np.asarray(x, float)
     if x.ndim != 1 or (n is not None and len(x) != n):
         raise invalid(
@@ -169,7 +169,7 @@ def sequences_needed(
     statements: int,  # K, of the check
     spread: float = 1.0,  # relative spread c of a group
     alpha: float = 0.01,
-    limit: float = None,
+    limit: float | None = None,
 ) -> int:  # counts the group that changed wholly; None: leaves it out
     "Groups with which one of `statements` settles a truth at half or twice its limit."
 

@@ -215,7 +215,7 @@ KINDS = dict(
 )
 
 
-def read_check_set(source, inputs: list[str] = None) -> pd.DataFrame:
+def read_check_set(source, inputs: list[str] | None = None) -> pd.DataFrame:
     "A validated check set from a parquet file or a data frame, all rows in their order; `inputs` are the columns that the release needs. Raises (exit code 65) with column and row."
     rows = source if isinstance(source, pd.DataFrame) else _read_parquet(Path(source))
     rows = rows.reset_index(drop="sequence_id" in rows or "sequence_id" not in rows.index.names)

@@ -8,7 +8,7 @@ __all__ = ['FIELDS', 'SPECIAL', 'PAD', 'BOS', 'DECIDE', 'LEGIT', 'FRAUD', 'VOCAB
            'features']
 
 # %% ../../nbs/02_data/00_ledger.ipynb #cfdaf319
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np

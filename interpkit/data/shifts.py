@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core.errors import bad_parameter, nearest
-from .ledger import FACTORS, Factor, World
+from .ledger import FACTORS, World
 
 # %% ../../nbs/02_data/01_shifts.ipynb #468e5b17
 def _covariate_mix(w: World, k: float) -> World:

@@ -402,15 +402,17 @@ def batches(
     site: Site,
     batch_size: int,
     seed: int = 0,
-    epochs: int = None,  # times that each token may come; None: without end
-    tokens: int = None,
+    epochs: int | None = None,  # times that each token may come; None: without end
+    tokens: int | None = None,
 ):  # tokens that are wanted; None: all of all epochs
     "Batches [batch_size, d] in float32, shuffled by sequence. Raises at once where `epochs` hold fewer than `tokens`."
     site = _check_request(self, site, batch_size, epochs, tokens)
     return _stream(self, site, batch_size, np.random.default_rng(seed), epochs, tokens)
 
 
-def batches_at(self: ActivationStore, sites, batch_size: int, seed: int = 0, epochs: int = None):
+def batches_at(
+    self: ActivationStore, sites, batch_size: int, seed: int = 0, epochs: int | None = None
+):
     "Lists of batches, one a site and all of the same tokens; sites need the same positions."
     return (list(x) for x in zip(*(self.batches(s, batch_size, seed, epochs) for s in sites)))
 

@@ -102,7 +102,9 @@ def _parts(self: ActivationStream, rng, epochs):
         epoch += 1
 
 
-def batches_at(self: ActivationStream, sites, batch_size: int, seed: int = 0, epochs: int = None):
+def batches_at(
+    self: ActivationStream, sites, batch_size: int, seed: int = 0, epochs: int | None = None
+):
     "Lists of batches [batch_size, d], one a site and all of the same tokens, in an order that the seed fixes."
     if batch_size < 1 or (epochs is not None and epochs < 1):
         raise bad_parameter(
@@ -147,7 +149,9 @@ def _shuffled(parts: list, rng) -> list:
     return [x[order] for x in whole]
 
 
-def batches(self: ActivationStream, site, batch_size: int, seed: int = 0, epochs: int = None):
+def batches(
+    self: ActivationStream, site, batch_size: int, seed: int = 0, epochs: int | None = None
+):
     "Batches [batch_size, d] of one site."
     return (x for (x,) in batches_at(self, [site], batch_size, seed, epochs))
 

@@ -176,8 +176,10 @@ def to_circuit_tracer(
     dictionary: Dictionary,
     folder,
     release=None,  # to make sure that each of its layers has a transcoder, and that its modules mean what the hooks say
-    model_name: str = None,  # by which circuit-tracer loads the model; default: name of the release
-    scan: str = None,  # under which it looks up examples of features; default: name of the folder
+    model_name: str
+    | None = None,  # by which circuit-tracer loads the model; default: name of the release
+    scan: str
+    | None = None,  # under which it looks up examples of features; default: name of the folder
     overwrite: bool = False,
 ) -> Path:
     "Write transcoders of all layers as a folder that circuit-tracer loads: same codes, same reconstruction. Raises (exit code 65) where no such folder does the same."

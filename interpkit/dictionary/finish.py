@@ -294,7 +294,8 @@ def finish(
     lr: float = 1e-3,  # of Adam, falling to zero; in units of the activations, whatever their size
     hold: float = 1.0,  # weight of the loss of training, over its size at the start
     seed: int = 0,
-    on: str = None,  # "decision", or "output": the next token at every position; default: what the release is judged by, the output of a language model
+    on: str
+    | None = None,  # "decision", or "output": the next token at every position; default: what the release is judged by, the output of a language model
     progress=None,
 ) -> Dictionary:  # called with (step, task loss of its batch)
     """The dictionary after some steps on the model's own output, to be certified anew; the one that came, with a warning, where the task loss is no lower on rows set aside.

@@ -397,7 +397,7 @@ def fit(
     device="cpu",
     folder=None,  # where to keep checkpoints and log.jsonl; None: nowhere
     data: str = "",  # says which batches these are: a digest
-    every: int = None,  # steps between checkpoints; default: a twentieth of all
+    every: int | None = None,  # steps between checkpoints; default: a twentieth of all
     progress=None,  # called with the number of tokens that were used
     watch=None,
 ) -> Trainer:  # called with rows of the log

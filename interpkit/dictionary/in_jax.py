@@ -77,7 +77,7 @@ def encode(
 
 # %% ../../nbs/03_dictionary/05b_jax.ipynb #561139af
 def decode(
-    params: JaxDictionary, codes: tuple, acts: tuple = None
+    params: JaxDictionary, codes: tuple, acts: tuple | None = None
 ) -> (
     tuple
 ):  # one [..., F] a source, and [..., d] where there is a skip -> one [..., d_out] a target

@@ -38,7 +38,7 @@ def weights_of(rows: pd.DataFrame) -> np.ndarray:  # [n]
 
 @torch.no_grad()
 def mean_activations(
-    release, dictionary: Dictionary, rows: pd.DataFrame, sites: tuple = None
+    release, dictionary: Dictionary, rows: pd.DataFrame, sites: tuple | None = None
 ) -> dict[Site, Tensor]:  # site -> [d]
     "The mean activations at the dictionary's targets, or at other sites, over the positions that count, each with the weight of its row."
     sites = tuple(sites or dictionary.targets)

@@ -104,10 +104,10 @@ def recipe(
     n_features: int,
     k: int,
     tokens: int,
-    batch_size: int = None,
-    lr: float = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     seed: int = 0,
-    stored: int = None,
+    stored: int | None = None,
     width: int = 128,
     **options,
 ) -> Recipe:
@@ -251,7 +251,7 @@ def gradients(
     white: list,  # a source: [B, d]
     active: list,  # a source: Active
     prefixes: tuple = (),
-    penalty: list = None,  # a source: the weight of the sum of its active values
+    penalty: list | None = None,  # a source: the weight of the sum of its active values
 ) -> tuple[Tensor, list]:
     "Write the gradients of the loss into `grad`; the reconstruction minus `y` [B, all targets], and for each source half the gradients of its active values, summed over tokens."
     s, (B, D), G = p.shape, y.shape, max(len(prefixes), 1)
@@ -467,7 +467,7 @@ class Trainer:
                 "pass the sources and targets that this training began with",
             )
 
-    def named(self, i: int, n: int = None) -> str:
+    def named(self, i: int, n: int | None = None) -> str:
         "The name of source i, of n."
         names = self.site.split(", ")
         return names[i] if len(names) == (n or len(self.scales)) else f"{self.site} (source {i})"

@@ -25,7 +25,8 @@ from ..data.checksets import _check_number, _has_columns, _refuse, check_digest,
 from ..data.store import ActivationStore, _cast, _counted
 from ..data.stream import ActivationStream
 from .evaluate import refuse_late
-from .finish import calibrate, finish as on_the_task, task_loss
+from .finish import calibrate, task_loss
+from .finish import finish as on_the_task
 from .fit import fit
 from .labels import label_features
 from .sparse import WIRINGS, Dictionary, SiteWeights
@@ -383,13 +384,14 @@ def train_dictionary(
     release,
     rows: pd.DataFrame,
     sites=None,  # what is read; default: the release's sites, or what goes into its MLPs
-    n_features: int = None,  # features a site; default 8 x width, at least 64
-    k: int = None,  # active features a token and site; default width / 5, from 8 to 32
+    n_features: int | None = None,  # features a site; default 8 x width, at least 64
+    k: int | None = None,  # active features a token and site; default width / 5, from 8 to 32
     tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
-    batch_size: int = None,  # default: from 256 to 4,096 tokens, see `recipe`
-    lr: float = None,  # default: 0.003, more for large batches, less for wide sites
+    batch_size: int | None = None,  # default: from 256 to 4,096 tokens, see `recipe`
+    lr: float | None = None,  # default: 0.003, more for large batches, less for wide sites
     seed: int = 0,
-    store: Path = None,  # where to keep activations and checkpoints; default: a temporary folder
+    store: Path
+    | None = None,  # where to keep activations and checkpoints; default: a temporary folder
     progress=None,  # called with the number of tokens that were used
     wiring: str = "sae",  # sae, transcoder, per_layer or clt
     targets=None,  # what is written, one a site; default: of an SAE its sites, else what comes out of the MLPs

@@ -42,6 +42,7 @@ def _canvas(
 ) -> str:
     "The SVG text that `draw(figure)` makes; sizes in inches."
     import warnings
+
     from matplotlib import style
     from matplotlib.figure import Figure
 

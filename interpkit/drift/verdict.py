@@ -57,13 +57,14 @@ class OldScores:
 
 def score_old(old, dictionary, rows: pd.DataFrame) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
+    from scipy import sparse
+
     from interpkit.dictionary.evaluate import (
         attributions,
         in_batches,
         splice_error,
         spliced_decisions,
     )  # torch: `ipk verify` reads this module without it
-    from scipy import sparse
 
     dictionary, (weight, group) = dictionary.to(old.device), _units(rows)
     bare, spliced, error, mass, size, fires = [], [], [], [], 0, []
@@ -235,8 +236,8 @@ def plan_check(
     watched_share: float = 0.02,
     segments: bool = True,
     families=(),
-    own: dict = None,
-    new: dict = None,
+    own: dict | None = None,
+    new: dict | None = None,
     check_set: str = "",
     draws: int = 8,
     seed: int = 0,
@@ -288,6 +289,7 @@ def plan_check(
 def code_digest(families) -> str:
     "SHA-256 over the source files of statistics, model, dictionary, explanation and drift floors and of a team's own families."
     import inspect
+
     import interpkit
 
     files = [
@@ -529,7 +531,7 @@ def sensitivity(table: pd.DataFrame, plan: Plan) -> dict:
     return found
 
 # %% ../../nbs/05_drift/03_verdict.ipynb #f78e74c1
-def naming(table: pd.DataFrame, plan: Plan, limit: float = None) -> pd.DataFrame:
+def naming(table: pd.DataFrame, plan: Plan, limit: float | None = None) -> pd.DataFrame:
     "Features shown to have changed beyond the watched limit: family, label, share with its 99 % interval, signed change; largest effect first."
     limit = limit or next((s.limit for s in plan.statements if s.watched), 0.5)
     alone = table[table.statement.str.contains(": ", regex=False) & (table.segment == "")]

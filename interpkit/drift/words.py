@@ -338,7 +338,7 @@ def error_rate_words(v: Verdict, plan: Plan = None) -> list[str]:
     )
 
 # %% ../../nbs/05_drift/03a_words.ipynb #1c65dccd
-def not_tested(v: Verdict, plan: Plan = None, printed: dict = None) -> list[str]:
+def not_tested(v: Verdict, plan: Plan = None, printed: dict | None = None) -> list[str]:
     "What nobody should read into the verdict, one line each."
     sites = ", ".join((printed or {}).get("reconstruction", {}).get("sites", {}))
     watched = len({s.name.split(": ", 1)[1] for s in v.statements if s.watched})
@@ -435,7 +435,7 @@ def basis(v: Verdict) -> str:
     return f"{v.sequences:,} sequences through both releases, explained by the dictionary of {v.old['name']}; {len(v.statements)} statements, their limits written down before {v.new['name']} was scored."
 
 
-def page_one(v: Verdict, printed: dict = None, plan: Plan = None) -> list[Part]:
+def page_one(v: Verdict, printed: dict | None = None, plan: Plan = None) -> list[Part]:
     "The parts of page 1, in order: lead, valid, same, behaviour, limits, error rates, not tested, next."
     parts = [
         Part(v.headline + ".", (LEAD[v.action], *map(_sentence, v.notes), basis(v))),
@@ -459,7 +459,7 @@ def page_one(v: Verdict, printed: dict = None, plan: Plan = None) -> list[Part]:
     ]
 
 
-def summary_lines(v: Verdict, printed: dict = None, plan: Plan = None) -> list[str]:
+def summary_lines(v: Verdict, printed: dict | None = None, plan: Plan = None) -> list[str]:
     "Page 1 as lines of plain text."
     lead, *parts = page_one(v, printed, plan)
     out = [lead.title, *lead.sentences]
@@ -475,7 +475,7 @@ def summary_lines(v: Verdict, printed: dict = None, plan: Plan = None) -> list[s
     return out
 
 # %% ../../nbs/05_drift/03a_words.ipynb #a73f889d
-def short_html(v: Verdict, printed: dict = None, plan: Plan = None) -> str:
+def short_html(v: Verdict, printed: dict | None = None, plan: Plan = None) -> str:
     "Page 1 as a script-free fragment, for `_repr_html_`."
     lead, *parts = page_one(v, printed, plan)
     say = lambda p: (

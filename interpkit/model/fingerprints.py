@@ -28,7 +28,10 @@ def _weights(model: nn.Module):
 
 
 def fingerprint(
-    model: nn.Module, config: dict = None, schema: dict = None, code: dict = None
+    model: nn.Module,
+    config: dict | None = None,
+    schema: dict | None = None,
+    code: dict | None = None,
 ) -> str:
     "SHA-256 over weights, configuration, tokenizer or feature schema, and digests of the code."
     h = hashlib.sha256(canonical([config or {}, schema or {}, code or {}]))

@@ -222,7 +222,7 @@ def _installed(file: str) -> bool:
     return any(p and Path(file).is_relative_to(p) for p in places)
 
 
-def own_modules(name: str, seen: set = None) -> set[str]:
+def own_modules(name: str, seen: set | None = None) -> set[str]:
     "A module and all modules of one's own that its file imports: neither Python's nor installed ones."
     seen = set() if seen is None else seen
     module = sys.modules.get(name)
@@ -273,7 +273,7 @@ def copy_code(paths, folder: Path) -> dict[str, str]:
 class Code:
     "The functions of a release folder: from its own copies where it has them, else from modules whose digest is the one that was written down."
 
-    def __init__(self, folder: Path, recorded: dict = None):
+    def __init__(self, folder: Path, recorded: dict | None = None):
         self.folder, self.digests = Path(folder), dict(recorded or {})
         for module in self.digests:
             self._verify(module)

@@ -89,7 +89,7 @@ def _check_ids(ids: np.ndarray, rows: pd.DataFrame, vocab_size: int):
         )
 
 
-def token_batch(rows: pd.DataFrame, bos=None, pad=None, vocab_size: int = None) -> Batch:
+def token_batch(rows: pd.DataFrame, bos=None, pad=None, vocab_size: int | None = None) -> Batch:
     "`input_ids` padded on the right, with attention mask, mask of the positions that count, and last real position."
     ids, real = _padded(rows, pad)
     if vocab_size is not None:
@@ -322,7 +322,7 @@ def _forward_parameters(model) -> set:
     return None if any(p.kind is p.VAR_KEYWORD for p in found) else {p.name for p in found}
 
 
-def make_inputs(spec, model, vocab_size: int = None, columns=None):
+def make_inputs(spec, model, vocab_size: int | None = None, columns=None):
     "Inputs from None (all numeric columns), {'kind': 'tokens', ...}, {'kind': 'columns', ...} or a function of rows."
     takes = _forward_parameters(model)
     if spec is None:

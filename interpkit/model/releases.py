@@ -463,8 +463,8 @@ def save(
     self: Release,
     folder,
     factory=None,  # what builds the model: factory(**factory_args); default: its class
-    factory_args: dict = None,  # plain values
-    vocabulary: dict = None,  # token name -> id, kept as vocab.json
+    factory_args: dict | None = None,  # plain values
+    vocabulary: dict | None = None,  # token name -> id, kept as vocab.json
     overwrite: bool = False,
 ) -> "Release":
     "Write a live release as a folder with release.json and return it as loaded from there. Raises (exit code 64) where class, inputs or decision can't be imported."

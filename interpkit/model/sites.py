@@ -359,7 +359,7 @@ def _put(value, new: Tensor, path=None):
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
-def _as_tokens(t: Tensor, n: int = None) -> Tensor:
+def _as_tokens(t: Tensor, n: int | None = None) -> Tensor:
     "[B, T, d] or [B, d] as [B, T, d]."
     if not t.is_floating_point():
         raise invalid("a site of floating-point numbers", f"{t.dtype}", OTHER)
@@ -387,7 +387,7 @@ def _fitted(new: Tensor, t: Tensor, site) -> Tensor:
     )  # a later in-place operation must not reach the caller's tensor
 
 
-def _hook(module: nn.Module, site: Site, fn, n: int = None):
+def _hook(module: nn.Module, site: Site, fn, n: int | None = None):
     "Call `fn(tensor)` on what passes; where it returns a tensor, that one goes on."
 
     def change(value):
@@ -412,7 +412,7 @@ def _hook(module: nn.Module, site: Site, fn, n: int = None):
 # %% ../../nbs/01_model/00_sites.ipynb #302a44f6
 @contextmanager
 def hooked(
-    model: nn.Module, fns: dict, n: int = None
+    model: nn.Module, fns: dict, n: int | None = None
 ):  # Site -> function of a tensor [B, T, d]; n: sequences in the batch
     "Call the functions at their sites while the block runs; raises (exit code 65) where a site was not passed, or more than once."
     passed, handles = {s: 0 for s in fns}, []

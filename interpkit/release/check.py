@@ -25,7 +25,8 @@ from ..drift.comparison import Comparison
 from ..drift.contract import Plan, decide, segments_of
 from ..drift.families import measure_all
 from ..drift.printed import printed as printed_numbers
-from ..drift.verdict import Limits, Verdict, judge, plan_check, preview as preview_of
+from ..drift.verdict import Limits, Verdict, judge, plan_check
+from ..drift.verdict import preview as preview_of
 from ..drift.words import short_html, summary_lines
 from ..model.releases import Release
 from .evidence import examples_of, write_evidence

@@ -94,8 +94,8 @@ def _say_preflight(job: str, result: dict, run: Path):
 # %% ../../nbs/07_release/08_cli.ipynb #49d03cd7
 Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml.")]
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
-Seed = Annotated[Optional[int], typer.Option(help="Of all draws.")]
-Timeout = Annotated[Optional[int], typer.Option(help="Seconds that a cell of a job may take.")]
+Seed = Annotated[int | None, typer.Option(help="Of all draws.")]
+Timeout = Annotated[int | None, typer.Option(help="Seconds that a cell of a job may take.")]
 Jobs = Annotated[
     Folder, typer.Option(help="A folder with a team's own copies of the job notebooks.")
 ]
@@ -113,7 +113,7 @@ def check(
     out: Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")] = "",
     config: Config = None,
     watch: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="A feature that must hold on its own; may be repeated."),
     ] = None,
     examples: Annotated[
@@ -148,18 +148,18 @@ def train(
     out: Annotated[str, typer.Option(help="Folder of the dictionary.")],
     config: Config = None,
     site: Annotated[
-        Optional[list[str]], typer.Option(help="'module.path:out'; may be repeated.")
+        list[str] | None, typer.Option(help="'module.path:out'; may be repeated.")
     ] = None,
-    features: Annotated[Optional[int], typer.Option(help="Features a site.")] = None,
-    k: Annotated[Optional[int], typer.Option(help="Active features a token.")] = None,
-    tokens: Annotated[Optional[int], typer.Option(help="Tokens to train on.")] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Largest learning rate.")] = None,
+    features: Annotated[int | None, typer.Option(help="Features a site.")] = None,
+    k: Annotated[int | None, typer.Option(help="Active features a token.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to train on.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
     finish: Annotated[
-        Optional[int], typer.Option(help="Steps on the model's own decision at the end.")
+        int | None, typer.Option(help="Steps on the model's own decision at the end.")
     ] = None,
     wiring: Annotated[Text, typer.Option(help="sae, transcoder, per_layer or clt.")] = None,
     target: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="What a transcoder or CLT writes, one a site; may be repeated."),
     ] = None,
     objective: Annotated[Text, typer.Option(help="batchtopk, topk, relu or jumprelu.")] = None,
@@ -339,9 +339,11 @@ def _versions() -> dict:
 
 def _kernel() -> str:
     "'' where a job notebook can be executed, else what is wrong."
+    from tempfile import TemporaryDirectory
+
     import nbformat
     import papermill
-    from tempfile import TemporaryDirectory
+
     from interpkit.release.runner import own_kernel
 
     with TemporaryDirectory() as tmp, own_kernel(Path(tmp) / "progress") as name:
@@ -372,6 +374,7 @@ def _kernel() -> str:
 def findings() -> list[tuple[str, str, str]]:
     "What a sound installation needs: (what, what was found, how to mend it or '')."
     import torch
+
     from interpkit.release.runner import jobs_folder
 
     versions, kernel = _versions(), _kernel()

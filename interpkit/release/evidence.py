@@ -13,18 +13,15 @@ import pandas as pd
 
 from interpkit.core.artefacts import (
     canonical,
-    check_artefact,
     digest_file,
     new_artefact,
     open_artefact,
     read_json,
-    storage_error,
     write_json,
 )
 from ..core.errors import InterpkitError, invalid
 from ..drift.contract import COLUMNS, SIGNED, Plan, decide
 from ..drift.verdict import Verdict, judge
-from .report import write_report
 
 # %% ../../nbs/07_release/02_evidence.ipynb #9630a0a6
 def _write_table(table: pd.DataFrame, path: Path):
@@ -53,8 +50,8 @@ def write_evidence(
     plan: Plan,
     table: pd.DataFrame,
     verdict: Verdict,
-    printed: dict = None,
-    preview: list[dict] = None,
+    printed: dict | None = None,
+    preview: list[dict] | None = None,
 ) -> Path:
     "Write an evidence folder. The verdict has to follow from plan and table."
     with new_artefact(folder, "evidence", overwrite=True) as tmp:
@@ -134,7 +131,7 @@ class Verified:
 
 def verify(
     folder,  # an evidence folder, or the run folder that holds it
-    expect: str = None,  # the digest (or its beginning) that was filed elsewhere
+    expect: str | None = None,  # the digest (or its beginning) that was filed elsewhere
 ) -> Verified:
     "The verdict of an evidence folder after all its digests held and it followed from its table again. Raises (exit code 65) with the names of changed files."
     run = Path(folder)

@@ -27,8 +27,8 @@ from interpkit.core.artefacts import (
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..drift.contract import Plan
 from ..drift.words import short_html, summary_lines
-from .parameters import Drift, Policy, Preflight, Report, TrainClt, TrainSae
 from .evidence import verify
+from .parameters import Drift, Policy, Preflight, Report, TrainClt, TrainSae
 from .report import write_report
 
 # %% ../../nbs/07_release/05_jobs.ipynb #7c932983
@@ -196,8 +196,8 @@ def _register(run: Path, settings: dict, loaded, dictionary) -> str:
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
-    from interpkit.release.check import forecast, schema_notes, training_rows, try_out
     from interpkit.data.checksets import read_check_set
+    from interpkit.release.check import forecast, schema_notes, training_rows, try_out
 
     run, settings = Path(p.run), begin(p)
     loaded = policy, old, new, rows = _load(settings)

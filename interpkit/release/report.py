@@ -34,7 +34,6 @@ from interpkit.drift.words import (
     quoted,
     share,
     short_html,
-    summary_lines,
     unreadable,
 )
 
@@ -92,7 +91,7 @@ def _part(p: Part) -> str:
     return f"<section><h2>{safe(p.title)}{asked}</h2><div>{''.join(body)}</div></section>"
 
 
-def page_one_html(v: Verdict, printed: dict = None, plan: Plan = None) -> str:
+def page_one_html(v: Verdict, printed: dict | None = None, plan: Plan = None) -> str:
     lead, *parts = page_one(v, printed, plan)
     first, *notes, basis = lead.sentences
     head = f"<header class={v.verdict}><h1>{safe(lead.title)}</h1><p><em>{safe(first)}</em></p>{''.join(map(paragraph, notes))}<p class=basis>{safe(basis)}</p></header>"
@@ -211,12 +210,12 @@ def _examples_html(printed: dict) -> list[str]:
     )
 
 
-def _statements_html(v: Verdict, printed: dict = None) -> list[str]:
+def _statements_html(v: Verdict, printed: dict | None = None) -> list[str]:
     changed = changed_rows(v)
     return [
         "<h2>Statements</h2>",
         paragraph(
-            f"Each is a share and its limit. PASS: the whole interval is under the limit. FAIL: all of it is over. INCONCLUSIVE: neither is shown. "
+            "Each is a share and its limit. PASS: the whole interval is under the limit. FAIL: all of it is over. INCONCLUSIVE: neither is shown. "
             "Effective counts groups of equal weight; fewer than 50 settle nothing."
         ),
         *_figures(v),
@@ -422,7 +421,9 @@ dl { display: grid; grid-template-columns: 36mm 1fr; gap: 1mm 5mm; font-size: 9.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def report_html(v: Verdict, plan: Plan, printed: dict = None, preview: list = None) -> str:
+def report_html(
+    v: Verdict, plan: Plan, printed: dict | None = None, preview: list | None = None
+) -> str:
     "The whole page as text."
     numbers = (
         _statements_html(v, printed)

@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..core.artefacts import is_storage_error, read_json, storage_error, write_json
-from ..core.errors import ExitCode, InterpkitError, bad_parameter, invalid, nearest
+from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from .jobs import asked, differences, result_of
-from .parameters import JOBS, Drift, Policy, Preflight, Report, validated
+from .parameters import JOBS, Drift, Policy, Preflight, Report
 from .progress import seconds
 
 # %% ../../nbs/07_release/06_runner.ipynb #045832d2
@@ -251,7 +251,7 @@ def _storage_fails(run: Path):
 def run_job(
     job: str,
     parameters,  # the job's model, validated
-    timeout: int = None,  # seconds a cell may take
+    timeout: int | None = None,  # seconds a cell may take
     folder=None,  # a team's copies of the notebooks
     say=None,
 ) -> dict:  # where the line goes; default: standard error
@@ -283,6 +283,7 @@ def run_job(
 def _execute(notebook: Path, out: Path, parameters, kernel: str, timeout):
     "The exception with which a notebook ended, or None."
     import logging
+
     import papermill
     from jupyter_client import AsyncKernelManager
 
@@ -373,7 +374,12 @@ def plan_jobs(p: Preflight) -> list[tuple[str, object]]:
 
 
 def run_check(
-    p: Preflight, policy: Policy = Policy(), timeout: int = None, folder=None, say=None, told=None
+    p: Preflight,
+    policy: Policy = Policy(),
+    timeout: int | None = None,
+    folder=None,
+    say=None,
+    told=None,
 ) -> dict:
     "Run all jobs of a check that have no result yet; the result of the report. `told` is called with the name and the result of each job."
     p = p.model_copy(
