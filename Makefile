@@ -19,10 +19,10 @@ $(READY): constraints.txt settings.ini setup.py
 	touch $(READY)
 
 demo: $(READY)
-	python -m interpkit.release.demo
+	python -m interpkit.gate.demo
 
 example: $(READY)
-	python -m interpkit.release.demo --keep
+	python -m interpkit.gate.demo --keep
 
 test: $(READY)
 	bash tests/run.sh
@@ -37,10 +37,10 @@ lab: $(READY)
 	cd nbs/tutorials && jupyter lab
 
 docs: $(READY)
-	python nbs/docs.py --execute
+	python tools/docs/docs.py --execute
 
 bench: $(READY)
 	cd nbs/benchmarks && papermill $(NAME).ipynb $${TMPDIR:-/tmp}/$(NAME).ipynb -p full True -k python3
 
 export: $(READY)
-	nbdev-export && nbdev-clean && python nbs/floors.py
+	nbdev-export && nbdev-clean && python tools/docs/floors.py

@@ -3,9 +3,9 @@
 __version__ = "0.1.0"
 
 _PLACES = {
-    "check": "interpkit.release.check",
+    "check": "interpkit.gate.check",
     "Release": "interpkit.model.releases",
-    "Dictionary": "interpkit.dictionary.sparse",
+    "Dictionary": "interpkit.dictionary.dictionary",
 }
 __all__ = list(_PLACES)
 

@@ -77,7 +77,7 @@ def parquet(tmp_path):
 
 @pytest.fixture(params=["torch", "triton"])
 def kernels(request, monkeypatch):
-    "Runs a test by torch's operators and by the Triton kernels, interpreted; where there is a GPU, test_dictionary_cuda.py runs them compiled."
+    "Runs a test by torch's operators and by the Triton kernels, interpreted; where there is a GPU, test_sparse_cuda.py runs them compiled."
     if request.param == "triton":
         pytest.importorskip(
             "triton", minversion="3.7"

@@ -10,8 +10,8 @@ from torch import nn
 from interpkit.core.errors import InterpkitError
 from interpkit.data.store import ActivationStore
 from interpkit.data.stream import ActivationStream
-from interpkit.dictionary.train import train_dictionary
 from interpkit.model.releases import Release
+from interpkit.training.train import train_dictionary
 
 
 @pytest.mark.parametrize("buffer, size", [(1, 1), (7, 5), (50, 16), (10**6, 1000)])

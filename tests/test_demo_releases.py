@@ -15,7 +15,7 @@ from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.data.checksets import check_digest, read_check_set
 from interpkit.data.demo import DEMO, PURPOSES, demo_folder, demo_quarter, demo_rows
 from interpkit.data.ledger import FRAUD, LEGIT, RULE
-from interpkit.dictionary.sparse import Dictionary
+from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.printed import auc
 from interpkit.drift.verdict import Limits, fit_or_raise, plan_check, score_old

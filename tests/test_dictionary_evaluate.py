@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
+from interpkit.dictionary.dictionary import Dictionary, SiteWeights
 from interpkit.dictionary.evaluate import (
     attributions,
     batch_size,
@@ -18,7 +19,6 @@ from interpkit.dictionary.evaluate import (
     in_batches,
     splice,
 )
-from interpkit.dictionary.sparse import Dictionary, SiteWeights
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.core.statistics import clopper_pearson, signed_interval, weighted_auc
+from interpkit.dictionary.dictionary import Dictionary, SiteWeights
 from interpkit.dictionary.metrics import Metric, mean_activations, skip_alone, spliced_metric
-from interpkit.dictionary.sparse import Dictionary, SiteWeights
 from interpkit.dictionary.validity import certify
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site

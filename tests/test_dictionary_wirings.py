@@ -18,13 +18,13 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.checks import CHECKS, ON_A_RELEASE, check_dictionary
+from interpkit.dictionary.dictionary import TENSORS, Dictionary, SiteWeights, unit_rows
 from interpkit.dictionary.evaluate import attributions, evaluate, run_replaced, splice
-from interpkit.dictionary.sparse import TENSORS, Dictionary, SiteWeights, unit_rows
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.comparison import Comparison
-from interpkit.drift.contract import Plan, Statement, decide
 from interpkit.drift.families import measure_all
 from interpkit.drift.printed import deletion_curve, printed
+from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release
@@ -948,7 +948,7 @@ def exact(model) -> Dictionary:
 @pytest.mark.parametrize("by, action", [(0.01, "REUSE"), (0.9, "RETRAIN")])
 def test_a_check_from_modules_to_evidence(tmp_path, by, action):
     import interpkit
-    from interpkit.release.evidence import verify
+    from interpkit.gate.evidence import verify
 
     torch.manual_seed(0)
     model, data = (
@@ -1100,9 +1100,9 @@ def test_checks_hold_for_awkward_dictionaries():
 @pytest.mark.skipif(find_spec("sae_lens") is None, reason="SAELens is not installed")
 @pytest.mark.parametrize("kind", ["jumprelu", "standard", "gated"])
 def test_what_comes_from_saelens_passes_all_checks(kind):
-    import test_dictionary_interop as interop
+    import test_bridges_saelens as interop
 
-    from interpkit.dictionary.interop import from_saelens
+    from interpkit.bridges.saelens import from_saelens
 
     release, rows = world().old, world(300).rows
     assert (

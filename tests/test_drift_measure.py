@@ -10,9 +10,8 @@ from test_explain import every_effect
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
-from interpkit.dictionary.sparse import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary, SiteWeights
 from interpkit.drift.comparison import Comparison, hashed
-from interpkit.drift.contract import ALL, Plan, Statement, decide
 from interpkit.drift.families import (
     Activation,
     Effect,
@@ -24,6 +23,7 @@ from interpkit.drift.families import (
     measure_all,
 )
 from interpkit.drift.simulate import small_world
+from interpkit.drift.statements import ALL, Plan, Statement, decide
 from interpkit.drift.verdict import judge, plan_check
 from interpkit.model.releases import Release
 

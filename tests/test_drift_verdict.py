@@ -18,10 +18,10 @@ import interpkit.drift.verdict as verdict_module
 from interpkit.core.errors import InterpkitError
 from interpkit.core.statistics import Interval
 from interpkit.drift.comparison import Comparison
-from interpkit.drift.contract import Plan, Statement, decide
 from interpkit.drift.families import load_families, measure
 from interpkit.drift.printed import auc, printed
 from interpkit.drift.simulate import small_world
+from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import (
     Limits,
     OldScores,

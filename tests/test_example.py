@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from interpkit.release.evidence import verify
-from interpkit.release.report import write_report
+from interpkit.gate.evidence import verify
+from interpkit.gate.report import write_report
 
 EXAMPLE = Path(__file__).parent.parent / "nbs" / "example"
 

@@ -8,7 +8,7 @@ from test_dictionary_evaluate import alone, by_hand, directions, truth, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
-from interpkit.dictionary.sparse import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary, SiteWeights
 from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release

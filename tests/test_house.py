@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "interpkit"
-sys.path.insert(0, str(NBS))
+sys.path.insert(0, str(ROOT / "tools" / "docs"))
 import floors
 import links
 
@@ -152,7 +152,7 @@ def test_makefile_has_its_targets():
     text = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", text, re.M))
     assert {"demo", "test", "quick", "lab", "docs", "bench", "export"} <= targets
-    for script in re.findall(r"(?:bash|python) ((?:tests|nbs)/[\w./]+)", text):
+    for script in re.findall(r"(?:bash|python) ((?:tests|tools)/[\w./]+)", text):
         assert (ROOT / script).exists(), script
 
 
@@ -238,11 +238,11 @@ def test_floors_import_only_floors_below():
 
 def test_an_import_of_a_floor_above_would_be_found(tmp_path, monkeypatch):
     file = PACKAGE / "core" / "made_up.py"
-    text = "def f():\n    from ..drift import verdict\n    import interpkit.release.check\n    from interpkit import serve\n"
+    text = "def f():\n    from ..drift import verdict\n    import interpkit.gate.check\n    from interpkit import serve\n"
     monkeypatch.setattr(Path, "read_text", lambda self, **_: text)
     assert {m for m, _ in imported(file)} == {
         "interpkit.drift",
-        "interpkit.release.check",
+        "interpkit.gate.check",
         "interpkit",
         "interpkit.serve",
     }
@@ -263,7 +263,7 @@ def test_modules_lie_on_the_floor_of_their_notebook():
 def test_sidebar_follows_from_floors_and_files():
     import yaml
 
-    assert (NBS / "sidebar.yml").read_text() == floors.sidebar(), "run: python nbs/floors.py"
+    assert (NBS / "sidebar.yml").read_text() == floors.sidebar(), "run: python tools/docs/floors.py"
     contents = yaml.safe_load(floors.sidebar())["website"]["sidebar"]["contents"]
     pages = [p for c in contents for p in (c["contents"] if isinstance(c, dict) else [c])]
     assert sorted(p for p in pages if p.endswith(".ipynb")) == sorted(
@@ -291,7 +291,7 @@ def test_quarto_files_are_as_nbdev_expects():
 def test_readme_is_what_the_index_says():
     if not (NBS / "index.ipynb").exists():
         pytest.skip("nbs/index.ipynb is not written yet")
-    assert (ROOT / "README.md").read_text() == floors.readme(), "run: python nbs/floors.py"
+    assert (ROOT / "README.md").read_text() == floors.readme(), "run: python tools/docs/floors.py"
 
 
 # Notebooks
@@ -356,7 +356,7 @@ def test_parameters_are_few_literals_with_a_comment_each(notebook):
 
 @each_job
 def test_parameters_are_those_of_the_jobs_model(notebook):
-    from interpkit.release.parameters import JOBS as MODELS
+    from interpkit.gate.parameters import JOBS as MODELS
 
     given, _ = parameters(notebook)
     fields = MODELS[notebook.stem].model_fields
@@ -369,7 +369,7 @@ def test_parameters_are_those_of_the_jobs_model(notebook):
 
 
 def test_every_job_has_a_notebook():
-    from interpkit.release.parameters import JOBS as MODELS
+    from interpkit.gate.parameters import JOBS as MODELS
 
     assert {p.stem for p in JOBS} == set(MODELS)
 
@@ -398,16 +398,16 @@ def test_broken_links_are_found(tmp_path):
 def test_names_in_backticks_lead_to_their_page(tmp_path):
     import docs
 
-    known = docs.names() | {"Dictionary.load": "03_dictionary/sparse.html#dictionary.load"}
+    known = docs.names() | {"Dictionary.load": "04_dictionary/sparse.html#dictionary.load"}
     anchors = {
-        ("05_drift/contract.md", "decide"),
-        ("03_dictionary/sparse.md", "dictionary.load"),
-        ("07_release/check.md", "check"),
+        ("08_drift/contract.md", "decide"),
+        ("04_dictionary/sparse.md", "dictionary.load"),
+        ("09_gate/check.md", "check"),
     }
-    text = docs.Text(NBS / "07_release" / "01_report.ipynb", "07_release/report.md", known, anchors)
+    text = docs.Text(NBS / "09_gate" / "01_report.ipynb", "09_gate/report.md", known, anchors)
     assert (
         text.finished("see `decide(table, plan)` and `Dictionary.load`")
-        == "see [`decide(table, plan)`](../05_drift/contract.md#decide) and [`Dictionary.load`](../03_dictionary/sparse.md#dictionary.load)"
+        == "see [`decide(table, plan)`](../08_drift/contract.md#decide) and [`Dictionary.load`](../04_dictionary/sparse.md#dictionary.load)"
     )
     assert (
         text.finished("a `check` of `rows`, `no_such_name`")
@@ -437,7 +437,7 @@ def test_exported_cells_are_documented_from_their_source():
 
 def test_the_family_of_contributing_works(tmp_path, monkeypatch):
     from interpkit.drift.simulate import check_family, small_world
-    from interpkit.release.parameters import Policy
+    from interpkit.gate.parameters import Policy
 
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (tmp_path / "fraud_families.py").write_text(
@@ -469,7 +469,7 @@ def test_the_documentation_builds_without_a_broken_link(tmp_path, monkeypatch):
     assert {docs.page_of(p).replace(".md", ".html") for p in docs.sources()} <= made and len(
         made
     ) > 50
-    page = (tmp_path / "site" / "05_drift" / "contract.html").read_text()
+    page = (tmp_path / "site" / "08_drift" / "contract.html").read_text()
     assert 'id="decide"' in page and "#| export" not in page
     for result in (NBS / "benchmarks" / "results").glob("*.json"):
         shown = (tmp_path / "site" / "benchmarks" / "results.html").read_text()

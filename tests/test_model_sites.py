@@ -812,7 +812,7 @@ def test_names_that_have_two_meanings_need_the_model_to_be_told_apart():
     ],
 )
 def test_hooks_of_the_mlp_itself_are_not_those_of_the_stream(family, module):
-    from interpkit.dictionary.circuit_tracer import _hook, _sites
+    from interpkit.bridges.circuit_tracer import _hook, _sites
 
     model, at = tiny(family), "model.layers.{}".format
     assert _sites("mlp.hook_in", "mlp.hook_out", 2, model) == (

@@ -105,7 +105,7 @@ def test_a_check_runs_from_the_wheel_outside_of_the_checkout(venv, tiny, tmp_pat
     done = python(
         venv,
         "-m",
-        "interpkit.release.cli",
+        "interpkit.gate.cli",
         "check",
         "--old",
         tiny.v1,
@@ -119,7 +119,7 @@ def test_a_check_runs_from_the_wheel_outside_of_the_checkout(venv, tiny, tmp_pat
     )
     assert done.returncode == 10, done.stdout + done.stderr
     assert (tmp_path / "runs" / "v1--v2" / "report.html").exists() and "FAIL, REVIEW" in done.stdout
-    done = python(venv, "-m", "interpkit.release.cli", "jobs", cwd=tmp_path)
+    done = python(venv, "-m", "interpkit.gate.cli", "jobs", cwd=tmp_path)
     assert str(venv.parent.parent) in done.stdout
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid, nearest
-from .store import _cast, _counted
+from .store import cast_finite
 from ..model.inputs import row_numbers
-from ..model.sites import Site, capture
+from ..model.sites import Site, capture, counted
 
 # %% ../../nbs/02_data/03a_stream.ipynb #cbad2aa0
 class ActivationStream:
@@ -49,8 +49,8 @@ class ActivationStream:
         batch = self.release.batch(self.rows.iloc[part])
         acts = capture(self.release.model, self.sites, batch)
         out = [
-            _cast(
-                torch.where((m := _counted(acts[s], batch.mask))[..., None], acts[s], 0),
+            cast_finite(
+                torch.where((m := counted(acts[s], batch.mask))[..., None], acts[s], 0),
                 s,
                 torch.float32,
                 self.numbers[part],

@@ -140,12 +140,13 @@ def canary(release, rows: pd.DataFrame, sites) -> dict[str, np.ndarray]:
     "What the release gives on canary rows: its decisions, and the activations at each site [B, T, d], zero at positions that do not count."
     batch = release.batch(release.pin(rows))
     found = {"decision": release.run(batch)} | {
-        str(s): _counted(a, batch.mask) for s, a in capture(release.model, sites, batch).items()
+        str(s): _only_counted(a, batch.mask)
+        for s, a in capture(release.model, sites, batch).items()
     }
     return {k: v.detach().cpu().numpy() for k, v in found.items()}
 
 
-def _counted(acts, mask):
+def _only_counted(acts, mask):
     return acts if mask is None or mask.shape != acts.shape[:2] else acts * mask[..., None]
 
 

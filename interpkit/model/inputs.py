@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
-from .sites import Batch, _tensors
+from .sites import Batch, map_tensors
 
 # %% ../../nbs/01_model/02_inputs.ipynb #c49a72a8
 RESERVED = ("sequence_id", "segment", "timestamp", "label", "weight", "group_id")
@@ -164,7 +164,7 @@ def _as_float32(x):
 
 def _lengths(made) -> list[int]:
     found = []
-    _tensors(made, lambda t: found.append(t.shape[0] if t.ndim else 0) or t)
+    map_tensors(made, lambda t: found.append(t.shape[0] if t.ndim else 0) or t)
     return found
 
 

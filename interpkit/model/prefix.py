@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import invalid
-from .sites import Batch, Site, _first, _fitted, _put, _tensors, hooked, pick
+from interpkit.model.sites import (
+    Batch,
+    Site,
+    first_tensor,
+    fit_replacement,
+    hooked,
+    map_tensors,
+    pick,
+    put_tensor,
+)
 
 # %% ../../nbs/01_model/01_prefix.ipynb #6702a28b
 @torch.no_grad()
@@ -74,7 +83,7 @@ def _remembering(model: nn.Module, names):
 
     def keep(name):
         return lambda _, __, value: outputs.__setitem__(
-            name, _tensors(value, lambda t: t.detach().clone())
+            name, map_tensors(value, lambda t: t.detach().clone())
         )
 
     handles = [modules[n].register_forward_hook(keep(n)) for n in names]
@@ -180,8 +189,8 @@ class Prefix:
         answers = self._answers(known, index)
         for s, r in changed.items():
             if s.side == "out" and s.module in answers:
-                answers[s.module] = _put(
-                    answers[s.module], _fitted(r, _first(answers[s.module]), s)
+                answers[s.module] = put_tensor(
+                    answers[s.module], fit_replacement(r, first_tensor(answers[s.module]), s)
                 )
         hooks = {
             s: (lambda t, r=r: r)
@@ -198,7 +207,7 @@ class Prefix:
             found = pick(t, index, self.batch.n)
             return found.clone() if found is t else found
 
-        return {n: _tensors(self.outputs[n], rows) for n in modules}
+        return {n: map_tensors(self.outputs[n], rows) for n in modules}
 
 
 def _agree(a: Tensor, b: Tensor, share: float, least: float = 1e-6) -> bool:

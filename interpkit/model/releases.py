@@ -33,7 +33,7 @@ from interpkit.model.folders import (
     weight_files,
 )
 from .inputs import ColumnInputs, TokenInputs, make_inputs
-from .sites import Batch, Site, _as_tokens, _first, capture, find_module
+from .sites import Batch, Site, as_tokens, capture, find_module, first_tensor
 
 # %% ../../nbs/01_model/05_releases.ipynb #fb028afd
 ACTIVATIONS = (
@@ -334,10 +334,10 @@ Release.sites = sites
 def _shape(out, n: int) -> str:
     "'[B, T, 64]', or '' for what is no site."
     try:
-        _as_tokens(_first(out), n)
+        as_tokens(first_tensor(out), n)
     except InterpkitError:
         return ""
-    return f"[{', '.join(['B', 'T', ''][: _first(out).ndim - 1] + [str(_first(out).shape[-1])])}]"
+    return f"[{', '.join(['B', 'T', ''][: first_tensor(out).ndim - 1] + [str(first_tensor(out).shape[-1])])}]"
 
 # %% ../../nbs/01_model/05_releases.ipynb #a2f5f7c8
 def _head(folder: Path) -> dict:

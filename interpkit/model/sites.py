@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LLAMA', 'GPT2', 'POST', 'BLOCKS', 'PLAIN', 'OTHER', 'Site', 'find_module', 'BlockKind', 'site_from_hook_name',
-           'hook_name_from_site', 'mlp_sites', 'Batch', 'pick', 'hooked', 'capture', 'run_spliced', 'grad_at_sites']
+           'hook_name_from_site', 'mlp_sites', 'map_tensors', 'Batch', 'pick', 'first_tensor', 'put_tensor',
+           'as_tokens', 'fit_replacement', 'counted', 'hooked', 'capture', 'run_spliced', 'grad_at_sites']
 
 # %% ../../nbs/01_model/00_sites.ipynb #2ca0798e
 import difflib
@@ -228,18 +229,18 @@ def mlp_sites(model: nn.Module) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     return tuple(h["mlp_in"] for h in found), tuple(h["mlp_out"] for h in found)
 
 # %% ../../nbs/01_model/00_sites.ipynb #e8b9e4ba
-def _tensors(x, fn):
+def map_tensors(x, fn):
     "`x` with `fn` applied to every tensor in it: tuples, lists, dicts and Hugging Face outputs."
     if torch.is_tensor(x):
         return fn(x)
     if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return type(x)(*(_tensors(v, fn) for v in x))
+        return type(x)(*(map_tensors(v, fn) for v in x))
     if isinstance(x, (tuple, list)):
-        return type(x)(_tensors(v, fn) for v in x)
+        return type(x)(map_tensors(v, fn) for v in x)
     if type(x) is dict:
-        return {k: _tensors(v, fn) for k, v in x.items()}
+        return {k: map_tensors(v, fn) for k, v in x.items()}
     if isinstance(x, dict):
-        return type(x)(**{k: _tensors(v, fn) for k, v in x.items()})
+        return type(x)(**{k: map_tensors(v, fn) for k, v in x.items()})
     return x
 
 
@@ -261,9 +262,9 @@ class Batch:
     def map(self, fn) -> "Batch":
         return replace(
             self,
-            args=_tensors(self.args, fn),
-            kwargs=_tensors(self.kwargs or {}, fn),
-            **{k: _tensors(getattr(self, k), fn) for k in ("mask", "last", "targets", "rows")},
+            args=map_tensors(self.args, fn),
+            kwargs=map_tensors(self.kwargs or {}, fn),
+            **{k: map_tensors(getattr(self, k), fn) for k in ("mask", "last", "targets", "rows")},
         )
 
     def to(self, device) -> "Batch":
@@ -299,7 +300,7 @@ def pick(t: Tensor, index: Tensor, n: int) -> Tensor:
 
 
 def _refused(model, batch: Batch, e: Exception):
-    shapes = _tensors(
+    shapes = map_tensors(
         [*batch.args, batch.kwargs or {}],
         lambda t: f"{t.dtype} {list(t.shape)}".removeprefix("torch."),
     )
@@ -336,7 +337,7 @@ def _find(value):
     return None
 
 
-def _first(value) -> Tensor:
+def first_tensor(value) -> Tensor:
     path = _find(value)
     if path is None:
         raise invalid(
@@ -347,19 +348,21 @@ def _first(value) -> Tensor:
     return value
 
 
-def _put(value, new: Tensor, path=None):
+def put_tensor(value, new: Tensor, path=None):
     "`value` with `new` in place of its first tensor."
     path = _find(value) if path is None else path
     if not path:
         return new
     key, rest = path[0], path[1:]
     if isinstance(value, dict):
-        return type(value)(**{k: _put(v, new, rest) if k == key else v for k, v in value.items()})
-    parts = [_put(v, new, rest) if i == key else v for i, v in enumerate(value)]
+        return type(value)(
+            **{k: put_tensor(v, new, rest) if k == key else v for k, v in value.items()}
+        )
+    parts = [put_tensor(v, new, rest) if i == key else v for i, v in enumerate(value)]
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
-def _as_tokens(t: Tensor, n: int | None = None) -> Tensor:
+def as_tokens(t: Tensor, n: int | None = None) -> Tensor:
     "[B, T, d] or [B, d] as [B, T, d]."
     if not t.is_floating_point():
         raise invalid("a site of floating-point numbers", f"{t.dtype}", OTHER)
@@ -374,11 +377,11 @@ def _as_tokens(t: Tensor, n: int | None = None) -> Tensor:
     return t[:, None] if t.ndim == 2 else t
 
 
-def _fitted(new: Tensor, t: Tensor, site) -> Tensor:
+def fit_replacement(new: Tensor, t: Tensor, site) -> Tensor:
     "A replacement in the shape and type of what it replaces."
-    if new.shape != _as_tokens(t).shape:
+    if new.shape != as_tokens(t).shape:
         raise invalid(
-            f"a replacement of shape {list(_as_tokens(t).shape)} at {site}",
+            f"a replacement of shape {list(as_tokens(t).shape)} at {site}",
             f"{list(new.shape)}",
             "the widths of all sites of a release: release.sites()",
         )
@@ -391,9 +394,9 @@ def _hook(module: nn.Module, site: Site, fn, n: int | None = None):
     "Call `fn(tensor)` on what passes; where it returns a tensor, that one goes on."
 
     def change(value):
-        t = _first(value)
-        new = fn(_as_tokens(t, n))
-        return None if new is None else _put(value, _fitted(new, t, site))
+        t = first_tensor(value)
+        new = fn(as_tokens(t, n))
+        return None if new is None else put_tensor(value, fit_replacement(new, t, site))
 
     def out(_, args, value):
         return change(value)
@@ -408,6 +411,13 @@ def _hook(module: nn.Module, site: Site, fn, n: int | None = None):
         if site.side == "out"
         else module.register_forward_pre_hook(into, with_kwargs=True)
     )
+
+
+def counted(acts: Tensor, mask: Tensor | None) -> Tensor:  # [B, T, d], bool [B, T] -> bool [B, T]
+    "The positions that count: no start token, no padding; all where there is no mask or no token axis."
+    if mask is None or mask.shape[1] != acts.shape[1]:
+        return torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
+    return mask.to(acts.device)
 
 # %% ../../nbs/01_model/00_sites.ipynb #302a44f6
 @contextmanager

@@ -1,0 +1,246 @@
+"Tables and what is decided on them: nothing broken, empty or not finite ever passes."
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from interpkit.core.errors import InterpkitError
+from interpkit.drift.statements import ALL, COLUMNS, Plan, Statement, decide, segments_of
+from interpkit.drift.verdict import judge, sensitivity
+
+EFFECT, WATCHED = Statement("effect", "same", 0.25), Statement("effect: travel", "same", 0.5)
+VALID = Statement("splice error", "valid", 0.1)
+
+
+def table(n=200, statement="effect", segment="", share=0.1, seed=0, **columns):
+    rng = np.random.default_rng(seed)
+    size = rng.lognormal(0, 0.5, n)
+    return pd.DataFrame(
+        dict(
+            statement=statement,
+            segment=segment,
+            sequence=[f"h{i}" for i in range(n)],
+            group=[f"h{i}" for i in range(n)],
+            weight=1.0,
+            numerator=share * size * rng.lognormal(-0.02, 0.2, n),
+            denominator=size,
+        )
+        | columns
+    )
+
+
+def plan(*statements, n=200, **kw):
+    return Plan(statements or (EFFECT,), sequences=n, **kw)
+
+
+def refused(t, p=None):
+    with pytest.raises(InterpkitError) as e:
+        decide(t, p or plan())
+    assert e.value.code == 65
+    return str(e.value)
+
+
+# arithmetic
+
+
+def test_one_statement_by_the_formulas():
+    t = table(
+        weight=np.where(np.arange(200) % 3 == 0, 4.0, 1.0),
+        group=[f"g{i // 2}" for i in range(200)],
+        change=-0.5,
+        base=2.0,
+    )
+    s = decide(t, plan(EFFECT, WATCHED))[0]  # two statements share alpha
+    w, num, den = (t[c].to_numpy() for c in ("weight", "numerator", "denominator"))
+    N, M, W = ((x.reshape(100, 2)).sum(1) for x in (w * num, w * den, w))
+    R, n_eff = N.sum() / M.sum(), W.sum() ** 2 / (W**2).sum()
+    spread = np.std(N - R * M, ddof=1) * math.sqrt(100) / M.sum()
+    q = stats.t.ppf(1 - 0.01 / 4, n_eff - 1)
+    assert (
+        s.ratio == pytest.approx(R)
+        and s.n_eff == pytest.approx(n_eff)
+        and s.spread == pytest.approx(spread)
+        and s.n == 200
+    )
+    assert s.lower == pytest.approx(R * math.exp(-q * spread / R)) and s.upper == pytest.approx(
+        (N.sum() + M.mean()) / (M.sum() + M.mean()) * math.exp(q * spread / R)
+    )
+    assert s.change == pytest.approx(-0.25) and s.outcome == "PASS"
+    assert decide(t, plan(EFFECT, WATCHED))[1].outcome == "INCONCLUSIVE"  # no row of it
+
+
+def test_change_is_negative_where_an_effect_weakens_whatever_its_sign():
+    for base, change, said in (
+        (2.0, -1.0, -0.5),
+        (-2.0, 1.0, -0.5),
+        (2.0, 1.0, 0.5),
+        (-2.0, -1.0, 0.5),
+    ):
+        assert decide(table(change=change, base=base), plan())[0].change == pytest.approx(said)
+    assert (
+        decide(table(change=1.0, base=0.0), plan())[0].change is None
+        and decide(table(), plan())[0].change is None
+    )
+
+
+@pytest.mark.parametrize("share, outcome", [(0.1, "PASS"), (0.25, "INCONCLUSIVE"), (0.6, "FAIL")])
+def test_outcomes(share, outcome):
+    assert decide(table(share=share), plan())[0].outcome == outcome
+
+
+def test_statements_are_decided_on_their_own_rows():
+    t = pd.concat(
+        [
+            table(),
+            table(60, segment="north", share=0.6),
+            table(80, "effect: travel", share=0.9),
+            table(200, "effect: other", share=9.0),
+        ]
+    )
+    north = Statement("effect", "same", 0.25, "north")
+    found = decide(t, plan(EFFECT, north, WATCHED, segments={"north": 60}))
+    assert [s.outcome for s in found] == ["PASS", "FAIL", "FAIL"] and [s.n for s in found] == [
+        200,
+        60,
+        80,
+    ]
+
+
+# what is refused
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_missing_columns(column):
+    assert column in refused(table().drop(columns=column))
+
+
+@pytest.mark.parametrize("column", ["weight", "numerator", "denominator", "change", "base"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite(column, value):
+    t = table(change=0.0, base=1.0)
+    t.loc[17, column] = value
+    assert "finite" in refused(t)
+    unplanned = pd.concat([table(), t.assign(statement="something else")])
+    assert "finite" in refused(unplanned)
+
+
+@pytest.mark.parametrize("column", ["weight", "numerator", "denominator"])
+def test_negative_numbers(column):
+    t = table()
+    t.loc[3, column] = -1e-9
+    refused(t)
+    if column != "weight":
+        refused(
+            pd.concat([table(), t.assign(statement="something else")])
+        )  # naming reads rows that no statement is about
+
+
+def test_missing_and_doubled_rows():
+    north = Statement("effect", "same", 0.25, "north")
+    assert (
+        "200 rows" in refused(table().head(199))
+        and "200 rows" in refused(table().head(0))
+        and "200 rows" in refused(table(statement="another"))
+    )
+    assert "some twice" in refused(pd.concat([table().head(199), table().head(1)]))
+    whole = pd.concat([table(), table(60, segment="north")])
+    assert "61 rows" in refused(
+        whole, plan(EFFECT, north, segments={"north": 61})
+    ) and "segment 'north'" in refused(table(), plan(EFFECT, north, segments={"north": 60}))
+
+
+def test_plans_without_statements_or_with_two_of_one_name():
+    assert "none" in refused(table(), Plan((), sequences=200)) and "twice" in refused(
+        table(), plan(EFFECT, replace(EFFECT, limit=0.9))
+    )
+
+
+# no path to PASS
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        table(0),
+        table(1),
+        table(49),
+        table(200, share=0.0, denominator=0.0),
+        table(200, share=0.0, weight=0.0),
+        table(200, share=0.0, group="one"),
+        table(200, share=0.0, weight=[1e6] + [1.0] * 199),
+        table(98, share=0.0, group=[f"g{i // 2}" for i in range(98)]),
+    ],
+    ids=range(8),
+)
+def test_too_little_is_inconclusive_even_where_nothing_changed(broken):
+    s = decide(broken, plan(n=len(broken)))[0]
+    assert s.outcome == "INCONCLUSIVE" and s.reason
+
+
+def test_fifty_groups_are_enough():
+    assert (
+        decide(table(50, share=0.0), plan(n=50))[0].outcome == "PASS"
+        and decide(table(49, share=0.0), plan(n=49))[0].outcome == "INCONCLUSIVE"
+    )
+
+
+def test_a_share_of_nothing_is_unknown_and_can_be_written_down():
+    for t in (table(200, share=0.0, denominator=0.0), table(1)):
+        s = decide(t, plan(n=len(t)))[0]
+        text = json.dumps(s.to_dict(), allow_nan=False)
+        assert Statement(**json.loads(text)).outcome == "INCONCLUSIVE" and s.upper is None
+    assert decide(table(200, share=0.0, denominator=0.0), plan())[0].ratio is None
+
+
+@pytest.mark.parametrize("limit", [math.nan, 0.0, -1.0])
+def test_a_limit_that_is_none_never_passes(limit):
+    assert decide(table(share=0.0), plan(replace(EFFECT, limit=limit)))[0].outcome != "PASS"
+
+
+def test_judge_needs_decided_statements_of_both_questions():
+    decided = decide(table(), plan())
+    for statements in ([], decided, [EFFECT, VALID], [*decided, VALID]):
+        with pytest.raises(InterpkitError) as e:
+            judge(statements, plan())
+        assert e.value.code == 65
+    with pytest.raises(InterpkitError):
+        sensitivity(table().head(3), plan())
+
+
+# plans and segments
+
+
+def test_plan_round_trip():
+    p = Plan(
+        (EFFECT, WATCHED),
+        (3,),
+        dict(name="v1"),
+        dict(name="v2"),
+        "d",
+        "c",
+        "code",
+        ("bank:Mine",),
+        dict(splice_error=0.01),
+        512,
+        200,
+        190,
+        16,
+        7,
+        0.01,
+        {"north": 60},
+    )
+    assert Plan.from_dict(json.loads(json.dumps(p.to_dict()))) == p
+    assert [s.limit for s in p.scaled(2).statements] == [0.5, 1.0]
+
+
+def test_segments_are_text_and_none_is_the_whole_set():
+    rows = pd.DataFrame(dict(segment=["", "a: b", 3, "é\n"]))
+    assert (
+        segments_of(rows).tolist() == [ALL, "a: b", "3", "é\n"]
+        and segments_of(rows[[]]).tolist() == [""] * 4
+    )

@@ -1,0 +1,337 @@
+"From a Hugging Face model to a certified dictionary of every wiring, and what is refused before anything is stored."
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from interpkit.core.errors import InterpkitError
+from interpkit.dictionary.checks import check_dictionary
+from interpkit.dictionary.dictionary import WIRINGS, Dictionary
+from interpkit.dictionary.validity import verify_canary
+from interpkit.model.releases import Release
+from interpkit.model.sites import Site, capture, mlp_sites
+from interpkit.training.train import train_dictionary, wired
+
+V, WIDTH, LAYERS = 40, 16, 3
+
+
+@lru_cache
+def release(family) -> Release:
+    torch.manual_seed(0)
+    if family == "llama":
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=V,
+                hidden_size=WIDTH,
+                intermediate_size=32,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=2,
+                initializer_range=0.4,
+                use_cache=False,
+            )
+        )
+    else:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=V,
+                n_embd=WIDTH,
+                n_layer=LAYERS,
+                n_head=2,
+                n_positions=16,
+                initializer_range=0.3,
+                bos_token_id=1,
+                eos_token_id=2,
+                use_cache=False,
+            )
+        )
+    return Release.from_module(
+        model,
+        inputs=dict(kind="tokens", bos=1, pad=0),
+        decision=dict(kind="logit_difference", positive=3, negative=4),
+        sites=[dict(llama="model.layers.1", gpt2="transformer.h.1")[family]],
+        name=family,
+        device="cpu",
+    )
+
+
+@lru_cache
+def rows(n=300):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        dict(
+            sequence_id=[f"s{i}" for i in range(n)],
+            input_ids=[[1, *rng.integers(3, V, k).tolist()] for k in rng.integers(4, 12, n)],
+        )
+    )
+
+
+def train(family="llama", **kwargs) -> Dictionary:
+    return train_dictionary(
+        release(family),
+        rows(),
+        **(dict(n_features=48, k=4, tokens=40_000, batch_size=128) | kwargs),
+    )
+
+
+def refused(code, call, *said) -> InterpkitError:
+    with pytest.raises(InterpkitError) as e:
+        call()
+    assert e.value.code == code, e.value
+    for text in said:
+        assert text in str(e.value), (text, str(e.value))
+    return e.value
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
+    d, r = train(family, wiring=wiring), release(family)
+    reads, writes = mlp_sites(r.model)
+    expected = dict(
+        sae=(r.default_sites, r.default_sites), transcoder=(reads[1:2], writes[1:2])
+    ).get(wiring, (reads, writes))
+    assert d.wiring == wiring and (d.sites, d.targets) == expected
+    assert [list(w.W_dec.shape) for w in d.weights] == [
+        [48, LAYERS - i if wiring == "clt" else 1, WIDTH] for i in range(len(d.sites))
+    ]
+    m = d.validity["measured"]
+    assert abs(m["l0"] / 4 - 1) < 0.15, m  # a site
+    assert (
+        all(np.isfinite(v) for v in m.values())
+        and len(set(d.labels)) == d.n_features
+        and 0 < m["splice_error"] < 1
+    )
+    verify_canary(d, r)
+    assert (check_dictionary(d, r, rows()).outcome == "holds").all()
+    d.save(tmp_path / "d")
+    assert Dictionary.load(tmp_path / "d", r).fingerprint == d.fingerprint
+    acts = capture(
+        r.model, tuple(dict.fromkeys((*d.sites, *d.targets))), r.batch(r.pin(rows().iloc[:64]))
+    )
+    real = r.batch(r.pin(rows().iloc[:64])).mask
+    made = d.forward({s: acts[s] for s in d.sites})
+    for t in d.targets:
+        y, x = acts[t][real], made[t][real]
+        assert float((x - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.7, (wiring, t)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(objective="jumprelu"),
+        dict(objective="topk", prefixes=(16,)),
+        dict(objective="relu", tokens=80_000),
+        dict(tied=True),
+        dict(skip=True),
+        dict(tied=True, skip=True, objective="jumprelu", prefixes=(16,)),
+    ],
+)
+def test_options_of_a_recipe_reach_a_clt(options):
+    d = train(wiring="clt", **options)
+    said = {
+        n: list(v) + [48] if n == "prefixes" else v
+        for n, v in options.items()
+        if n in ("prefixes", "tied", "skip")
+    }
+    assert {
+        n: list(v) if n == "prefixes" else v for n, v in d.training.items() if n in said
+    } == said
+    assert (
+        d.training["trainer"].split()[-1].lower().startswith(options.get("objective", "batchtopk"))
+    )
+    assert d.tied == bool(options.get("tied")) and all(
+        (w.W_skip is not None) == bool(options.get("skip")) for w in d.weights
+    )
+    assert all(len(w.threshold.unique()) > 1 for w in d.weights) == (
+        options.get("objective") == "jumprelu"
+    )
+    verify_canary(d, release("llama"))
+    check_dictionary(d)
+
+
+# what is refused, and before anything is stored
+
+IN, OUT = (
+    ["model.layers.0:in", "model.layers.1:in"],
+    ["model.layers.0.mlp:out", "model.layers.1.mlp:out"],
+)
+
+
+@pytest.mark.parametrize(
+    "kwargs,said",
+    [
+        (dict(wiring="clt", sites=IN), ["sites and targets, or neither", "only sites"]),
+        (dict(wiring="clt", targets=OUT), ["only targets"]),
+        (
+            dict(wiring="clt", sites=IN, targets=OUT[:1]),
+            ["one target a source", "2 sites", "1 targets"],
+        ),
+        (dict(wiring="per_layer", sites=IN[:1], targets=OUT), ["1 sites", "2 targets"]),
+        (dict(wiring="transcoder", sites=IN, targets=OUT), ["wiring='per_layer'"]),
+        (
+            dict(wiring="transcoder", sites=IN[:1], targets=IN[:1]),
+            ["model.layers.0:in more than once", "is an SAE"],
+        ),
+        (
+            dict(wiring="clt", sites=[IN[0], IN[0]], targets=OUT),
+            ["model.layers.0:in more than once"],
+        ),
+        (dict(wiring="sae", sites=IN, targets=OUT), ["no targets", "wiring='transcoder'"]),
+        (dict(wiring="ctl"), ["did you mean 'clt'?"]),
+        (dict(wiring="sae", skip=True), ["skip=True"]),
+        (dict(wiring="per_layer", tied=True), ["wiring='clt'"]),
+        (dict(objective="jumprellu"), ["did you mean 'jumprelu'?"]),
+        (dict(objectives="topk"), ["did you mean 'objective'?"]),
+        (dict(prefixes=(100,)), ["prefixes from 1 to 48"]),
+        (dict(k=49), ["k=49, n_features=48"]),
+        (
+            dict(sites=["model.layers.0:middle"]),
+            ["a site as 'module.path:out'", "model.layers.0:middle"],
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_stored(tmp_path, kwargs, said):
+    refused(64, lambda: train(store=tmp_path / "store", **kwargs), *said)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(sites=["model.layers.1.mpl:out"]),
+        dict(wiring="transcoder", sites=IN[:1], targets=["model.layers.1.mpl:out"]),
+        dict(wiring="clt", sites=["model.layers.0:in", "model.layers.1.mpl:out"], targets=OUT),
+    ],
+)
+def test_a_site_that_does_not_exist_shows_the_nearest_and_leaves_the_store_free(tmp_path, kwargs):
+    refused(
+        65,
+        lambda: train(store=tmp_path / "store", **kwargs),
+        "no module 'model.layers.1.mpl'",
+        "model.layers.1.mlp",
+        "release.sites()",
+    )
+    assert not (tmp_path / "store").exists()
+
+
+class Pools(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.wide, self.pooled, self.head = (
+            nn.Embedding(V, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 12),
+            nn.Linear(8, 8),
+            nn.Linear(8, 1),
+        )
+
+    def forward(self, input_ids, attention_mask):
+        h = self.embed(input_ids)
+        return (
+            self.head(torch.tanh(self.pooled(torch.relu(self.mix(h)).mean(1))))
+            + self.wide(h).mean((1, 2))[:, None]
+        )
+
+
+@pytest.mark.parametrize(
+    "wiring,sites,targets,said",
+    [
+        (
+            "transcoder",
+            ["mix:in"],
+            ["pooled:out"],
+            ["same positions", "mix:in", "pooled:out", "one row a token"],
+        ),
+        (
+            "per_layer",
+            ["embed:out", "mix:out"],
+            ["mix:in", "pooled:out"],
+            ["same positions", "mix:out", "pooled:out"],
+        ),
+        (
+            "clt",
+            ["embed:out", "pooled:in"],
+            ["mix:out", "pooled:out"],
+            ["same positions", "pooled:in"],
+        ),
+        (
+            "clt",
+            ["embed:out", "mix:in"],
+            ["mix:out", "wide:out"],
+            ["targets of one width in a CLT", "8 at mix:out", "12 at wide:out"],
+        ),
+    ],
+)
+def test_sites_that_do_not_go_together_are_named_before_anything_is_stored(
+    tmp_path, wiring, sites, targets, said
+):
+    torch.manual_seed(0)
+    pools = Release.from_module(
+        Pools(),
+        inputs=dict(kind="tokens", bos=1, pad=0),
+        decision=lambda out: out[:, 0],
+        sites=["mix:out"],
+        device="cpu",
+    )
+    refused(
+        65,
+        lambda: train_dictionary(
+            pools,
+            rows(),
+            sites,
+            n_features=16,
+            k=2,
+            tokens=4000,
+            wiring=wiring,
+            targets=targets,
+            store=tmp_path / "store",
+        ),
+        *said,
+    )
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_transcoder_of_pooled_sites_and_one_to_another_width_work():
+    torch.manual_seed(0)
+    pools = Release.from_module(
+        Pools(),
+        inputs=dict(kind="tokens", bos=1, pad=0),
+        decision=lambda out: out[:, 0],
+        sites=["mix:out"],
+        device="cpu",
+    )
+    for site, target, width in (("pooled:in", "pooled:out", 8), ("wide:in", "wide:out", 12)):
+        d = train_dictionary(
+            pools,
+            rows(),
+            [site],
+            n_features=32,
+            k=4,
+            tokens=20_000,
+            wiring="transcoder",
+            targets=[target],
+        )
+        assert d.weights[0].d_out == width and np.isfinite(d.validity["measured"]["fvu"])
+
+
+def test_a_model_whose_mlps_are_not_known_asks_for_sites():
+    pools = Release.from_module(
+        Pools(),
+        inputs=dict(kind="tokens", bos=1, pad=0),
+        decision=lambda out: out[:, 0],
+        sites=["mix:out"],
+        device="cpu",
+    )
+    refused(64, lambda: wired(pools, "clt"), "sites=['...:in'], targets=['...:out']")
+    assert wired(pools, "transcoder", "mix:in", Site("mix")) == (
+        (Site("mix", "in"),),
+        (Site("mix"),),
+    )
