@@ -47,7 +47,7 @@ def tiny(tmp_path_factory):
         )
     world.rows.to_parquet(at / "rows.parquet")
     old = Release.load(at / "v1")
-    dictionary = certify(replace(world.dictionary, validity={}, canary={}), old, world.rows)
+    dictionary = certify(old, replace(world.dictionary, validity={}, canary={}), world.rows)
     dictionary.save(at / "dictionary")
     yield SimpleNamespace(
         at=at,

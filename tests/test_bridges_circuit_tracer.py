@@ -565,7 +565,9 @@ def test_a_tied_clt_comes_home_as_the_same_function(tmp_path):
 def test_an_import_is_labelled_measured_and_certified_for_this_release(tmp_path):
     folder = to_circuit_tracer(made(), tmp_path / "a", scan="s")
     home, few = read(folder, world(300).rows), read(folder)
-    assert (check_dictionary(home, world().old, world(300).rows).outcome == "holds").all()
+    assert (
+        check_dictionary(home, release=world().old, rows=world(300).rows).outcome == "holds"
+    ).all()
     assert (
         home.validity["fingerprint"] == world().old.fingerprint
         and home.validity["dictionary"] == made().fingerprint
@@ -576,10 +578,10 @@ def test_an_import_is_labelled_measured_and_certified_for_this_release(tmp_path)
         and any(not x.startswith(("unclear", "feature")) for x in home.labels)
         and not any(x.startswith("feature ") for x in home.labels)
     )
-    verify_canary(home, world().old)
-    refused(65, lambda: verify_canary(home, world().new), "v2")
+    verify_canary(world().old, home)
+    refused(65, lambda: verify_canary(world().new, home), "v2")
     refused(
-        65, lambda: verify_canary(few, world().old), "nothing but zeros at model.layers.0"
+        65, lambda: verify_canary(world().old, few), "nothing but zeros at model.layers.0"
     )  # sixty rows share too few values for a canary without customers
     weights = {p.name: digest_file(p) for p in folder.glob("*.safetensors")}
     assert (

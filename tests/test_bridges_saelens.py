@@ -261,7 +261,7 @@ def test_an_import_is_labelled_and_certified_for_this_release():
         and d.validity["measured"]["sequences"] == 300
         and not any(x.startswith("feature ") for x in d.labels)
     )
-    verify_canary(d, world().old)
+    verify_canary(world().old, d)
     s = splice(world().old, d, many)
     mean = (s.bare * many.weight).sum() / many.weight.sum()
     assert d.validity["measured"]["splice_error"] == pytest.approx(
@@ -269,7 +269,7 @@ def test_an_import_is_labelled_and_certified_for_this_release():
         / (many.weight * (s.bare - mean) ** 2).sum(),
         rel=1e-4,
     )
-    refused(65, lambda: verify_canary(d, world().new), "v2")
+    refused(65, lambda: verify_canary(world().new, d), "v2")
 
 
 def test_a_decision_between_the_two_likeliest_tokens_is_pinned():

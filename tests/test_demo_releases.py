@@ -17,8 +17,9 @@ from interpkit.data.demo import DEMO, PURPOSES, demo_folder, demo_quarter, demo_
 from interpkit.data.ledger import FRAUD, LEGIT, RULE
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
+from interpkit.drift.limits import Limits
 from interpkit.drift.printed import auc
-from interpkit.drift.verdict import Limits, fit_or_raise, plan_check, score_old
+from interpkit.drift.verdict import fit_or_raise, plan_check, score_old
 from interpkit.model.releases import Release
 
 
@@ -132,7 +133,7 @@ def test_truth_tells_the_four_apart(truth):
 
 # The dictionary ------------------------------------------------------------------------------------------------------------
 def test_dictionary_belongs_to_v1_and_is_fit(dictionary, releases):
-    verify_canary(dictionary, releases["v1"])
+    verify_canary(releases["v1"], dictionary)
     measured = dictionary.validity["measured"]
     assert (
         measured["splice_error"] < 0.01
@@ -140,7 +141,7 @@ def test_dictionary_belongs_to_v1_and_is_fit(dictionary, releases):
         and measured["dead_share"] < 0.5
     )
     with pytest.raises(InterpkitError, match="made for 'v1'"):
-        verify_canary(dictionary, releases["v2"])
+        verify_canary(releases["v2"], dictionary)
     assert {"travel", "online", "mule", "takeover", "stress"} & set(dictionary.labels)
 
 
@@ -164,7 +165,7 @@ def _spoilt(dictionary, how):
 def test_spoilt_dictionaries_are_refused(how, dictionary, releases):
     rows = demo_rows("v1", 300)
     fit_or_raise(dictionary, score_old(releases["v1"], dictionary, rows), Limits())
-    spoilt = certify(_spoilt(dictionary, how), releases["v1"], rows)
+    spoilt = certify(releases["v1"], _spoilt(dictionary, how), rows)
     with pytest.raises(InterpkitError, match="unfit") as e:
         plan_check(releases["v1"], spoilt, rows)
     assert e.value.code == ExitCode.INVALID

@@ -585,7 +585,7 @@ def test_what_a_skip_does_alone_is_measured_and_said_where_it_is_most(skip, feat
     assert skip_alone(release, d, table) == pytest.approx(alone, abs=1e-4)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = certify(d, release, table).validity["measured"]
+        found = certify(release, d, table).validity["measured"]
     assert found["skip_alone"] == pytest.approx(alone, abs=1e-4)
     assert any("the skip does most" in str(w.message) for w in caught) == said and (
         skip + features != 1 or found["splice_error"] < 1e-6
@@ -597,5 +597,5 @@ def test_without_a_skip_nothing_is_measured_of_it():
     bare = replace(d, weights=tuple(replace(w, W_skip=None) for w in d.weights))
     assert (
         skip_alone(release, bare, table) is None
-        and "skip_alone" not in certify(bare, release, table).validity["measured"]
+        and "skip_alone" not in certify(release, bare, table).validity["measured"]
     )

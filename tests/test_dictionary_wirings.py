@@ -690,26 +690,26 @@ def test_what_is_measured(name):
 def test_certificate(name, tmp_path):
     t = truth(name)
     certified = certify(
-        t.d, t.release, t.rows, like=t.rows if name.startswith("net") else world(300).rows
+        t.release, t.d, t.rows, like=t.rows if name.startswith("net") else world(300).rows
     )
-    verify_canary(certified, t.release)
+    verify_canary(t.release, certified)
     assert all(
         v.abs().sum() > 0 for v in certified.canary.values()
     )  # a canary of start tokens alone would hold anywhere
     certified.save(tmp_path / "d")
-    verify_canary(Dictionary.load(tmp_path / "d", t.release), t.release)
+    verify_canary(t.release, Dictionary.load(tmp_path / "d", t.release))
     assert {str(s) for s in (*t.d.sites, *t.d.targets)} <= set(certified.canary)
     elsewhere = {
         **certified.canary,
         str(t.d.targets[-1]): certified.canary[str(t.d.targets[-1])] * 1.1,
     }
     with pytest.raises(InterpkitError, match="canary") as e:
-        verify_canary(replace(certified, canary=elsewhere), t.release)
+        verify_canary(t.release, replace(certified, canary=elsewhere))
     assert e.value.code == 65
     w = t.d.weights[-1]
     other = replace(certified, weights=(*t.d.weights[:-1], replace(w, W_dec=w.W_dec.roll(1, 0))))
     with pytest.raises(InterpkitError, match="other weights"):
-        verify_canary(other, t.release)
+        verify_canary(t.release, other)
 
 
 @every
@@ -748,7 +748,7 @@ def late(wiring="per_layer"):
         certify,
         splice,
         lambda r, d, x: attributions(r, d, r.batch(x)),
-        lambda r, d, x: certify(d, r, x),
+        lambda r, d, x: certify(r, d, x),
     ],
 )
 @pytest.mark.parametrize("wiring", ["per_layer", "clt"])
@@ -971,7 +971,7 @@ def test_a_check_from_modules_to_evidence(tmp_path, by, action):
         name="new",
         device="cpu",
     )
-    d = certify(exact(old.model), old, data)
+    d = certify(old, exact(old.model), data)
     assert (
         d.validity["measured"]["splice_error"] < 1e-8
         and d.validity["measured"]["error_share"] < 1e-4
@@ -1054,7 +1054,7 @@ HOLDS = {c.name: "holds" for c in (*CHECKS, *ON_A_RELEASE)}
 @every
 def test_every_wiring_passes_all_checks(name):
     t = truth(name)
-    assert asked(check_dictionary(t.d, t.release, held_out(name))) == HOLDS
+    assert asked(check_dictionary(t.d, release=t.release, rows=held_out(name))) == HOLDS
     assert asked(check_dictionary(t.d)) == HOLDS | {
         c.name: "not asked: no release" for c in ON_A_RELEASE
     }
@@ -1091,9 +1091,9 @@ def test_checks_hold_for_awkward_dictionaries():
         )
     )
     check_dictionary(
-        certify(d, truth("llama clt").release, truth("llama clt").rows, like=held_out("llama")),
-        truth("llama clt").release,
-        held_out("llama"),
+        certify(truth("llama clt").release, d, truth("llama clt").rows, like=held_out("llama")),
+        release=truth("llama clt").release,
+        rows=held_out("llama"),
     )
 
 
@@ -1106,7 +1106,11 @@ def test_what_comes_from_saelens_passes_all_checks(kind):
 
     release, rows = world().old, world(300).rows
     assert (
-        asked(check_dictionary(from_saelens(interop.made(kind), release, rows), release, rows))
+        asked(
+            check_dictionary(
+                from_saelens(interop.made(kind), release, rows), release=release, rows=rows
+            )
+        )
         == HOLDS
     )
 
@@ -1371,7 +1375,7 @@ def test_a_planted_fault_is_found(fault):
 def test_a_dictionary_that_does_not_fit_the_release_is_found(name, check, plant):
     t = truth(name)
     with pytest.raises(InterpkitError) as e:
-        check_dictionary(plant(t.d), t.release, held_out(name))
+        check_dictionary(plant(t.d), release=t.release, rows=held_out(name))
     assert e.value.code == 65 and check in e.value.asked, str(e.value)
 
 
@@ -1392,16 +1396,16 @@ def test_a_replacement_that_overflows_is_found():
         Release.from_module(Steep(), sites=["first:out"], device="cpu"),
         made(spec("transcoder", ["first:in"], ["first:out"], 5, d_out=10)),
     )
-    assert asked(check_dictionary(d, release, rows("net"))) == HOLDS
+    assert asked(check_dictionary(d, release=release, rows=rows("net"))) == HOLDS
     with pytest.raises(InterpkitError, match="30 of 30 rows") as e:
-        check_dictionary(last(d, b_dec=lambda t: t.fill_(200.0)), release, rows("net"))
+        check_dictionary(last(d, b_dec=lambda t: t.fill_(200.0)), release=release, rows=rows("net"))
     assert e.value.code == 65 and "replacement model" in e.value.asked
 
 
 def test_a_canary_of_nothing_is_found():
     t = truth("llama transcoder")
     with pytest.raises(InterpkitError, match="nothing but zeros") as e:
-        check_dictionary(t.d, t.release, world(60).rows)
+        check_dictionary(t.d, release=t.release, rows=world(60).rows)
     assert e.value.code == 65 and "canary" in e.value.asked
 
 

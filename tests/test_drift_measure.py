@@ -382,7 +382,7 @@ def test_a_release_against_itself_passes_at_zero():
         table.numerator[~table.statement.isin(["splice error", "error share"])] == 0
     ).all() and table.numerator.max() < 1e-9
     v = judge(decide(table, plan), plan, table)
-    assert (v.verdict, v.action, v.changed) == ("PASS", "REUSE", ()) and all(
+    assert (v.outcome, v.action, v.changed) == ("PASS", "REUSE", ()) and all(
         s.upper > 0 for s in v.statements
     )
 
@@ -402,7 +402,7 @@ def test_a_release_of_another_shape_counts_as_wholly_changed(shape):
     table = measure_all(c)
     v = judge(decide(table, plan), plan, table)
     assert ("9 wide in v3" if shape == "width" else "no such site") in c.incompatible
-    assert (v.verdict, v.valid, v.same, v.action) == ("FAIL",) * 3 + ("RETRAIN",) and {
+    assert (v.outcome, v.valid, v.same, v.action) == ("FAIL",) * 3 + ("RETRAIN",) and {
         s.ratio for s in v.statements
     } == {1.0}
 

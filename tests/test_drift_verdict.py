@@ -19,11 +19,11 @@ from interpkit.core.errors import InterpkitError
 from interpkit.core.statistics import Interval
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.families import load_families, measure
+from interpkit.drift.limits import Limits
 from interpkit.drift.printed import auc, printed
 from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import (
-    Limits,
     OldScores,
     Verdict,
     code_digest,
@@ -362,7 +362,7 @@ def test_actions(valid, same, verdict, action):
         v = judge(
             [statement("splice error", valid), statement("effect", same), *others][::order], PLAN
         )
-        assert (v.valid, v.same, v.verdict, v.action, v.passed, int(v.exit_code)) == (
+        assert (v.valid, v.same, v.outcome, v.action, v.passed, int(v.exit_code)) == (
             valid,
             same,
             verdict,

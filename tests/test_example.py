@@ -10,7 +10,7 @@ EXAMPLE = Path(__file__).parent.parent / "nbs" / "example"
 
 def test_the_example_can_be_verified():
     v = verify(EXAMPLE).verdict
-    assert (v.old["name"], v.new["name"], v.verdict, v.action) == (
+    assert (v.old["name"], v.new["name"], v.outcome, v.action) == (
         "v1",
         "v2-concept",
         "FAIL",

@@ -29,7 +29,7 @@ def test_folders_modules_and_releases_ask_the_same_question(tiny, given):
     loaded = [Release.load(tiny.releases[n]) for n in ("v1", "v2")]
     a = check(**given).verdict
     b = check(*loaded, tiny.rows, dictionary=tiny.dictionary).verdict
-    assert canonical(a.to_dict()) == canonical(b.to_dict()) and (a.verdict, a.action) == (
+    assert canonical(a.to_dict()) == canonical(b.to_dict()) and (a.outcome, a.action) == (
         "FAIL",
         "REVIEW",
     )
@@ -47,7 +47,7 @@ def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(
 
 def test_too_few_sequences_are_inconclusive_and_say_how_many_more(given, tiny, parquet):
     found = check(**given | dict(new=tiny.v1, data=parquet(tiny.rows.head(30))))
-    assert (found.verdict.verdict, found.action, found.verdict.exit_code) == (
+    assert (found.verdict.outcome, found.action, found.verdict.exit_code) == (
         "INCONCLUSIVE",
         "COLLECT",
         11,

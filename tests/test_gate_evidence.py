@@ -124,7 +124,7 @@ def test_evidence_whose_verdict_does_not_follow_is_never_written(result, tmp_pat
             tmp_path / "e",
             result.plan,
             result.table,
-            replace(result.verdict, verdict="PASS"),
+            replace(result.verdict, outcome="PASS"),
             result.printed,
         )
     assert not list(tmp_path.iterdir())

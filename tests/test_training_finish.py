@@ -96,7 +96,7 @@ def test_seed_decides_and_training_can_ask_for_it(release, rows):
     )
     a, b, c = make(0), make(0), make(1)
     assert a.fingerprint == b.fingerprint != c.fingerprint and a.training["finish"]["steps"] == 5
-    verify_canary(a, release)
+    verify_canary(release, a)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_steps_that_are_too_long_are_not_taken(release, rows, coarse, tmp_path):
             "more tokens",
         )
     )
-    verify_canary(f, release)
+    verify_canary(release, f)
     assert Dictionary.load(f.save(tmp_path / "d")).training["finish"] == found
 
 

@@ -15,7 +15,8 @@ from interpkit.data.checksets import hash_split
 from interpkit.dictionary.dictionary import TENSORS, Dictionary, SiteWeights
 from interpkit.dictionary.labels import correlations, label_features, name_by
 from interpkit.dictionary.validity import certify, verify_canary
-from interpkit.drift.verdict import Limits, fit_or_raise, score_old
+from interpkit.drift.limits import Limits
+from interpkit.drift.verdict import fit_or_raise, score_old
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 from interpkit.training.finish import calibrate
@@ -185,7 +186,7 @@ def test_training_explains_its_release_and_says_how_it_was_made():
         and d.validity["fingerprint"] == v1().fingerprint
         and len(set(d.labels)) == 48
     )
-    verify_canary(d, v1())
+    verify_canary(v1(), d)
     fit_or_raise(d, score_old(v1(), d, table(seed=5)), Limits())
 
 
@@ -535,12 +536,12 @@ def test_too_few_groups_are_called_that(tmp_path):
 def test_the_canary_holds_after_a_round_trip(tmp_path):
     trained().save(tmp_path / "d")
     verify_canary(
-        Dictionary.load(tmp_path / "d"),
         Release.from_module(net(), sites=["1:out"], name="v1 again", device="cpu"),
+        Dictionary.load(tmp_path / "d"),
     )
-    tokens = certify(world().dictionary, world().old, world().rows, like=many())
+    tokens = certify(world().old, world().dictionary, world().rows, like=many())
     tokens.save(tmp_path / "t")
-    verify_canary(Dictionary.load(tmp_path / "t"), world().old)
+    verify_canary(world().old, Dictionary.load(tmp_path / "t"))
 
 
 def test_loading_for_another_release_says_so(tmp_path):
@@ -565,10 +566,10 @@ def test_a_foreign_release_is_refused():
         Release.from_module(net(1), sites=["1:out"], name="v3", device="cpu"),
     ):
         with pytest.raises(InterpkitError, match="made for 'v1'") as e:
-            verify_canary(trained(), release)
+            verify_canary(release, trained())
         assert e.value.code == 65
     with pytest.raises(InterpkitError, match="no release"):
-        verify_canary(units(), v1())
+        verify_canary(v1(), units())
 
 
 def test_a_release_that_computes_something_else_is_refused():
@@ -579,10 +580,10 @@ def test_a_release_that_computes_something_else_is_refused():
     with torch.no_grad():
         other.model[0].weight.mul_(1.01)
     with pytest.raises(InterpkitError, match="canary"):
-        verify_canary(trained(), other)
+        verify_canary(other, trained())
     with torch.no_grad():
         other.model[0].weight.copy_(moved[0].weight)
-    verify_canary(trained(), other)
+    verify_canary(other, trained())
 
 
 def test_other_weights_under_an_old_certificate_are_refused():
@@ -590,22 +591,22 @@ def test_other_weights_under_an_old_certificate_are_refused():
     for n in ("W_dec", "b_dec"):  # which no canary activation would show
         w = replace(d.weights[0], **{n: getattr(d.weights[0], n) * 1.01})
         with pytest.raises(InterpkitError, match="other weights"):
-            verify_canary(replace(d, weights=(w,)), v1())
+            verify_canary(v1(), replace(d, weights=(w,)))
     with pytest.raises(InterpkitError, match="no canary"):
-        verify_canary(replace(d, canary={}), v1())
-    verify_canary(replace(d, labels=tuple(f"renamed {i}" for i in range(48))), v1())
+        verify_canary(v1(), replace(d, canary={}))
+    verify_canary(v1(), replace(d, labels=tuple(f"renamed {i}" for i in range(48))))
 
 
 def test_a_canary_that_says_nothing_is_announced():
     "Ids that stand in fewer than twenty rows go into no canary: with few rows only start tokens are left, and any model agrees with those."
     w = world(60)
     with pytest.warns(UserWarning, match="says nothing of model.layers"):
-        certify(w.dictionary, w.old, w.rows)
+        certify(w.old, w.dictionary, w.rows)
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        certify(w.dictionary, w.old, w.rows, like=many())
+        certify(w.old, w.dictionary, w.rows, like=many())
 
 
 def test_padding_does_not_dilute_the_canary():
@@ -613,7 +614,7 @@ def test_padding_does_not_dilute_the_canary():
     loud = Dictionary(
         SITES, tuple(replace(x, b_enc=x.b_enc + 1) for x in w.dictionary.weights)
     )  # fires at padding, where activations are zero
-    d = certify(loud, w.old, w.rows, like=many())
+    d = certify(w.old, loud, w.rows, like=many())
     canary = {n: t.clone() for n, t in d.canary.items()}
     counts = {s: (canary[str(s)] != 0).any(-1) for s in SITES}
     real, everywhere = (
@@ -628,8 +629,8 @@ def test_padding_does_not_dilute_the_canary():
     ):
         canary[f"codes {first}"][i, t, f] = 0
     with pytest.raises(InterpkitError, match="active features"):
-        verify_canary(replace(d, canary=canary), w.old)
-    verify_canary(d, w.old)
+        verify_canary(w.old, replace(d, canary=canary))
+    verify_canary(w.old, d)
 
 
 def many():

@@ -109,8 +109,8 @@ def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
         and len(set(d.labels)) == d.n_features
         and 0 < m["splice_error"] < 1
     )
-    verify_canary(d, r)
-    assert (check_dictionary(d, r, rows()).outcome == "holds").all()
+    verify_canary(r, d)
+    assert (check_dictionary(d, release=r, rows=rows()).outcome == "holds").all()
     d.save(tmp_path / "d")
     assert Dictionary.load(tmp_path / "d", r).fingerprint == d.fingerprint
     acts = capture(
@@ -153,7 +153,7 @@ def test_options_of_a_recipe_reach_a_clt(options):
     assert all(len(w.threshold.unique()) > 1 for w in d.weights) == (
         options.get("objective") == "jumprelu"
     )
-    verify_canary(d, release("llama"))
+    verify_canary(release("llama"), d)
     check_dictionary(d)
 
 

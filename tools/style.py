@@ -5,7 +5,6 @@ tools. Limits are those of CONTRIBUTING.md; `LONG` names the functions that may 
 """
 
 import ast
-import json
 import re
 import subprocess
 import sys

@@ -418,5 +418,5 @@ def from_circuit_tracer(
     ).to(release.device)
     rows = release.pin(rows)
     return certify(
-        replace(dictionary, labels=label_features(release, dictionary, rows)), release, rows
+        release, replace(dictionary, labels=label_features(release, dictionary, rows)), rows
     )

@@ -366,4 +366,4 @@ def from_saelens(
     rows = release.pin(rows)
     if not own.get("labels"):
         dictionary = replace(dictionary, labels=label_features(release, dictionary, rows))
-    return certify(dictionary, release, rows)
+    return certify(release, dictionary, rows)

@@ -321,7 +321,7 @@ def _no_attribution(d: Dictionary, release, rows) -> str:
 
 def _no_canary(d: Dictionary, release, rows) -> str:
     verify_canary(
-        certify(d, release, rows.iloc[:MOST], like=rows), release
+        release, certify(release, d, rows.iloc[:MOST], like=rows)
     )  # raises where it says nothing, or something else
     return ""
 
@@ -426,6 +426,7 @@ def _ask(check: Check, *args):
 
 def check_dictionary(
     dictionary: Dictionary,  # from any wiring and any import path
+    *,
     release=None,  # that it shall interpret; without one only the dictionary itself is asked
     rows: pd.DataFrame = None,  # of that release: a few hundred
 ) -> pd.DataFrame:  # check, outcome
@@ -436,7 +437,7 @@ def check_dictionary(
         )
     if release is not None and (rows is None or not len(rows)):
         raise bad_parameter(
-            "rows of the release", "none", "check_dictionary(dictionary, release, rows)"
+            "rows of the release", "none", "check_dictionary(dictionary, release=..., rows=...)"
         )
     for check in CHECKS:
         _ask(check, dictionary)

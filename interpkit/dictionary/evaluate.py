@@ -15,9 +15,17 @@ import torch
 from torch import Tensor
 
 from ..core.errors import invalid
-from ..core.statistics import Interval, ratio_interval
+from ..core.statistics import Interval, ratio_interval, weights_of
 from .dictionary import Dictionary
-from ..model.sites import Batch, Site, counted, grad_at_sites, map_tensors, run_spliced
+from interpkit.model.sites import (
+    Batch,
+    Site,
+    counted,
+    grad_at_sites,
+    map_tensors,
+    require_finite,
+    run_spliced,
+)
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #0954965c
 def codes_at(
@@ -198,7 +206,7 @@ def attributions(release, dictionary: Dictionary, batch: Batch) -> Attributions:
     mass = torch.stack([x.sum(1) for x in size], 1)
     if dictionary.frozen:
         error, mass = error.sum(1, keepdim=True), mass.sum(1, keepdim=True)
-    _check_finite(release, batch, mass + error)
+    require_finite(mass + error, batch, f"finite activations and gradients of {release.name}")
     return Attributions(
         decision, acts, codes, torch.cat(size, 1), torch.cat(signed, 1), error, mass, recon
     )
@@ -210,17 +218,6 @@ def reconstructions(at: Attributions, dictionary: Dictionary, batch: Batch):
         s: (at.acts[t], at.codes[s], at.recon[t], counted(at.acts[t], batch.mask))
         for s, t in zip(dictionary.sites, dictionary.targets)
     }
-
-
-def _check_finite(release, batch: Batch, total: Tensor):  # [B, nodes]
-    bad = ~torch.isfinite(total).all(1)
-    if bad.any():
-        row = int(bad.int().argmax())
-        raise invalid(
-            f"finite activations and gradients of {release.name}",
-            f"NaN or infinity in row {row if batch.rows is None else int(batch.rows[row])} ({int(bad.sum())} of {batch.n} rows)",
-            "look at this row's inputs, and whether the release overflows on it",
-        )
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #38a2a003
 @dataclass
@@ -264,7 +261,7 @@ def evaluate(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
         dictionary.to(release.device),
         {s: Reconstruction() for s in dictionary.sites},
     )
-    weight = rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows))
+    weight = weights_of(rows)
     error, mass, bare, spliced = [], [], [], []
     for _, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)

@@ -20,7 +20,7 @@ from .metrics import skip_alone
 from ..model.fingerprints import canary, canary_rows, compare_canary
 
 # %% ../../nbs/04_dictionary/04_validity.ipynb #07f9be0d
-def _canary_values(dictionary: Dictionary, release, rows: pd.DataFrame) -> dict:
+def _canary_values(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
     found = {
         n: torch.as_tensor(v)
         for n, v in canary(
@@ -48,7 +48,7 @@ def _measured(release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
 
 
 def certify(
-    dictionary: Dictionary, release, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None
+    release, dictionary: Dictionary, rows: pd.DataFrame, seed: int = 0, like: pd.DataFrame = None
 ) -> Dictionary:
     "The dictionary with its validity: the release's fingerprint, a canary batch in the likeness of `like` (default: `rows`), and what was measured on `rows`, which should be held out from training."
     synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
@@ -65,7 +65,7 @@ def certify(
         canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()},
     )
     made = replace(
-        dictionary, validity=validity, canary=_canary_values(dictionary, release, synthetic)
+        dictionary, validity=validity, canary=_canary_values(release, dictionary, synthetic)
     )
     if empty := silent_sites(made):
         warnings.warn(
@@ -84,7 +84,7 @@ def silent_sites(dictionary: Dictionary) -> list[str]:
     ]
 
 # %% ../../nbs/04_dictionary/04_validity.ipynb #21436da0
-def verify_canary(dictionary: Dictionary, release):
+def verify_canary(release, dictionary: Dictionary):
     "Raise where the release no longer gives what the canary batch recorded: relative 1e-3 in activations, 99.9 % of active features."
     made_for, dictionary = dictionary.validity, dictionary.to(release.device)
     if made_for.get("fingerprint") != release.fingerprint:
@@ -109,7 +109,7 @@ def verify_canary(dictionary: Dictionary, release):
             "certify on a few hundred rows: certify(dictionary, release, held_out_rows, like=rows)",
         )
     rows = pd.DataFrame(made_for["canary"]).astype(made_for["canary_dtypes"])
-    found = _canary_values(dictionary, release, rows)
+    found = _canary_values(release, dictionary, rows)
     sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
     ok, message = compare_canary(
         {s: dictionary.canary[s].numpy() for s in sites}, {s: found[s].cpu().numpy() for s in sites}

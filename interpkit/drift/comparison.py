@@ -120,7 +120,7 @@ class Comparison:
     @cached_property
     def incompatible(self) -> str:
         "Why the dictionary can't read the new release at all, or ''."
-        return incompatibility(self.dictionary, self.new, self.rows)
+        return incompatibility(self.new, self.dictionary, self.rows)
 
     def _pairs(self, limit: int = 2**22):
         "Row numbers and both batches, from short to long sequences."
@@ -218,7 +218,7 @@ class Comparison:
         )
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #aa0c6f48
-def incompatibility(dictionary: Dictionary, release, rows: pd.DataFrame) -> str:
+def incompatibility(release, dictionary: Dictionary, rows: pd.DataFrame) -> str:
     "Why the dictionary can't be read on this release ('' where it can)."
     batch = release.batch(rows.iloc[:2])
     release.run(batch)

@@ -49,12 +49,12 @@ def small_world(n: int = 400, moved: float = 0.3, seed: int = 0) -> Comparison:
     )
     eye, zero = torch.eye(16), torch.zeros(16)
     units = certify(
+        old,
         Dictionary(
             (Site.parse("1:out"),),
             (SiteWeights(eye, zero, zero, eye, zero),),
             tuple(f"unit {i}" for i in range(16)),
         ),
-        old,
         rows,
     )
     return Comparison(

@@ -313,12 +313,12 @@ def sensitivity_rows(v: Verdict) -> list[dict]:
 
 def sensitivity_words(v: Verdict) -> list[str]:
     other = [
-        r for r in sensitivity_rows(v) if r["limits"] != "as planned" and r["verdict"] != v.verdict
+        r for r in sensitivity_rows(v) if r["limits"] != "as planned" and r["verdict"] != v.outcome
     ]
     return [
         f"Yes: {' and '.join(r['verdict'] + ' at ' + r['limits'] + ' the limits' for r in other)}."
         if other
-        else f"No: {v.verdict} at half and at double."
+        else f"No: {v.outcome} at half and at double."
     ]
 
 

@@ -22,9 +22,10 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
 from ..drift.comparison import Comparison
 from ..drift.families import measure_all
+from ..drift.limits import Limits
 from ..drift.printed import printed as printed_numbers
 from ..drift.statements import Plan, decide, segments_of
-from ..drift.verdict import Limits, Verdict, judge, plan_check
+from ..drift.verdict import Verdict, judge, plan_check
 from ..drift.verdict import preview as preview_of
 from ..drift.words import short_html, summary_lines
 from .evidence import examples_of, write_evidence

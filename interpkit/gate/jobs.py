@@ -347,7 +347,7 @@ def drift(p: Drift) -> dict:
         run / "evidence", plan, result.table, result.verdict, result.printed, result.preview
     )
     return dict(
-        verdict=result.verdict.verdict,
+        verdict=result.verdict.outcome,
         action=result.verdict.action,
         evidence=digest_file(run / "evidence" / "manifest.json"),
     )
@@ -364,7 +364,7 @@ def report(p: Report) -> dict:
     write_json(run / "verdict.json", found.verdict.to_dict())
     v = found.verdict
     return dict(
-        verdict=v.verdict,
+        verdict=v.outcome,
         valid=v.valid,
         same=v.same,
         action=v.action,

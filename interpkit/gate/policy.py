@@ -117,9 +117,10 @@ def policy_text(policy: Policy, found: dict) -> str:
 def measured_own(old, dictionary, rows: pd.DataFrame) -> dict:
     "Splice error and error share of a dictionary on its own release; raises where it is another's or unfit."
     from interpkit.dictionary.validity import verify_canary
-    from interpkit.drift.verdict import Limits, fit_or_raise, score_old
+    from interpkit.drift.limits import Limits
+    from interpkit.drift.verdict import fit_or_raise, score_old
 
-    verify_canary(dictionary, old)
+    verify_canary(old, dictionary)
     scores = score_old(old, dictionary, old.pin(rows))
     fit_or_raise(dictionary, scores, Limits())
     return dict(

@@ -33,7 +33,15 @@ from interpkit.model.folders import (
     weight_files,
 )
 from .inputs import ColumnInputs, TokenInputs, make_inputs
-from .sites import Batch, Site, as_tokens, capture, find_module, first_tensor
+from interpkit.model.sites import (
+    Batch,
+    Site,
+    as_tokens,
+    capture,
+    find_module,
+    first_tensor,
+    require_finite,
+)
 
 # %% ../../nbs/01_model/05_releases.ipynb #fb028afd
 ACTIVATIONS = (
@@ -202,7 +210,7 @@ class Release:
             )
         if isinstance(self.inputs, ColumnInputs):
             self.inputs.settle()
-        return _finite(d.float(), batch, self.name)
+        return require_finite(d.float(), batch, f"finite decisions of {self.name}")
 
     @torch.no_grad()
     def run(self, rows) -> Tensor:  # [B]
@@ -233,18 +241,6 @@ class Release:
 
     def _size(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
-
-
-def _finite(d: Tensor, batch: Batch, name: str) -> Tensor:
-    bad = ~torch.isfinite(d)
-    if bad.any():
-        at = int(bad.int().argmax())
-        raise invalid(
-            f"finite decisions of {name}",
-            f"NaN or infinity in row {at if batch.rows is None else int(batch.rows[at])} ({int(bad.sum())} of {len(d)} rows)",
-            "look at this row's inputs, and whether the release overflows on it",
-        )
-    return d
 
 
 def _sites(sites, model) -> tuple[Site, ...]:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LLAMA', 'GPT2', 'POST', 'BLOCKS', 'PLAIN', 'OTHER', 'Site', 'find_module', 'BlockKind', 'site_from_hook_name',
            'hook_name_from_site', 'mlp_sites', 'map_tensors', 'Batch', 'pick', 'first_tensor', 'put_tensor',
-           'as_tokens', 'fit_replacement', 'counted', 'hooked', 'capture', 'run_spliced', 'grad_at_sites']
+           'as_tokens', 'fit_replacement', 'counted', 'require_finite', 'hooked', 'capture', 'run_spliced',
+           'grad_at_sites']
 
 # %% ../../nbs/01_model/00_sites.ipynb #2ca0798e
 import difflib
@@ -418,6 +419,24 @@ def counted(acts: Tensor, mask: Tensor | None) -> Tensor:  # [B, T, d], bool [B,
     if mask is None or mask.shape[1] != acts.shape[1]:
         return torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
     return mask.to(acts.device)
+
+# %% ../../nbs/01_model/00_sites.ipynb #212819a5
+def require_finite(values: Tensor, batch: Batch, asked: str) -> Tensor:  # [B, ...]
+    "`values` unchanged. Raises (exit code 65) at NaN or infinity, naming the first such row."
+    bad = (
+        ~torch.isfinite(values.detach()).flatten(1).all(1)
+        if values.ndim > 1
+        else ~torch.isfinite(values.detach())
+    )
+    if bad.any():
+        at = int(bad.int().argmax())
+        row = at if batch.rows is None else int(batch.rows[at])
+        raise invalid(
+            asked,
+            f"NaN or infinity in row {row} ({int(bad.sum())} of {len(bad)} rows)",
+            "look at this row's inputs, and whether the release overflows on it",
+        )
+    return values
 
 # %% ../../nbs/01_model/00_sites.ipynb #302a44f6
 @contextmanager

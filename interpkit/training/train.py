@@ -485,7 +485,7 @@ def train_dictionary(
     if finish:
         dictionary = on_the_task(release, dictionary, rows[~held], finish, seed=seed)
     dictionary = replace(dictionary, labels=label_features(release, dictionary, rows[~held]))
-    return certify(dictionary, release, rows[held], like=rows)
+    return certify(release, dictionary, rows[held], like=rows)
 
 
 NAMES = dict(batchtopk="BatchTopK", topk="TopK", relu="ReLU-L1", jumprelu="JumpReLU")
