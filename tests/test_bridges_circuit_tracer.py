@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_dictionary_evaluate import BOS, NO, PAD, YES, D, V, world
+from small_language import BOS, NO, PAD, YES, D, V, world
 
 from interpkit.bridges.circuit_tracer import from_circuit_tracer, to_circuit_tracer
 from interpkit.core.artefacts import digest_file, read_json

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_dictionary_evaluate import SITES, D, directions, world
+from small_language import SITES, D, directions, world
 
 from interpkit.bridges.saelens import from_saelens, to_saelens
 from interpkit.core.artefacts import digest_file, read_json

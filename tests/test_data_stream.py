@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_dictionary_evaluate import SITES, world
+from small_language import SITES, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError

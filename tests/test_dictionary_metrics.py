@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import t as student
-from test_dictionary_evaluate import BOS, PAD, V, causal, directions, world
-from test_dictionary_wirings import SPECS, made, reads, rebuilt, release, rows
+from small_language import BOS, PAD, V, causal, directions, world
+from small_wirings import SPECS, made, reads, rebuilt, release, rows
 from torch import nn
 
 from interpkit.core.errors import InterpkitError

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_dictionary_evaluate import SITES, causal, truth, world
-from test_explain import every_effect
+from small_language import SITES, causal, every_effect, truth, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from test_dictionary_evaluate import truth, world
+from small_language import truth, world
 
 import interpkit.drift.verdict as verdict_module
 from interpkit.core.errors import InterpkitError

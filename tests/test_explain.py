@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_dictionary_evaluate import alone, by_hand, directions, truth, world
+from small_language import by_hand, directions, every_effect, truth, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -13,24 +13,6 @@ from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
-
-
-def without(model, ids, k: int, codes, f: int, W_dec) -> float:
-    "The decision of one sequence with one feature's part subtracted at all its tokens."
-    return alone(model, ids, {k: lambda h: h - codes[:, [f]] * W_dec[f]})[0]
-
-
-def every_effect(side: str) -> np.ndarray:  # [sequences, features]
-    w, out = world(), np.zeros((len(world().rows), 44))
-    for i, (ids, t) in enumerate(zip(w.rows.input_ids, truth(side))):
-        for k in (0, 1):
-            x = w.dictionary.weights[k]
-            for f in (t.site[k].codes > 0).any(0).nonzero().flatten().tolist():
-                out[i, 24 * k + f] = t.decision - without(
-                    getattr(w, side).model, ids, k, t.site[k].codes, f, x.W_dec[:, 0]
-                )
-    return out
-
 
 # ablation
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training_trainer import SHAPES, stream
+from small_activations import SHAPES, stream
 
 from interpkit.dictionary.dictionary import TENSORS, Dictionary
 from interpkit.model.sites import Site

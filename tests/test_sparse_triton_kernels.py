@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training_trainer import stream
+from small_activations import stream
 
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.sparse import codes

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from test_training_trainer import K, dense_error, stream, tokens, truth
+from small_activations import K, dense_error, stream, tokens, truth
 from torch.nn.functional import normalize
 
 from interpkit.core.errors import InterpkitError

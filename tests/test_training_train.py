@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_dictionary_evaluate import SITES, V, directions, world
+from small_language import SITES, V, directions, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
@@ -97,7 +97,7 @@ def test_correlations_equal_numpys_over_positions_that_count():
         },
     )
     r = correlations(w.old, w.dictionary, rows)
-    from test_dictionary_evaluate import truth
+    from small_language import truth
 
     codes = np.concatenate(
         [np.concatenate([t.site[k].codes[1:].numpy() for k in (0, 1)], 1) for t in truth("old")]
