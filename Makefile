@@ -1,7 +1,9 @@
-# make demo   the four demo releases through a release check      make test   everything that has to hold
-# make quick  export, and the notebooks and tests you touched     make lab    JupyterLab on the tutorials
-# make docs   the documentation site in _docs                     make slow   studies that take minutes: kill -9 at ten random moments, ...
-# make export notebooks -> package, sidebar, README               make bench  one benchmark: make bench NAME=gate_error_rates
+# make demo   the four demo releases through a release check      make test     everything that has to hold
+# make quick  export, and the notebooks and tests you touched     make style    how the house is written, in one table
+# make lab    JupyterLab on the tutorials                         make lessons  what lessons show, stored in them
+# make docs   the documentation site in _docs                     make portable what computes, under other instruction sets
+# make export notebooks -> package, sidebar, README               make slow     portable, and studies: kill -9 at random moments
+# make format one formatter over everything                       make bench    one benchmark: make bench NAME=gate_error_rates
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
@@ -10,7 +12,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 READY := .venv/ready
 
-.PHONY: demo example test quick slow lab docs bench export
+.PHONY: demo example test quick slow portable style format lessons lab docs bench export
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --upgrade "pip>=24"
@@ -30,14 +32,26 @@ test: $(READY)
 quick: $(READY)
 	bash tests/run.sh quick
 
-slow: $(READY)
+slow: $(READY) portable
 	python -m pytest -m slow tests
+
+portable: $(READY)
+	bash tools/portable.sh
+
+style: $(READY)
+	python tools/style.py
+
+format: $(READY)
+	ruff format . && ruff check --fix . && $(MAKE) export
+
+lessons: $(READY)
+	python tools/lessons.py --workers $(WORKERS) && nbdev-clean && python tools/docs/floors.py
 
 lab: $(READY)
 	cd nbs/tutorials && jupyter lab
 
 docs: $(READY)
-	python tools/docs/docs.py --execute
+	python tools/docs/docs.py
 
 bench: $(READY)
 	cd nbs/benchmarks && papermill $(NAME).ipynb $${TMPDIR:-/tmp}/$(NAME).ipynb -p full True -k python3

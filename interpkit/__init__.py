@@ -1,6 +1,6 @@
 "Keeps the interpretation of a production model valid, affordable and accountable from one model release to the next."
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "check": "interpkit.gate.check",

@@ -160,15 +160,24 @@ def imports(module: str) -> Iterator[tuple[str, str, bool]]:
 
     def walk(node: ast.AST, lazy: bool):
         for n in ast.iter_child_nodes(node):
-            if isinstance(n, ast.ImportFrom):
-                base = ".".join(package[: -n.level]) + "." if n.level else ""
-                base = (base + (n.module or "")).strip(".")
-                if base.startswith("interpkit"):
-                    for alias in n.names:
-                        yield base.removeprefix("interpkit").lstrip("."), alias.name, lazy
+            for base, name in _taken(n, package):
+                if base.split(".")[0] == "interpkit":
+                    yield base.removeprefix("interpkit").lstrip("."), name, lazy
             yield from walk(n, lazy or isinstance(n, (ast.FunctionDef, ast.Lambda)))
 
     yield from walk(modules()[module], False)
+
+
+def _taken(n: ast.AST, package: tuple[str, ...]) -> list[tuple[str, str]]:
+    "(module, name) of what one statement imports; the name is empty for a whole module."
+    if isinstance(n, ast.Import):
+        return [(alias.name, "") for alias in n.names]
+    if isinstance(n, ast.ImportFrom):
+        parts = [*package[: -n.level], *filter(None, [n.module])] if n.level else [n.module]
+        return [(".".join(parts), alias.name) for alias in n.names]
+    if isinstance(n, ast.Call) and ast.unparse(n.func).endswith("import_module"):
+        return [(a.value, "") for a in n.args[:1] if isinstance(a, ast.Constant)]
+    return []
 
 
 def graph() -> dict[str, set[str]]:
@@ -177,7 +186,7 @@ def graph() -> dict[str, set[str]]:
     arrows: dict[str, set[str]] = {m: set() for m in known}
     for m in known:
         for base, name, _ in imports(m):
-            target = base if base in known else f"{base}.{name}"
+            target = base if base in known else f"{base}.{name}".strip(".")
             if target in known:
                 arrows[m].add(target)
     return arrows
@@ -209,7 +218,7 @@ def looking_up() -> list[str]:
 def lazy_imports() -> list[str]:
     "What is imported inside functions: a module counts once for each that takes from it."
     found = [(m, base) for m in modules() for base, _, lazy in imports(m) if lazy]
-    return [f"{m}: {base}" for m, base in dict.fromkeys(found)]
+    return [f"{m}: {base or 'interpkit'}" for m, base in dict.fromkeys(found)]
 
 
 def private_imports() -> list[str]:

@@ -1,6 +1,8 @@
-"""The one list of floors. Folders with a number are floors, from the ground up: each imports only from floors above it in this list.
+"""The one list of floors, in the order in which they are read and in which they depend.
 
-`python tools/docs/floors.py` writes what follows from it: the sidebar of a quarto site, and README.md from index.ipynb. A test compares both.
+A folder with a number is a floor: it imports only from floors before it in this list.
+`python tools/docs/floors.py` writes what follows from the list: the sidebar of a quarto site,
+and README.md from index.ipynb. A test compares both.
 """
 
 import json
@@ -36,11 +38,11 @@ class Folder:
 
     @property
     def notebooks(self) -> list[Path]:
-        place = lambda p: (
-            self.order.index(p.stem) if p.stem in self.order else len(self.order),
-            p.name,
-        )
-        return sorted((NBS / self.name).glob("[!.]*.ipynb"), key=place)
+        return sorted((NBS / self.name).glob("[!.]*.ipynb"), key=self._place)
+
+    def _place(self, notebook: Path) -> tuple[int, str]:
+        named = notebook.stem in self.order
+        return (self.order.index(notebook.stem) if named else len(self.order), notebook.name)
 
 
 FOLDERS = (  # in the order in which they are read
@@ -54,20 +56,20 @@ FOLDERS = (  # in the order in which they are read
         "jobs",
         "Jobs",
         "README",
-        "The notebooks that run on every model release, one a stage of a check.",
-        ("preflight", "train_sae", "train_clt", "drift", "adapt", "profile", "calibrate", "report"),
+        "The notebooks that run on every model release, one for each stage of a check.",
+        ("preflight", "train_sae", "train_clt", "drift", "report"),
     ),
     Folder(
         "00_core",
         "Core",
         "lab",
-        "Errors and exit codes, folders that are whole or absent, shares and their intervals. No model, no torch.",
+        "Errors and exit codes, folders that are whole or absent, shares and their intervals.",
     ),
     Folder(
         "01_model",
         "Model",
         "lab",
-        "What a release is: where it can be read, what goes into it, what it decides, and its fingerprint.",
+        "What a release is: where it can be read, what goes in, what it decides, its fingerprint.",
     ),
     Folder(
         "02_data",
@@ -79,7 +81,8 @@ FOLDERS = (  # in the order in which they are read
         "03_sparse",
         "Sparse arithmetic",
         "lab",
-        "How codes that are mostly zero are found, held and multiplied fast. Skip on first reading.",
+        "How codes that are mostly zero are found, held and multiplied fast. "
+        "Skip on first reading.",
     ),
     Folder(
         "04_dictionary",
@@ -125,87 +128,97 @@ FOLDERS = (  # in the order in which they are read
     ),
 )
 FLOORS = tuple(f for f in FOLDERS if f.floor)
-BEFORE, AFTER = (
-    ("index.ipynb", "words.md"),
-    ("formats.md",),
-)  # single pages before and after the folders
+BEFORE = ("index.ipynb", "words.md")  # single pages before the folders
+AFTER = ("formats.md",)  # and after them
 
 
 def cells(notebook: Path) -> list[dict]:
     "The cells of a notebook, each with its source as one text."
-    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [c | dict(source="".join(c["source"])) for c in found]
+    kept = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell | dict(source="".join(cell["source"])) for cell in kept]
 
 
 def title(page: Path) -> tuple[str, str]:
     "Title and subtitle of a notebook or a Markdown page."
-    text = cells(page)[0]["source"] if page.suffix == ".ipynb" else page.read_text(encoding="utf-8")
-    found = re.match(r"#\s+(.+?)\s*(?:\{.*\})?\n*(?:\n>\s+(.+)|$|\n)", text)
-    if not found:
+    if page.suffix == ".ipynb":
+        text = cells(page)[0]["source"]
+    else:
+        text = page.read_text(encoding="utf-8")
+    head = re.match(r"#\s+(.+?)\s*(?:\{.*\})?\n*(?:\n>\s+(.+)|$|\n)", text)
+    if not head:
         raise ValueError(f"{page.name} has to begin with '# Title', then '> what it is about'")
-    return found[1], found[2] or ""
+    return head[1], head[2] or ""
+
+
+# The sidebar of a quarto site
 
 
 def sidebar() -> str:
-    "The sidebar of the quarto site, as YAML."
-    pages = lambda names: [f"      - {n}\n" for n in names if (NBS / n).exists()]
-    out = [
-        "# Written by tools/docs/floors.py from its list of floors.\n",
-        "website:\n",
-        "  sidebar:\n",
-        "    contents:\n",
-        *pages(BEFORE),
+    "The sidebar as YAML."
+    lines = [
+        "# Written by tools/docs/floors.py from its list of floors.",
+        "website:",
+        "  sidebar:",
+        "    contents:",
+        *(f"      - {page}" for page in BEFORE),
     ]
-    for f in FOLDERS:
-        if not f.notebooks:
-            continue
-        out += [
-            f'      - section: "{f.heading}"\n',
-            "        contents:\n",
-            *[f"          - {f.name}/{p.name}\n" for p in f.notebooks],
-        ]
-    return "".join([*out, *pages(AFTER)])
+    for folder in FOLDERS:
+        lines += [f'      - section: "{folder.heading}"', "        contents:"]
+        lines += [f"          - {folder.name}/{p.name}" for p in folder.notebooks]
+    lines += [f"      - {page}" for page in AFTER]
+    return "\n".join(lines) + "\n"
 
+
+# README.md
 
 LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)\s]+)(\))|(src=\")(?![a-z]+:|/)([^\"]+)(\")")
 
 
 def readme() -> str:
-    "index.ipynb as Markdown for the top of the repository: text as it is, code as blocks, links as seen from there; hidden cells are left out."
-    parts = []
-    for c in cells(NBS / "index.ipynb"):
-        kept = "\n".join(l for l in c["source"].splitlines() if not re.match(r"#\|", l)).strip()
-        if re.search(r"^#\|\s*hide\s*$", c["source"], re.M) or not kept:
-            continue
-        parts.append(
-            f"```python\n{kept}\n```" if c["cell_type"] == "code" else LINK.sub(_from_root, kept)
-        )
-    return (
-        "<!-- Written by tools/docs/floors.py from nbs/index.ipynb. -->\n\n"
-        + "\n\n".join(parts)
-        + "\n"
-    )
+    "index.ipynb as Markdown for the top of the repository: text, code and what the code shows."
+    parts = ["<!-- Written by tools/docs/floors.py from nbs/index.ipynb. -->"]
+    for cell in cells(NBS / "index.ipynb"):
+        parts += _of_readme(cell)
+    return "\n\n".join(parts) + "\n"
 
 
-def _from_root(found: re.Match) -> str:
-    before, target, after = [x for x in found.groups() if x is not None]
+def _of_readme(cell: dict) -> list[str]:
+    "What a cell adds to README.md; nothing where it is hidden or empty."
+    lines = cell["source"].splitlines()
+    kept = "\n".join(line for line in lines if not line.startswith("#|")).strip()
+    if re.search(r"^#\|\s*hide\s*$", cell["source"], re.M) or not kept:
+        return []
+    if cell["cell_type"] != "code":
+        return [LINK.sub(_from_root, kept)]
+    shown = [text for output in cell["outputs"] if (text := printed(output))]
+    return [f"```python\n{kept}\n```", *(f"```\n{text}\n```" for text in shown)]
+
+
+def printed(output: dict) -> str:
+    "An output of a cell as plain text, '' for errors."
+    text = output.get("text") or output.get("data", {}).get("text/plain", "")
+    return "".join(text).rstrip()
+
+
+def _from_root(link: re.Match) -> str:
+    before, target, after = (part for part in link.groups() if part is not None)
     return before + (target[3:] if target.startswith("../") else f"nbs/{target}") + after
+
+
+# Writing both
 
 
 def write() -> list[str]:
     "Write sidebar and README; the names of what changed."
-    made = {NBS / "sidebar.yml": sidebar()} | (
-        {ROOT / "README.md": readme()} if (NBS / "index.ipynb").exists() else {}
-    )
-    changed = [
-        p for p, text in made.items() if not p.exists() or p.read_text(encoding="utf-8") != text
-    ]
-    for p in changed:
-        p.write_text(made[p], encoding="utf-8")
-    return [p.relative_to(ROOT).as_posix() for p in changed]
+    texts = {NBS / "sidebar.yml": sidebar(), ROOT / "README.md": readme()}
+    changed = []
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            changed.append(path.relative_to(ROOT).as_posix())
+    return changed
 
 
 if __name__ == "__main__":
-    print(
-        "wrote " + ", ".join(found) if (found := write()) else "sidebar and README are up to date"
-    )
+    changed = write()
+    print(f"wrote {', '.join(changed)}" if changed else "sidebar and README are up to date")

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The lessons and tests of everything that computes, under other instruction sets and orders of
+# summation than this machine's own: what passes here only by its rounding fails. About ten minutes
+# each on two cores. Arguments: the arms to run (default: all).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+nvidia-smi > /dev/null 2>&1 || export TRITON_INTERPRET=1
+
+run() { # name, threads, instruction sets of ATen, oneDNN and MKL ('' for the machine's own)
+  printf '\n== %s (%d s)\n' "$1" "$SECONDS"
+  export OMP_NUM_THREADS=$2
+  unset ATEN_CPU_CAPABILITY ONEDNN_MAX_CPU_ISA MKL_ENABLE_INSTRUCTIONS
+  if [ -n "$3" ]; then export ATEN_CPU_CAPABILITY=$3 ONEDNN_MAX_CPU_ISA=$4 MKL_ENABLE_INSTRUCTIONS=$5; fi
+  nbdev-test --n-workers 2 --pause 0.1 --skip-folder-re '^[_.]|^(benchmarks|jobs)$'
+  python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore-glob 'tests/test_house*' --ignore tests/test_packaging.py tests
+}
+
+for arm in "${@:-oldest avx2 threads}"; do
+  for name in $arm; do
+    case $name in
+      oldest) run "no vector instructions beyond SSE4" 1 default SSE41 SSE4_2 ;;
+      avx2) run "AVX2" 1 avx2 AVX2 AVX2 ;;
+      threads) run "the machine's own, sums over two threads" 2 "" "" "" ;;
+      *) echo "arms: oldest avx2 threads; given: $name" >&2; exit 64 ;;
+    esac
+  done
+done
