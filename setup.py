@@ -26,7 +26,8 @@ setup(
     extras_require={**extras, "all": sorted({r for e in extras.values() for r in e})},
     packages=[*find_packages(include=["interpkit", "interpkit.*"]), "interpkit.jobs"],
     package_dir={"interpkit.jobs": "nbs/jobs"},
-    package_data={"interpkit": ["py.typed"], "interpkit.jobs": ["*.ipynb"]},  # the wheel brings them
+    # the job notebooks travel in the wheel
+    package_data={"interpkit": ["py.typed"], "interpkit.jobs": ["*.ipynb"]},
     entry_points={"console_scripts": cfg["console_scripts"].split("\n")},
     zip_safe=False,
 )
