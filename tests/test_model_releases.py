@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
-from interpkit.model.fingerprints import canary, canary_rows, compare_canary, fingerprint
-from interpkit.model.releases import SAID, Release, suggest_sites
-from interpkit.model.sites import Site
+from interpkit.model.canaries import canary, canary_rows, compare_canary
+from interpkit.model.fingerprints import fingerprint
+from interpkit.model.hub_folders import SAID
+from interpkit.model.releases import Release
+from interpkit.model.sites import Site, suggest_sites
 
 V = 20
 MODULE = """
@@ -305,7 +307,7 @@ def test_rows_the_model_can_not_take_are_named_without_their_values(rows):
         lambda: Release.from_module(release.model, decision=lambda out: out[0], device="cpu").run(
             good
         ),
-        "one decision a sequence",
+        "one decision per sequence",
     )
 
 

@@ -7,18 +7,14 @@ import torch
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
+from interpkit.model.batch import Batch
+from interpkit.model.block_kinds import mlp_sites
+from interpkit.model.capture import capture, run_spliced
+from interpkit.model.gradients import grad_at_sites
+from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name
+from interpkit.model.hooks import hooked
 from interpkit.model.prefix import Prefix
-from interpkit.model.sites import (
-    Batch,
-    Site,
-    capture,
-    grad_at_sites,
-    hook_name_from_site,
-    hooked,
-    mlp_sites,
-    run_spliced,
-    site_from_hook_name,
-)
+from interpkit.model.sites import Site
 
 V, B, T = 20, 7, 6
 
