@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Explanation', 'explain']
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #047b47fc
+# %% ../../nbs/07_explain/00_attribution.ipynb #1cc85060
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,62 +16,43 @@ from ..core.errors import bad_parameter
 from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions, in_batches
+from ..model.releases import Release
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #78c89b73
+# %% ../../nbs/07_explain/00_attribution.ipynb #200373d3
 @dataclass(frozen=True)
 class Explanation:
     "Why one sequence was decided as it was."
 
     sequence_id: object
     decision: float
-    features: (
-        pd.DataFrame
-    )  # feature, label, attribution (signed), share of all attribution; largest first
-    error_share: float  # the share of attribution that flows through what the dictionary leaves out
+    features: pd.DataFrame  # feature, label, signed attribution, share of all; largest first
+    error_share: float  # of the attribution, that flows through what the dictionary leaves out
 
     def __repr__(self):
-        top = ", ".join(
-            f"{r.label} {r.attribution:+.2f}" for r in self.features.head(3).itertuples()
-        )
-        return f"Explanation(decision {self.decision:+.2f}: {top}; {percent(self.error_share)} unexplained)"
+        first = self.features.head(3).itertuples()
+        top = ", ".join(f"{r.label} {r.attribution:+.2f}" for r in first)
+        unexplained = f"{percent(self.error_share)} unexplained"
+        return f"Explanation(decision {self.decision:+.2f}: {top}; {unexplained})"
 
     def _repr_html_(self):
         rows = [
             dict(feature=r.label, attribution=f"{r.attribution:+.3f}", share=percent(r.share))
             for r in self.features.itertuples()
         ]
-        return table_html(
-            rows + [dict(feature="not explained", attribution="", share=percent(self.error_share))],
-            caption=f"decision {self.decision:+.3f}",
-        )
+        rest = dict(feature="not explained", attribution="", share=percent(self.error_share))
+        return table_html([*rows, rest], caption=f"decision {self.decision:+.3f}")
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #9a5e909c
-def explain(
-    release, dictionary: Dictionary, rows: pd.DataFrame, top: int = 10
-) -> list[Explanation]:
-    "An explanation for each row: its `top` features by the size of their attribution."
-    if len(rows) > 1000:
-        raise bad_parameter(
-            "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"
-        )
-    rows, dictionary, out = release.pin(rows), dictionary.to(release.device), []
-    for part, batch in in_batches(release, rows, dictionary):
-        at = attributions(release, dictionary, batch)
-        size, signed, lost = (
-            at.size.cpu().numpy(),
-            at.signed.cpu().numpy(),
-            at.error.sum(1).cpu().numpy(),
-        )
-        for i, (name, value) in enumerate(
-            zip(rows.iloc[part]["sequence_id"], at.decision.tolist())
-        ):
-            out.append(
-                _explanation(name, value, size[i], signed[i], float(lost[i]), dictionary.names, top)
-            )
-    return out
-
-
-def _explanation(name, value, size, signed, lost, labels, top) -> Explanation:
+# %% ../../nbs/07_explain/00_attribution.ipynb #f8f8ac03
+def _explanation(
+    sequence_id,
+    decision: float,
+    size: np.ndarray,  # [F] sum over tokens of |attribution|
+    signed: np.ndarray,  # [F] sum over tokens of the attribution
+    lost: float,  # |attribution| of what the dictionary leaves out
+    labels: Sequence[str],  # of all F features
+    top: int,
+) -> Explanation:
+    "The explanation of one sequence, from its attributions."
     order = [f for f in np.argsort(-size)[:top] if size[f] > 0]
     whole = max(float(size.sum()) + lost, 1e-30)
     features = pd.DataFrame(
@@ -81,4 +63,31 @@ def _explanation(name, value, size, signed, lost, labels, top) -> Explanation:
             share=size[order] / whole,
         )
     )
-    return Explanation(name, value, features, lost / whole)
+    return Explanation(sequence_id, decision, features, lost / whole)
+
+# %% ../../nbs/07_explain/00_attribution.ipynb #ecc0c598
+def explain(
+    release: Release,
+    dictionary: Dictionary,  # of this release
+    rows: pd.DataFrame,  # at most 1,000
+    top: int = 10,  # features of each explanation
+) -> list[Explanation]:
+    "An explanation for each row: its `top` features by the size of their attribution."
+    if len(rows) > 1000:
+        raise bad_parameter(
+            "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"
+        )
+    rows, dictionary = release.pin(rows), dictionary.to(release.device)
+    out = []
+    for part, batch in in_batches(release, rows, dictionary):
+        at = attributions(release, dictionary, batch)
+        size, signed = at.size.cpu().numpy(), at.signed.cpu().numpy()
+        lost = at.error.sum(1).cpu().numpy()
+        ids, decisions = rows.iloc[part]["sequence_id"], at.decision.tolist()
+        for i, (name, decision) in enumerate(zip(ids, decisions, strict=True)):
+            out.append(
+                _explanation(
+                    name, decision, size[i], signed[i], float(lost[i]), dictionary.names, top
+                )
+            )
+    return out

@@ -5,214 +5,290 @@
 # %% auto #0
 __all__ = ['CACHED', 'done_before', 'answering', 'Prefix']
 
-# %% ../../nbs/01_model/01_prefix.ipynb #31824909
+# %% ../../nbs/01_model/01_prefix.ipynb #d6b99ef3
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.errors import invalid
-from interpkit.model.sites import (
-    Batch,
-    Site,
-    first_tensor,
-    fit_replacement,
-    hooked,
-    map_tensors,
-    pick,
-    put_tensor,
-)
+from .batch import Batch, map_tensors, pick
+from .hooks import first_tensor, fit_replacement, hooked, put_tensor
+from .sites import Site
 
-# %% ../../nbs/01_model/01_prefix.ipynb #6702a28b
-@torch.no_grad()
-def done_before(model: nn.Module, sites, batch: Batch) -> dict[Site, list[str]]:
-    "For each site the largest modules that are done when it is reached, run once, and do not contain it; a site's own module among them where it is read at its `out` side."
-    order, reached = [], {}
-    handles = [
-        m.register_forward_hook(lambda *_, n=n: order.append(n))
-        for n, m in model.named_modules()
-        if n
-    ]
+# %% ../../nbs/01_model/01_prefix.ipynb #4cd85733
+if TYPE_CHECKING:  # releases stand above
+    from interpkit.model.releases import Release
 
-    def reach(site):
-        return lambda t: reached.__setitem__(site, len(order))
-
-    try:
-        with hooked(model, {s: reach(s) for s in sites}, batch.n):
-            batch.run(model)
-    finally:
-        for h in handles:
-            h.remove()
-    return {s: _largest(s, order, reached[s]) for s in sites}
-
-
+# %% ../../nbs/01_model/01_prefix.ipynb #1f1596c0
 def _within(name: str, other: str) -> bool:
+    "Whether the module `name` is `other`, or lies inside it."
     return f"{name}.".startswith(f"{other}.")
 
-
-def _largest(site: Site, order: list[str], at: int) -> list[str]:
+# %% ../../nbs/01_model/01_prefix.ipynb #ed1c560d
+def _largest(
+    site: Site,
+    order: list[str],  # names of modules, in the order in which they were done
+    at: int,  # how many were done when the site was reached
+) -> list[str]:
+    "The largest modules that were done before the site and do not contain it."
     done = {n for n in order[:at] if order.count(n) == 1 and not _within(site.module, n)}
     if site.side == "out":
         done = {n for n in done if not _within(n, site.module)} | {site.module}
-    return sorted(n for n in done if not any(_within(n, d) for d in done if d != n))
 
-# %% ../../nbs/01_model/01_prefix.ipynb #a1750d66
-@contextmanager
-def answering(model: nn.Module, answers: dict):  # name of a module -> what it returns
-    "Modules return `answers` instead of computing while the block runs."
-    modules = dict(model.named_modules())
-    own = {
-        n: modules[n].__dict__["forward"] for n in answers if "forward" in modules[n].__dict__
-    }  # some libraries set it on the instance
+    def in_another(name: str) -> bool:
+        return any(_within(name, other) for other in done if other != name)
+
+    return sorted(name for name in done if not in_another(name))
+
+# %% ../../nbs/01_model/01_prefix.ipynb #049fe1e3
+@torch.no_grad()
+def done_before(
+    model: nn.Module,
+    sites: Iterable[Site],
+    batch: Batch,
+) -> dict[Site, list[str]]:
+    "Per site the largest modules, without it, that are done when it is reached, and run once."
+    sites = list(sites)
+    order: list[str] = []
+    reached: dict[Site, int] = {}
+
+    def note(name: str) -> Callable:
+        return lambda *_: order.append(name)
+
+    def reach(site: Site) -> Callable[[Tensor], None]:
+        return lambda t: reached.__setitem__(site, len(order))
+
+    modules = [(name, module) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(note(name)) for name, module in modules]
     try:
-        for n, a in answers.items():
-            modules[n].forward = lambda *_, _a=a, **__: _a
-        yield
+        with hooked(model, {site: reach(site) for site in sites}, batch.n):
+            batch.run(model)
     finally:
-        for n in answers:
-            if n in own:
-                modules[n].forward = own[n]
-            else:
-                del modules[n].__dict__["forward"]
+        for handle in handles:
+            handle.remove()
+    return {site: _largest(site, order, reached[site]) for site in sites}
 
-
+# %% ../../nbs/01_model/01_prefix.ipynb #d29ab280
 @contextmanager
-def _remembering(model: nn.Module, names):
+def _remembering(
+    model: nn.Module,
+    names: Iterable[str],  # of modules
+):
     "Collects copies of what the modules return while the block runs."
-    modules, outputs = dict(model.named_modules()), {}
+    modules = dict(model.named_modules())
+    outputs: dict[str, object] = {}
 
-    def keep(name):
-        return lambda _, __, value: outputs.__setitem__(
-            name, map_tensors(value, lambda t: t.detach().clone())
-        )
+    def keep(name: str) -> Callable:
+        def hook(_, args, value):
+            outputs[name] = map_tensors(value, lambda t: t.detach().clone())
 
-    handles = [modules[n].register_forward_hook(keep(n)) for n in names]
+        return hook
+
+    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
     try:
         yield outputs
     finally:
-        for h in handles:
-            h.remove()
+        for handle in handles:
+            handle.remove()
 
-# %% ../../nbs/01_model/01_prefix.ipynb #a22003f5
-CACHED = (
-    2**19
-)  # numbers at the site that a processor takes at a time: with eight times as many, a sequence took twice as long
+# %% ../../nbs/01_model/01_prefix.ipynb #24a577f5
+@contextmanager
+def answering(
+    model: nn.Module,
+    answers: dict,  # name of a module -> what it returns
+):
+    "Modules return `answers` instead of computing while the block runs."
+    modules = dict(model.named_modules())
+    instance_forwards = {
+        name: modules[name].__dict__["forward"]
+        for name in answers
+        if "forward" in modules[name].__dict__
+    }
 
+    def always(answer) -> Callable:
+        return lambda *_, **__: answer
 
+    try:
+        for name, answer in answers.items():
+            modules[name].forward = always(answer)
+        yield
+    finally:
+        for name in answers:
+            if name in instance_forwards:
+                modules[name].forward = instance_forwards[name]
+            else:
+                del modules[name].__dict__["forward"]
+
+# %% ../../nbs/01_model/01_prefix.ipynb #bcb398ac
 class Prefix:
-    "One bare forward of a batch, kept so that the model can run again from each of `sites` onward. `decision` [B]; `acts` {site: [B, T, d]}; `mode` {site: 'from site' or 'full'}."
+    "One bare forward of a batch, kept so that the model can run again from each of `sites` onward."
 
     @torch.no_grad()
     def __init__(
-        self, release, sites, batch: Batch, reads=()
-    ):  # reads: sites of which only the activations are wanted
-        self.release, self.batch, self.acts = release, batch, {}
-        self.modules = done_before(release.model, sites, batch.take(torch.arange(min(batch.n, 2))))
+        self,
+        release: "Release",
+        sites: Iterable[Site],
+        batch: Batch,
+        reads: Iterable[Site] = (),  # sites of which only the activations are wanted
+    ):
+        sites = list(sites)
+        self.release = release
+        self.batch = batch
+        self.acts: dict[Site, Tensor] = {}  # [B, T, d]
+        two = batch.take(torch.arange(min(batch.n, 2)))
+        self.modules = done_before(release.model, sites, two)
 
-        def reach(site):
+        def keep(site: Site) -> Callable[[Tensor], None]:
             return lambda t: self.acts.__setitem__(site, t.detach().clone())
 
+        keepers = {site: keep(site) for site in dict.fromkeys([*sites, *reads])}
+        remembered = set().union(*self.modules.values())
         with (
-            _remembering(release.model, set().union(*self.modules.values())) as self.outputs,
-            hooked(release.model, {s: reach(s) for s in dict.fromkeys([*sites, *reads])}, batch.n),
+            _remembering(release.model, remembered) as self.outputs,
+            hooked(release.model, keepers, batch.n),
         ):
             out = batch.run(release.model)
-        self.decision = release.decide(out, batch)
-        self.mode = {s: "full" for s in sites}
+        self.decision = release.decide(out, batch)  # [B]
+        self.mode = {site: "full" for site in sites}  # 'from site', or 'full': the whole model
         self._try_out(sites)
 
-    def _try_out(self, sites):
-        some = torch.linspace(
-            self.batch.n - 1, 0, min(self.batch.n, 5), device=self.decision.device
-        ).long()
-        index = torch.cat(
-            [some, some[: 1 if len(some) + 1 != self.batch.n else 2]]
-        )  # another number than in the batch: what is picked by mistake then doesn't fit
-        tried = {
-            s: self._tried(s, index, "from site") for s in sites
-        }  # before the whole model runs on the same sequences: a module that remembers would remember the right ones
-        for s in sites:
-            bare, changed = self._tried(s, index, "full")
-            if not _agree(bare, self.decision[index], 1e-2, 1e-4):
-                raise invalid(
-                    "a model in which sequences do not depend on each other",
-                    f"decisions of {self.release.name} that change when sequences stand in another order",
-                    "run it in eval mode, without randomness, and let inputs(rows) return tensors with one row a sequence",
-                )
-            if (
-                tried[s]
-                and _agree(tried[s][0], self.decision[index], 1e-4)
-                and _agree(tried[s][1], changed, 1e-4)
-            ):
-                self.mode[s] = "from site"
+# %% ../../nbs/01_model/01_prefix.ipynb #edd515aa
+@patch
+def _answers(
+    self: Prefix,
+    modules: Iterable[str],
+    index: Tensor,  # int [M]
+) -> dict:
+    "What modules returned for sequences `index`, in copies that may be changed."
 
-    def _tried(self, site: Site, index: Tensor, mode: str):
-        "Decisions with unchanged and with changed activations; None where answers from memory don't fit."
-        acts, self.mode[site] = self.acts[site][index], mode
-        try:
-            return self.run(site, index, acts), self.run(site, index, acts.roll(1, -1) * 0.9)
-        except Exception:
-            if mode == "full":
-                raise
-        finally:
-            self.mode[site] = "full"
+    def rows(t: Tensor) -> Tensor:
+        picked = pick(t, index, self.batch.n)
+        return picked.clone() if picked is t else picked
 
-    @torch.no_grad()
-    def run(
-        self, site: Site, index: Tensor, replacement: Tensor, held: dict = {}
-    ) -> Tensor:  # int [M], [M, T, d], later Site -> [M, T, d]; -> [M]
-        "The decisions of sequences `index`, which may repeat, with `replacement` at the site, and others at later ones of `sites`."
-        size = (
-            len(index)
-            if replacement.is_cuda
-            else max(1, CACHED // max(replacement[0].numel(), 1))
-            if len(index)
-            else 1
-        )
-        parts = [
-            self._run(
-                index[i : i + size],
-                {s: r[i : i + size] for s, r in {site: replacement, **held}.items()},
-            )
-            for i in range(0, len(index), size)
-        ]
-        return torch.cat(parts) if parts else self.decision[:0]
+    return {name: map_tensors(self.outputs[name], rows) for name in modules}
 
-    def _run(self, index: Tensor, changed: dict) -> Tensor:
-        "`changed`: the site from which the model runs, then later ones; where a module's whole answer is known, it does not run."
-        part, model, site = self.batch.take(index), self.release.model, next(iter(changed))
-        known = (
-            dict.fromkeys(self.modules[site] + [s.module for s in changed if s.side == "out"])
-            if self.mode[site] == "from site"
-            else ()
-        )
-        answers = self._answers(known, index)
-        for s, r in changed.items():
-            if s.side == "out" and s.module in answers:
-                answers[s.module] = put_tensor(
-                    answers[s.module], fit_replacement(r, first_tensor(answers[s.module]), s)
-                )
-        hooks = {
-            s: (lambda t, r=r: r)
-            for s, r in changed.items()
-            if s.side == "in" or s.module not in answers
-        }
-        with answering(model, answers), hooked(model, hooks, part.n):
-            return self.release.decide(part.run(model), part)
-
-    def _answers(self, modules, index: Tensor) -> dict:
-        "What modules returned for sequences `index`, in copies that later in-place operations may change."
-
-        def rows(t):
-            found = pick(t, index, self.batch.n)
-            return found.clone() if found is t else found
-
-        return {n: map_tensors(self.outputs[n], rows) for n in modules}
+# %% ../../nbs/01_model/01_prefix.ipynb #c31d765a
+@patch
+def _run(
+    self: Prefix,
+    index: Tensor,  # int [M]
+    changed: dict[Site, Tensor],  # the site from which the model runs, then later ones
+) -> Tensor:  # [M]
+    "The decisions of sequences `index` with replacements [M, T, d]."
+    part = self.batch.take(index)
+    model = self.release.model
+    start = next(iter(changed))
+    answers = {}
+    if self.mode[start] == "from site":
+        whole = [site.module for site in changed if site.side == "out"]
+        answers = self._answers(dict.fromkeys(self.modules[start] + whole), index)
+    hooks = {}
+    for site, new in changed.items():
+        if site.side == "out" and site.module in answers:
+            answer = answers[site.module]
+            fitted = fit_replacement(new, first_tensor(answer), site)
+            answers[site.module] = put_tensor(answer, fitted)
+        else:
+            hooks[site] = _constant(new)
+    with answering(model, answers), hooked(model, hooks, part.n):
+        return self.release.decide(part.run(model), part)
 
 
-def _agree(a: Tensor, b: Tensor, share: float, least: float = 1e-6) -> bool:
+def _constant(new: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda t: new
+
+# %% ../../nbs/01_model/01_prefix.ipynb #fd3c4227
+CACHED = 2**19  # numbers at the site that a processor takes at a time
+
+
+@patch
+@torch.no_grad()
+def run(
+    self: Prefix,
+    site: Site,
+    index: Tensor,  # int [M]: sequences, which may repeat
+    replacement: Tensor,  # [M, T, d]
+    held: dict[Site, Tensor] | None = None,  # later ones of `sites`, with replacements [M, T, d]
+) -> Tensor:  # [M]
+    "The decisions of sequences with `replacement` at the site, and others at later sites."
+    if not len(index):
+        return self.decision[:0]
+    size = len(index)
+    if not replacement.is_cuda:
+        size = max(1, CACHED // max(replacement[0].numel(), 1))
+    changed = {site: replacement, **(held or {})}
+    parts = []
+    for i in range(0, len(index), size):
+        rows = slice(i, i + size)
+        parts.append(self._run(index[rows], {s: new[rows] for s, new in changed.items()}))
+    return torch.cat(parts)
+
+# %% ../../nbs/01_model/01_prefix.ipynb #8c93ea07
+def _agree(
+    a: Tensor,
+    b: Tensor,
+    share: float,  # of the largest size
+    least: float = 1e-6,
+) -> bool:
     "Whether decisions differ by at most `share` of their largest size, or `least`."
-    return a.shape == b.shape and bool(
-        (a - b).abs().max()
-        <= max(share * float(torch.maximum(a.abs().max(), b.abs().max())), least)
-    )
+    if a.shape != b.shape:
+        return False
+    largest = float(torch.maximum(a.abs().max(), b.abs().max()))
+    return bool((a - b).abs().max() <= max(share * largest, least))
+
+# %% ../../nbs/01_model/01_prefix.ipynb #c0a6aac7
+@patch
+def _tried(
+    self: Prefix,
+    site: Site,
+    index: Tensor,  # int [M]
+    mode: str,  # 'from site' or 'full'
+) -> tuple[Tensor, Tensor] | None:
+    "Decisions with unchanged and with changed activations; None where answers do not fit."
+    acts = self.acts[site][index]
+    self.mode[site] = mode
+    try:
+        return self.run(site, index, acts), self.run(site, index, acts.roll(1, -1) * 0.9)
+    except Exception:
+        if mode == "full":
+            raise
+        return None
+    finally:
+        self.mode[site] = "full"
+
+# %% ../../nbs/01_model/01_prefix.ipynb #2dcc8954
+@patch
+def _some(self: Prefix) -> Tensor:  # int [M]
+    "A few sequences from the last to the first, with one or two of them a second time."
+    n = self.batch.n
+    few = torch.linspace(n - 1, 0, min(n, 5), device=self.decision.device).long()
+    again = 1 if len(few) + 1 != n else 2
+    return torch.cat([few, few[:again]])
+
+# %% ../../nbs/01_model/01_prefix.ipynb #616763db
+@patch
+def _try_out(self: Prefix, sites: list[Site]) -> None:
+    "Set each site's mode to 'from site' where this gives what the whole model gives."
+    index = self._some()
+    # before the whole model runs on these sequences: a module with a memory would remember them
+    tried = {site: self._tried(site, index, "from site") for site in sites}
+    for site in sites:
+        bare, changed = self._tried(site, index, "full")
+        if not _agree(bare, self.decision[index], 1e-2, 1e-4):
+            raise invalid(
+                "a model in which sequences do not depend on each other",
+                f"decisions of {self.release.name} that change when sequences stand in another "
+                "order",
+                "run it in eval mode, without randomness, and let inputs(rows) return tensors with "
+                "one row per sequence",
+            )
+        if tried[site] is None:
+            continue
+        fast_bare, fast_changed = tried[site]
+        same_bare = _agree(fast_bare, self.decision[index], 1e-4)
+        if same_bare and _agree(fast_changed, changed, 1e-4):
+            self.mode[site] = "from site"

@@ -1,0 +1,136 @@
+"Kinds of blocks: where MLPs of known families read and write, and that others are refused."
+
+import pytest
+import torch
+from helpers import refused
+from small_architectures import KNOWN, OTHERS, tiny
+from small_models import tokens
+from torch import nn
+
+from interpkit.model.block_kinds import mlp_sites
+from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name
+from interpkit.model.sites import Site
+
+NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out")
+
+
+def seen(model, sites, batch) -> dict:
+    "What passes sites in one forward, by PyTorch's own hooks."
+    found = {}
+
+    def into(site):
+        def hook(module, args, kwargs):
+            found[site] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+        return hook
+
+    def out_of(site):
+        def hook(module, args, out):
+            found[site] = out[0] if isinstance(out, tuple) else out
+
+        return hook
+
+    handles = []
+    for site in sites:
+        module = model.get_submodule(site.module)
+        if site.side == "in":
+            handles.append(module.register_forward_pre_hook(into(site), with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(out_of(site)))
+    with torch.no_grad():
+        model(**batch.kwargs, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_what_the_mlp_reads_and_what_it_adds_make_up_the_stream(family):
+    "Values decide: mid = pre + attn_out and post = mid + mlp_out, at the sites that names give."
+    model = tiny(family)
+    batch = tokens()
+    sources, targets = mlp_sites(model)
+    assert len(sources) == 2
+    assert len(targets) == 2
+    for i in range(2):
+        sites = {n: site_from_hook_name(f"blocks.{i}.hook_{n}", model) for n in NAMES}
+        assert sources[i] == sites["mlp_in"] == sites["resid_mid"]
+        assert targets[i] == sites["mlp_out"]
+
+        passing = seen(model, set(sites.values()), batch)
+        values = {name: passing[site] for name, site in sites.items()}
+        mid = values["resid_pre"] + values["attn_out"]
+        assert torch.allclose(mid, values["resid_mid"], atol=1e-4)
+        post = values["resid_mid"] + values["mlp_out"]
+        assert torch.allclose(post, values["resid_post"], atol=1e-4)
+        for name in ("resid_pre", "attn_out", "mlp_out"):
+            assert values[name].abs().mean() > 1e-2, f"{name}: no sum holds by zeros"
+
+        inner = [str(sites[n]).split(f".{i}.")[1] for n in ("resid_mid", "attn_out", "mlp_out")]
+        assert tuple(inner) == KNOWN[family]
+        back = {name: hook_name_from_site(site, model) for name, site in sites.items()}
+        expected = {name: f"blocks.{i}.hook_{name}" for name in sites}
+        assert back == expected | dict(resid_mid=f"blocks.{i}.hook_mlp_in")
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_blocks_that_only_look_alike_are_refused(family):
+    model = tiny(family, **OTHERS[family])
+    refused(lambda: mlp_sites(model), "targets=['...:out']", code=64)
+    for name in ("resid_mid", "attn_out", "mlp_in", "mlp_out"):
+        hook_name = f"blocks.0.hook_{name}"
+        refused(lambda hook_name=hook_name: site_from_hook_name(hook_name, model), code=64)
+
+
+def with_module(block):
+    block.adapter = nn.Linear(16, 16)
+
+
+def with_parameter(block):
+    block.gate = nn.Parameter(torch.ones(1))
+
+
+def with_buffer(block):
+    block.register_buffer("layer_scalar", torch.ones(1))
+
+
+def with_number(block):
+    block.residual_scale = 2.0
+
+
+@pytest.mark.parametrize("change", [with_module, with_parameter, with_buffer, with_number])
+def test_a_block_that_holds_more_is_refused(change):
+    model = tiny("Llama")
+    change(model.model.layers[1])
+    refused(lambda: mlp_sites(model), "LlamaDecoderLayer", code=64)
+
+
+def test_each_block_is_known_by_what_it_holds():
+    model = tiny("Llama")
+    model.model.layers[1] = tiny("Gemma2").model.layers[1]
+    reads, _ = mlp_sites(model)
+    assert reads[1] == Site("model.layers.1.pre_feedforward_layernorm", "in")
+
+
+@pytest.mark.parametrize(
+    "family, module",
+    [
+        ("Llama", "mlp"),
+        ("Gemma2", "post_feedforward_layernorm"),
+        ("Olmo2", "post_feedforward_layernorm"),
+    ],
+)
+def test_hooks_of_the_mlp_itself_are_not_those_of_the_stream(family, module):
+    from interpkit.bridges.circuit_tracer import _hook, _sites
+
+    model = tiny(family)
+    own_reads, own_writes = _sites("mlp.hook_in", "mlp.hook_out", 2, model)
+    assert own_reads == tuple(Site(f"model.layers.{i}.mlp", "in") for i in range(2))
+    assert own_writes == tuple(Site(f"model.layers.{i}.mlp") for i in range(2))
+
+    sources, targets = _sites("hook_resid_mid", "hook_mlp_out", 2, model)
+    assert (sources, targets) == mlp_sites(model)
+    assert targets[1] == Site(f"model.layers.1.{module}")
+    assert _hook(targets[1], model) == (1, "hook_mlp_out")
+    read_by = "mlp.hook_in" if family == "Olmo2" else "hook_resid_mid"
+    assert _hook(sources[1], model) == (1, read_by)
