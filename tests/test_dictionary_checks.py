@@ -31,7 +31,7 @@ def held_out(name):
 
 
 def asked(table) -> dict:
-    return dict(zip(table.check, table.outcome, strict=False))
+    return dict(zip(table.check, table.outcome, strict=True))
 
 
 HOLDS = {c.name: "holds" for c in (*CHECKS, *ON_A_RELEASE)}

@@ -96,7 +96,7 @@ def test_statements_about_a_clt_are_those_of_the_definition():
         i = np.flatnonzero(
             [
                 any((torch.cat(list(x.codes.values()), 1)[:, f] > 0).any() for x in pair)
-                for pair in zip(old.seen, new.seen, strict=False)
+                for pair in zip(old.seen, new.seen, strict=True)
             ]
         )
         assert t.numerator.tolist() == pytest.approx(np.abs(now - was)[i, f].tolist(), abs=1e-3)

@@ -158,7 +158,7 @@ def test_to_the_same_device_is_the_same_object():
 def acts_of(d, *lead):
     return {
         s: torch.randn(*lead, w.d, generator=torch.Generator().manual_seed(i))
-        for i, (s, w) in enumerate(zip(d.sites, d.weights, strict=False))
+        for i, (s, w) in enumerate(zip(d.sites, d.weights, strict=True))
     }
 
 
@@ -371,7 +371,7 @@ def test_save_and_load_round_trip(tmp_path):
     d = two_sites(("a", "é", "x: y", "", "b", "c", "a"))
     d.save(tmp_path / "d")
     e = Dictionary.load(tmp_path / "d")
-    for a, b in zip(d.weights, e.weights, strict=False):
+    for a, b in zip(d.weights, e.weights, strict=True):
         for n in TENSORS:
             assert torch.equal(getattr(a, n), getattr(b, n)), n
     assert (e.sites, e.labels, e.training, e.validity, e.fingerprint) == (

@@ -70,11 +70,11 @@ def truth(name: str) -> dict:
         return hooked(r.model, x, s, edits)
 
     sums = {t: 0 for t in s.targets}
-    for x, w in zip(inputs, weight, strict=False):
+    for x, w in zip(inputs, weight, strict=True):
         _, arrived = forward(x, {})
         for t in s.targets:
             sums[t] = sums[t] + w * arrived[t][start:].double().sum(0)
-    n = sum(w * (x.shape[1] - 1 if start else 1) for x, w in zip(inputs, weight, strict=False))
+    n = sum(w * (x.shape[1] - 1 if start else 1) for x, w in zip(inputs, weight, strict=True))
     means = {t: (v / n).float() for t, v in sums.items()}
     hold = {
         t: lambda h, m=m: torch.cat([h[:1], m.expand(len(h) - 1, -1)]) if start else m.expand_as(h)
@@ -149,7 +149,7 @@ def test_cross_entropy_is_that_of_the_definition(name):
     ids = list(t["rows"].input_ids)
     w = t["weight"]
     sums = {
-        run: np.array([nats(o, x) for o, x in zip(out, ids, strict=False)])
+        run: np.array([nats(o, x) for o, x in zip(out, ids, strict=True)])
         for run, out in t["out"].items()
     }
     n = np.array([len(x) - 1 for x in ids])

@@ -56,14 +56,14 @@ def test_attributions(name):
         error, mass = nodes(t, x)
         assert at.error[i].tolist() == pytest.approx(error, rel=5e-3, abs=1e-3)
         assert at.mass[i].tolist() == pytest.approx(mass, rel=5e-3, abs=1e-3)
-        for site, r in zip(t.d.targets, x.recon, strict=False):
+        for site, r in zip(t.d.targets, x.recon, strict=True):
             assert torch.allclose(at.recon[site][i, t.start : len(r)], r[t.start :], atol=1e-3)
 
 
 @every
 def test_explanations(name):
     t = truth(name)
-    for e, x in zip(explain(t.release, t.d, t.rows, top=3), t.seen, strict=False):
+    for e, x in zip(explain(t.release, t.d, t.rows, top=3), t.seen, strict=True):
         size = torch.cat([a.abs().sum(0) for a in x.at]).numpy()
         lost = sum(x.error)
         assert e.features.share.tolist() == pytest.approx(

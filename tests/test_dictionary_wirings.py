@@ -29,7 +29,7 @@ def test_forward_and_decode(name):
         acts = {Site.parse(n): h for n, h in x.acts.items()}
         codes = {
             site: reads(t.s, i, x.acts[n], False)
-            for i, (n, site) in enumerate(zip(t.s.sources, t.d.sites, strict=False))
+            for i, (n, site) in enumerate(zip(t.s.sources, t.d.sites, strict=True))
         }
         expected = [
             rebuilt(t.s, j, dict(enumerate(codes.values())), [x.acts[n] for n in t.s.sources])
@@ -37,7 +37,7 @@ def test_forward_and_decode(name):
         ]
         for found in (t.d.forward(acts), t.d.decode(codes, acts)):
             assert list(found) == [Site.parse(n) for n in t.s.targets]
-            for a, b in zip(found.values(), expected, strict=False):
+            for a, b in zip(found.values(), expected, strict=True):
                 assert torch.allclose(a, b, atol=1e-4)
     assert t.d.frozen == (t.s.wiring != "sae")
     assert t.d.tied == ("tied" in name)
@@ -98,7 +98,7 @@ def test_folder_and_types_round_trip(name, tmp_path):
         d.fingerprint,
     )
     wide = d.to(torch.float64)
-    for a, b, c in zip(d.weights, back.weights, wide.weights, strict=False):
+    for a, b, c in zip(d.weights, back.weights, wide.weights, strict=True):
         for n in (*TENSORS, "W_skip"):
             x = getattr(a, n)
             y = getattr(b, n)
