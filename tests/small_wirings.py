@@ -1,4 +1,4 @@
-"Three models and sixteen dictionaries of four wirings, with the truth about them written out by hand."
+"Three models, and sixteen dictionaries of four wirings with the truth written out by hand."
 
 from functools import lru_cache
 from types import SimpleNamespace
@@ -10,7 +10,8 @@ import torch
 from small_language import BOS, NO, PAD, YES, V, by_hand, causal, world
 from torch import nn
 
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 
@@ -103,7 +104,10 @@ def mlps(kind, layers):
 
 def tensors(seed, d, F, targets, d_out, skip=False) -> dict:
     g = torch.Generator().manual_seed(seed)
-    r = lambda *shape, by=1.0: by * torch.randn(*shape, generator=g)
+
+    def r(*shape, by=1.0):
+        return by * torch.randn(*shape, generator=g)
+
     W_dec = r(F, targets, d_out)
     return dict(
         W_enc=r(d, F, by=0.5),
@@ -130,7 +134,9 @@ def spec(
 
 
 def made(s) -> Dictionary:
-    parse = lambda names: tuple(map(Site.parse, names))
+    def parse(names):
+        return tuple(map(Site.parse, names))
+
     return Dictionary(
         parse(s.sources),
         tuple(SiteWeights(**w) for w in s.w),
@@ -220,7 +226,10 @@ def rebuilt(s, j, codes, acts):  # -> [T, d_out]
 
 
 def alone(model, x, edits=None, reads=(), gradient=False):
-    "The decision of one sequence, and what arrived at the sites `reads`; `edits` {site: function of [T, d]} change what goes on."
+    """The decision of one sequence, and what arrived at the sites `reads`.
+
+    `edits` {site: function of [T, d]} change what goes on.
+    """
     arrived, handles, edits = {}, [], edits or {}
 
     def seen(site, value):
@@ -273,14 +282,17 @@ def spliced(s, model, x, start) -> float:
 
 
 def slopes(s, model, x, acts) -> list:  # [T, d_out] a target
-    "The decision's gradient at each target: all targets are leaves that hold the bare values; of an SAE one site at a time."
+    """The decision's gradient at each target.
+
+    All targets are leaves that hold the bare values; of an SAE one site at a time.
+    """
     if s.wiring == "sae":
         out = []
         for site in s.targets:
             leaf = acts[site].clone().requires_grad_()
             out.append(
                 torch.autograd.grad(
-                    alone(model, x, {site: lambda h: leaf}, gradient=True)[0], leaf
+                    alone(model, x, {site: lambda h, leaf=leaf: leaf}, gradient=True)[0], leaf
                 )[0]
             )
         return out
@@ -292,7 +304,10 @@ def slopes(s, model, x, acts) -> list:  # [T, d_out] a target
 
 
 def without(s, model, x, acts, codes, gone) -> float:
-    "The decision without the features `gone`, pairs (source, feature): their writes subtracted, and every target from the first source on held where it was."
+    """The decision without the features `gone`, pairs (source, feature).
+
+    Their writes are subtracted, and every target from the first source on is held where it was.
+    """
     first = min(i for i, _ in gone)
 
     def edit(j):
@@ -310,8 +325,11 @@ def without(s, model, x, acts, codes, gone) -> float:
 @lru_cache
 def truth(name: str, moved: float = 0.0, effects: bool = True) -> SimpleNamespace:
     kind, make = SPECS[name]
-    s, r, data = make(), release(kind, moved), rows(kind)
-    start, out = kind != "net", []
+    s = make()
+    r = release(kind, moved)
+    data = rows(kind)
+    start = kind != "net"
+    out = []
     for x in torch.tensor(data[list("abcde")].to_numpy()) if kind == "net" else data.input_ids:
         decision, acts = alone(r.model, x, reads=[*s.sources, *s.targets])
         codes = {i: reads(s, i, acts[site], start) for i, site in enumerate(s.sources)}
@@ -357,7 +375,7 @@ def truth(name: str, moved: float = 0.0, effects: bool = True) -> SimpleNamespac
 
 
 def nodes(t, x):
-    "Error and mass of one sequence, per node: a node is a site of an SAE, or all targets of another wiring."
+    "Error and mass of one sequence, per node: a site of an SAE, or all targets of another."
     mass = [float(a.abs().sum()) for a in x.at]
     return (x.error, mass) if t.s.wiring == "sae" else ([sum(x.error)], [sum(mass)])
 

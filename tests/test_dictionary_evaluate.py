@@ -1,4 +1,6 @@
-"What is measured of a dictionary, against formulas written out one sequence at a time: no padding, no batches, plain hooks."
+"What is measured of a dictionary, against formulas written out one sequence at a time."
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -9,14 +11,8 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.dictionary import Dictionary
-from interpkit.dictionary.evaluate import (
-    attributions,
-    batch_size,
-    codes_at,
-    evaluate,
-    in_batches,
-    splice,
-)
+from interpkit.dictionary.evaluate import attributions, evaluate
+from interpkit.dictionary.replacement import batch_size, codes_at, in_batches, splice
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 
@@ -24,8 +20,10 @@ from interpkit.model.sites import Site
 
 
 def test_evaluate_equals_the_formulas():
-    w, seen = world(), truth("old")
-    found, weight = evaluate(w.old, w.dictionary, w.rows), w.rows.weight.to_numpy()
+    w = world()
+    seen = truth("old")
+    found = evaluate(w.old, w.dictionary, w.rows)
+    weight = w.rows.weight.to_numpy()
     bare, spliced = (np.array([getattr(t, n) for t in seen]) for n in ("decision", "spliced"))
     mean = (weight * bare).sum() / weight.sum()
     assert found["splice_error"] == pytest.approx(
@@ -48,29 +46,24 @@ def test_evaluate_equals_the_formulas():
         l0.append(float((a > 0).sum(1).float().mean()))
         rates.append((a > 0).float().mean(0))
     rates = torch.cat(rates)
-    assert (
-        found["error_share"] == pytest.approx(max(shares), rel=1e-3)
-        and abs(shares[0] - shares[1]) > 1e-3
-    )
-    assert found["fvu"] == pytest.approx(np.mean(fvu), rel=1e-4) and found["l0"] == pytest.approx(
-        np.mean(l0), rel=1e-6
-    )
-    assert found["dead_share"] == pytest.approx(float((rates == 0).float().mean())) and found[
-        "dense_share"
-    ] == pytest.approx(float((rates > 0.1).float().mean()))
-    assert found["sequences"] == len(w.rows) and found["tokens"] == sum(
-        len(x) - 1 for x in w.rows.input_ids
-    )
+    assert found["error_share"] == pytest.approx(max(shares), rel=1e-3)
+    assert abs(shares[0] - shares[1]) > 1e-3
+    assert found["fvu"] == pytest.approx(np.mean(fvu), rel=1e-4)
+    assert found["l0"] == pytest.approx(np.mean(l0), rel=1e-6)
+    assert found["dead_share"] == pytest.approx(float((rates == 0).float().mean()))
+    assert found["dense_share"] == pytest.approx(float((rates > 0.1).float().mean()))
+    assert found["sequences"] == len(w.rows)
+    assert found["tokens"] == sum(len(x) - 1 for x in w.rows.input_ids)
 
 
 def test_attribution_equals_gradient_times_activation():
-    w, seen = world(), truth("old")
+    w = world()
+    seen = truth("old")
     at = attributions(w.old, w.dictionary, w.old.batch(w.rows))
     for i, t in enumerate(seen):
         expected = torch.cat([t.site[k].at for k in (0, 1)], 1)
-        assert torch.allclose(at.size[i], expected.abs().sum(0), atol=2e-3) and torch.allclose(
-            at.signed[i], expected.sum(0), atol=2e-3
-        )
+        assert torch.allclose(at.size[i], expected.abs().sum(0), atol=2e-3)
+        assert torch.allclose(at.signed[i], expected.sum(0), atol=2e-3)
         assert at.error[i].tolist() == pytest.approx([t.site[k].error for k in (0, 1)], rel=1e-2)
         assert at.mass[i].tolist() == pytest.approx(
             [float(t.site[k].at.abs().sum()) for k in (0, 1)], rel=1e-2
@@ -85,6 +78,25 @@ def test_splice_runs_all_sites_at_once():
     assert found.spliced.tolist() == pytest.approx([t.spliced for t in truth("old")], abs=1e-3)
 
 
+def test_an_evaluation_is_shown_and_answers_as_a_mapping():
+    w = world()
+    found = evaluate(w.old, w.dictionary, w.rows)
+    assert found["splice_error"] == found.splice_error
+    assert json.loads(json.dumps(dict(found))) == found == dict(found)
+    assert list(found) == list(found.keys())
+    assert len(found) == 8
+    assert (found | dict(skip_alone=0.5)) == {**found, "skip_alone": 0.5}
+    assert (found | dict(fvu=0.0))["fvu"] == 0.0
+    with pytest.raises(KeyError):
+        found["table"]
+    with pytest.raises(AttributeError):
+        found.fvu = 0.0
+    assert "splice error" in repr(found)
+    assert "\n" not in repr(found)
+    assert "<script" not in found._repr_html_()
+    assert "of the decision" in found._repr_html_()
+
+
 # positions that do not count
 
 
@@ -97,15 +109,13 @@ def test_start_token_and_padding_carry_no_feature():
         loud.b_enc.fill_(100.0)  # every feature fires wherever it may
         codes = codes_at(Dictionary((s,), (loud,)), s, at.acts[s], batch)
         for i, ids in enumerate(w.rows.input_ids):
-            assert (
-                (codes[i, 1 : len(ids)] > 0).all()
-                and not codes[i, 0].any()
-                and not codes[i, len(ids) :].any()
-            )
+            assert (codes[i, 1 : len(ids)] > 0).all()
+            assert not codes[i, 0].any()
+            assert not codes[i, len(ids) :].any()
 
 
 class Masked(nn.Module):
-    "Its padding holds NaN, which it masks away behind the site; the gradient there is NaN too (0 times NaN)."
+    "Its padding holds NaN, masked away behind the site; the gradient there is NaN too."
 
     def __init__(self):
         super().__init__()
@@ -128,16 +138,14 @@ def test_padding_may_hold_nan():
         sites=["hidden:out"],
         device="cpu",
     )
-    rows, d = world().rows, Dictionary((Site("hidden"),), (directions(3, 12, 8),))
-    together, single = (
-        evaluate(release, d, rows),
-        [attributions(release, d, release.batch(rows.iloc[[i]])) for i in range(len(rows))],
-    )
+    rows = world().rows
+    d = Dictionary((Site("hidden"),), (directions(3, 12, 8),))
+    together = evaluate(release, d, rows)
+    single = [attributions(release, d, release.batch(rows.iloc[[i]])) for i in range(len(rows))]
     assert all(np.isfinite(x) for x in together.values())
     at = attributions(release, d, release.batch(rows))
-    assert torch.allclose(
-        at.size, torch.cat([x.size for x in single]), atol=1e-5
-    ) and torch.allclose(at.error, torch.cat([x.error for x in single]), atol=1e-5)
+    assert torch.allclose(at.size, torch.cat([x.size for x in single]), atol=1e-5)
+    assert torch.allclose(at.error, torch.cat([x.error for x in single]), atol=1e-5)
 
 
 def test_nan_where_it_counts_is_refused_with_its_row():
@@ -160,7 +168,8 @@ def test_nan_where_it_counts_is_refused_with_its_row():
     rows = pd.DataFrame(dict(sequence_id=[0, 1, 2], input_ids=[[1, 3, 4], [1, 7, 4], [1, 5]]))
     with pytest.raises(InterpkitError) as e:
         evaluate(release, Dictionary((Site("hidden"),), (directions(3, 12, 8),)), rows)
-    assert e.value.code == 65 and "row 1 (1 of 3 rows)" in e.value.given
+    assert e.value.code == 65
+    assert "row 1 (1 of 3 rows)" in e.value.given
 
 
 # batches
@@ -169,14 +178,11 @@ def test_nan_where_it_counts_is_refused_with_its_row():
 def test_batches_keep_order_and_size():
     w = world()
     longest = max(map(len, w.rows.input_ids))
-    assert (
-        batch_size(w.old, w.rows, w.dictionary, 3 * longest * 24) == 3
-        and batch_size(w.old, w.rows, w.dictionary, 1) == 1
-    )
+    assert batch_size(w.old, w.rows, w.dictionary, 3 * longest * 24) == 3
+    assert batch_size(w.old, w.rows, w.dictionary, 1) == 1
     parts = [(p, b) for p, b in in_batches(w.old, w.rows, w.dictionary, limit=3 * longest * 24)]
-    assert [p.stop - p.start for p, _ in parts] == [b.n for _, b in parts] == [3] * 4 + [
-        2
-    ] and parts[-1][0].stop == len(w.rows)
+    assert [p.stop - p.start for p, _ in parts] == [b.n for _, b in parts] == [3] * 4 + [2]
+    assert parts[-1][0].stop == len(w.rows)
     with pytest.raises(InterpkitError, match="0 rows"):
         list(in_batches(w.old, w.rows.head(0), w.dictionary))
 
@@ -192,15 +198,14 @@ def test_batches_know_the_positions_of_a_users_own_arguments():
         sites=["1:out"],
         device="cpu",
     )
-    rows, d = (
-        pd.DataFrame(np.zeros((50, 4), "float32"), columns=list("abcd")),
-        Dictionary((Site("1"),), (directions(3, 10, 8),)),
-    )
-    assert batch_size(flat, rows, d, 200) == 20 and batch_size(deep, rows, d, 200) == 5
+    rows = pd.DataFrame(np.zeros((50, 4), "float32"), columns=list("abcd"))
+    d = Dictionary((Site("1"),), (directions(3, 10, 8),))
+    assert batch_size(flat, rows, d, 200) == 20
+    assert batch_size(deep, rows, d, 200) == 5
 
 
 def test_numbers_do_not_depend_on_batches(monkeypatch):
     w = world()
     once = evaluate(w.old, w.dictionary, w.rows)
-    monkeypatch.setattr("interpkit.dictionary.evaluate.batch_size", lambda *a: 3)
+    monkeypatch.setattr("interpkit.dictionary.replacement.batch_size", lambda *a: 3)
     assert evaluate(w.old, w.dictionary, w.rows) == pytest.approx(once, rel=1e-4)
