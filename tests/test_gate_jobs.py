@@ -570,6 +570,16 @@ def test_killed_ten_times_at_random_moments_a_check_ends_with_the_same_bytes(ask
     assert not [p for p in Path(asked.run).rglob("*.aside")]
 
 
+def taken(folder: Path) -> int:
+    "Steps in the checkpoint of a training in `folder`; 0 where there is none, or it is replaced."
+    for state in folder.glob("runs/train-cut/*/store-*/training-0/checkpoint/state.json"):
+        try:
+            return json.loads(state.read_text())["taken"]
+        except (OSError, ValueError):
+            pass
+    return 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wiring", ["sae", "clt"])
 def test_killed_again_and_again_a_training_job_ends_with_the_same_weights(
@@ -583,25 +593,23 @@ def test_killed_again_and_again_a_training_job_ends_with_the_same_weights(
     def command(out):
         return [sys.executable, "-m", "interpkit.gate.cli", "train", *flags(how | dict(out=out))]
 
-    began = time.monotonic()
     assert ended(command("whole")) == 0
-    took = time.monotonic() - began
     rng = random.Random(0)
-    cut = []
+    cut = [0]
     for _ in range(8):
         process = start(command("cut"))
+        while process.poll() is None and taken(tmp_path) <= cut[-1]:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.3))  # somewhere between two checkpoints
         try:
-            process.wait(rng.uniform(0.4, 0.9) * took)
-        except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         process.wait()
-        states = tmp_path.glob("runs/*/*/store-*/training-0/checkpoint/state.json")
-        cut += [read_json(p)["taken"] for p in states]
-        if (tmp_path / "cut").exists():
-            break
-    assert ended(command("cut")) == 0 or (tmp_path / "cut").exists()
-    assert cut  # killed in the middle,
-    assert sorted(cut) == cut  # and each time further on
+        assert not (tmp_path / "cut").exists()  # killed in the middle,
+        cut.append(taken(tmp_path))
+    assert sorted(set(cut)) == cut  # and each time further on
+    assert ended(command("cut")) == 0
     for name in ("weights.safetensors", "dictionary.json"):
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "cut" / name).read_bytes() == whole, name
