@@ -1,29 +1,34 @@
-"Parameters and policy: everything that is misspelt, of another type or dangerous ends before anything runs."
+"Parameters and policy: what is misspelt, of another type or dangerous ends before anything runs."
 
 import json
+import os
+from dataclasses import asdict
 
 import pytest
+from helpers import refused
+from pydantic import ValidationError
 
 from interpkit.core.errors import ExitCode, InterpkitError
+from interpkit.drift.limits import Limits
+from interpkit.gate.check_toml import policy_text
 from interpkit.gate.parameters import (
     JOBS,
     Drift,
-    Policy,
     Preflight,
+    TrainSae,
     from_cell,
+    papermill_line,
     refuse_names,
     validated,
 )
-from interpkit.gate.policy import policy_text
+from interpkit.gate.policy import LimitsOf, Policy
 
 GIVEN = dict(old="v1", new="v2", data="q.parquet", run="r")
 
 
-def error(fn, *args, **kw) -> InterpkitError:
-    with pytest.raises(InterpkitError) as e:
-        fn(*args, **kw)
-    assert e.value.code == ExitCode.BAD_PARAMETERS
-    return e.value
+def error(function, *args) -> InterpkitError:
+    "The error of a call that is refused before anything runs."
+    return refused(lambda: function(*args), code=ExitCode.BAD_PARAMETERS)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,8 @@ def test_what_is_no_name_is_refused_as_code(name):
 )
 def test_what_looks_like_a_secret_is_refused_by_its_name_alone(name):
     e = error(validated, Preflight, GIVEN | {name: "hunter2"})
-    assert name in e.given and "hunter2" not in str(e)
+    assert name in e.given
+    assert "hunter2" not in str(e)
 
 
 def test_a_declared_name_is_never_taken_for_a_secret():
@@ -46,15 +52,15 @@ def test_a_declared_name_is_never_taken_for_a_secret():
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "given, meant",
     [
         (dict(dta="x"), "'data'"),
         (dict(dictonary="x"), "'dictionary'"),
         (dict(train_dat=""), "'train_data'"),
     ],
 )
-def test_the_nearest_name_is_given(given, said):
-    assert said in error(validated, Preflight, GIVEN | given).mend
+def test_the_nearest_name_is_given(given, meant):
+    assert meant in error(validated, Preflight, GIVEN | given).mend
 
 
 @pytest.mark.parametrize(
@@ -79,53 +85,67 @@ def test_numbers_as_text_are_not_numbers():
 
 def test_parameters_are_frozen():
     p = validated(Preflight, GIVEN)
-    with pytest.raises(Exception):
+    with pytest.raises(ValidationError):
         p.old = "v0"
 
 
 def test_a_cell_may_hold_parameters_and_nothing_else():
-    import os
-
-    cell = dict(
-        GIVEN,
+    others = dict(
         _private=1,
         In=[],
         Out={},
         os=os,
         Path=type("Path", (), {}),
-        helper=lambda: 1,
+        helper=len,
         exit=print,
     )
-    assert from_cell(Preflight, cell).new == "v2"
-    assert "'run'" in error(from_cell, Preflight, dict(GIVEN, rnu="x")).mend
+    assert from_cell(Preflight, GIVEN | others).new == "v2"
+    assert "'run'" in error(from_cell, Preflight, GIVEN | dict(rnu="x")).mend
 
 
-def test_a_notebook_that_nobody_gave_parameters_shows_the_example_and_a_half_given_one_does_not():
-    assert from_cell(Drift, dict(run=""), lambda model: (model, "example")) == (Drift, "example")
-    assert error(
-        from_cell, Preflight, dict(old="v1", new="", data="", run=""), lambda model: "example"
-    ).asked.startswith("new:")
-    assert error(from_cell, Drift, dict(rnu="x", run=""), lambda model: "example")
+def test_a_notebook_without_its_parameters_says_which_one_is_missing_and_what_to_paste():
+    e = error(from_cell, Preflight, dict(old="v1", new="", data="", run=""))
+    assert e.asked == "new: folder or hub id of the new release"
+    assert e.given == "no value for new, data, run"
+    assert papermill_line(Preflight, dict(old="v1")) in e.mend
+    assert error(from_cell, Drift, dict(run="")).asked.startswith("run:")
+
+
+def test_a_misspelt_name_explains_what_is_missing():
+    assert "'run'" in error(from_cell, Drift, dict(rnu="x", run="")).mend
+
+
+def test_the_line_to_paste_keeps_what_was_given_and_is_complete():
+    line = papermill_line(TrainSae, dict(release="my model", half=True))
+    words = "papermill train_sae.ipynb train_sae-done.ipynb -p release 'my model' -p data"
+    assert line.startswith(words)
+    assert " -p out " in line
+    assert " -p run " in line
 
 
 def test_every_job_has_at_most_ten_parameters_that_are_described():
     for model in JOBS.values():
-        assert len(model.model_fields) <= 10 and all(
-            f.description for f in model.model_fields.values()
-        )
+        assert len(model.model_fields) <= 10
+        assert all(f.description for f in model.model_fields.values())
+
+
+def test_default_limits_are_those_of_drift():
+    defaults = LimitsOf()
+    assert {n: getattr(defaults, n).limit for n in LimitsOf.model_fields} == asdict(Limits())
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, meant",
     [
         ("[limits.efect]\nlimit = 0.2", "'effect'"),
         ("[limits.effect]\nlimt = 0.2", "'limit'"),
         ("exmples = 'ids'", "'examples'"),
+        ("[training]\nfeatures = 64", "'n_features'"),
     ],
 )
-def test_a_misspelt_line_of_check_toml_is_named_wherever_it_stands(tmp_path, text, said):
+def test_a_misspelt_line_of_check_toml_is_named_wherever_it_stands(tmp_path, text, meant):
     (tmp_path / "check.toml").write_text(text)
-    assert said in error(Policy.read, tmp_path / "check.toml").mend
+    assert meant in error(Policy.read, tmp_path / "check.toml").mend
 
 
 def test_broken_and_missing_policies_are_one_error(tmp_path):
@@ -139,13 +159,11 @@ def test_what_the_command_line_says_goes_before_the_file_and_what_it_does_not_sa
         "seed = 4\nwatched = ['a']\n[training]\nk = 6\ntokens = 9\n"
     )
     p = Policy.read(tmp_path / "check.toml", seed=7, examples=None, training__k=8)
-    assert (p.seed, p.watched, p.training.k, p.training.tokens, p.examples) == (
-        7,
-        ["a"],
-        8,
-        9,
-        "ids",
-    )
+    assert p.seed == 7
+    assert p.training.k == 8
+    assert p.watched == ["a"]
+    assert p.training.tokens == 9
+    assert p.examples == "ids"
 
 
 def test_a_policy_survives_json_and_its_own_toml(tmp_path):
@@ -159,11 +177,11 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
             segments=False,
             limits=dict(effect=dict(limit=0.2, why="agreed")),
             own=dict(splice_error=0.002, error_share=0.02),
-            training=dict(features=64),
+            training=dict(n_features=64),
         )
     )
+    found = dict(release="v1", data="-", decision="-", sites="-", segments="-")
     (tmp_path / "p.json").write_text(json.dumps(p.model_dump(mode="json")))
-    (tmp_path / "p.toml").write_text(
-        policy_text(p, dict(release="v1", data="-", decision="-", sites="-", segments="-"))
-    )
-    assert Policy.read(tmp_path / "p.json") == Policy.read(tmp_path / "p.toml") == p
+    (tmp_path / "p.toml").write_text(policy_text(p, found))
+    assert Policy.read(tmp_path / "p.json") == p
+    assert Policy.read(tmp_path / "p.toml") == p
