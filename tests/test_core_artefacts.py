@@ -12,20 +12,9 @@ import pandas as pd
 import pytest
 
 from interpkit.core import artefacts
-from interpkit.core.artefacts import (
-    check_artefact,
-    digest_file,
-    digest_frame,
-    digest_json,
-    is_storage_error,
-    new_artefact,
-    open_artefact,
-    read_json,
-    remove_leftovers,
-    six,
-    storage_error,
-    write_json,
-)
+from interpkit.core.artefacts import check_artefact, new_artefact, open_artefact
+from interpkit.core.digests import digest_file, digest_frame, digest_json, six
+from interpkit.core.files import is_storage_error, read_json, remove_leftovers, storage_error, write_json
 from interpkit.core.benchmarks import bar, write_benchmark
 from interpkit.core.errors import InterpkitError
 from interpkit.core.show import card_html, percent, table_html

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from interpkit.core.artefacts import digest_file, write_json
+from interpkit.core.digests import digest_file
+from interpkit.core.files import write_json
 from interpkit.core.errors import InterpkitError
 from interpkit.data.store import ActivationStore
 from interpkit.model.sites import Batch, Site
