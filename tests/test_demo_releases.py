@@ -10,11 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from interpkit.core.artefacts import digest_file, read_json
+from interpkit.core.digests import digest_file
+from interpkit.core.files import read_json
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.data.checksets import check_digest, read_check_set
 from interpkit.data.demo import DEMO, PURPOSES, demo_folder, demo_quarter, demo_rows
-from interpkit.data.ledger import FRAUD, LEGIT, RULE
+from interpkit.data.world import FRAUD, LEGIT, RULE
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.limits import Limits
