@@ -121,6 +121,7 @@ def test_a_dictionary_is_trained_from_a_stream(tmp_path):
         return train_dictionary(release, rows, **how, **kwargs)
 
     d = make(store=tmp_path)
-    assert d.validity["measured"]["splice_error"] < 0.1
+    # 0.070 to 0.086 over two seeds and three instruction sets; without a dictionary it is 1
+    assert d.validity["measured"]["splice_error"] < 0.15
     assert not (tmp_path / "learn").exists()
     assert d.fingerprint == make().fingerprint
