@@ -1,4 +1,4 @@
-"What several test files share: a tiny fraud model in folders, with its dictionary, and the command line that checks it."
+"What several test files share: a tiny fraud model in folders, with its dictionary and its rows."
 
 import os
 import sys
@@ -13,19 +13,23 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
 
 COLUMNS = [f"x{i}" for i in range(6)]
+FACTORY = """from torch import nn
+def build(width=16): return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 1))
+"""
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    "Two releases `v1` and `v2` of a small network, `wide` of another width, v1's dictionary and 600 rows, all as files in one folder."
+    """Two releases `v1` and `v2` of a small network, and `wide` of another width.
+
+    With them v1's dictionary and 600 rows, all as files in one folder.
+    """
     from interpkit.dictionary.validity import certify
     from interpkit.drift.simulate import small_world
     from interpkit.model.releases import Release
 
     at = tmp_path_factory.mktemp("tiny")
-    (at / "tiny_fraud.py").write_text(
-        "from torch import nn\ndef build(width=16): return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 1))\n"
-    )
+    (at / "tiny_fraud.py").write_text(FACTORY)
     sys.path.insert(0, str(at))
     import tiny_fraud
 
@@ -77,7 +81,10 @@ def parquet(tmp_path):
 
 @pytest.fixture(params=["torch", "triton"])
 def kernels(request, monkeypatch):
-    "Runs a test by torch's operators and by the Triton kernels, interpreted; where there is a GPU, test_sparse_cuda.py runs them compiled."
+    """Runs a test by torch's operators and by the Triton kernels, interpreted.
+
+    Where there is a GPU, test_sparse_cuda.py runs them compiled.
+    """
     if request.param == "triton":
         pytest.importorskip(
             "triton", minversion="3.7"

@@ -6,12 +6,14 @@ from interpkit.core.errors import ExitCode, InterpkitError
 
 
 def refused(call, *parts: str, code: int = ExitCode.INVALID) -> InterpkitError:
-    "The one error of `call()`: with this exit code, all of its three parts, and `parts` in its text."
+    "The error of `call()`: with this exit code, all of its three parts, and `parts` in its text."
     with pytest.raises(InterpkitError) as caught:
         call()
     error = caught.value
     assert error.code == code, error
-    assert error.asked and error.given and error.mend, error
+    assert error.asked, error
+    assert error.given, error
+    assert error.mend, error
     for part in parts:
         assert part in str(error), (part, str(error))
     return error

@@ -1,4 +1,7 @@
-"A small language model with a dictionary of two sites, and the truth about it, one sequence at a time: no padding, no batches, plain hooks."
+"""A small language model with a dictionary of two sites, and the truth about it.
+
+The truth is found one sequence at a time: no padding, no batches, plain hooks.
+"""
 
 from functools import lru_cache
 from types import SimpleNamespace
@@ -15,10 +18,9 @@ from interpkit.model.sites import Site
 BOS, PAD, YES, NO, V, D = 1, 0, 5, 6, 20, 16
 SITES = (Site("model.layers.0"), Site("model.layers.1"))
 
-# a small world, and the truth about it (other tests import both)
-
 
 def directions(seed: int, features: int, d: int = D, threshold: float = 0.3) -> SiteWeights:
+    "Weights of one site with random unit directions."
     g = torch.Generator().manual_seed(seed)
     W = nn.functional.normalize(torch.randn(features, d, generator=g), dim=1)
     b_dec = 0.1 * torch.randn(d, generator=g)
@@ -32,6 +34,7 @@ def directions(seed: int, features: int, d: int = D, threshold: float = 0.3) -> 
 
 
 def causal(seed: int, name: str, width: int = D, moved: float = 0.0, sites=SITES) -> Release:
+    "A Llama of four layers with large weights, each changed by about the share `moved`."
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -61,6 +64,7 @@ def causal(seed: int, name: str, width: int = D, moved: float = 0.0, sites=SITES
 
 @lru_cache
 def world(n: int = 14) -> SimpleNamespace:
+    "Two releases `old` and `new`, n rows, and a dictionary of 24 and 20 features."
     rng = np.random.default_rng(0)
     ids = [[BOS, *rng.integers(3, V, k).tolist()] for k in rng.integers(2, 9, n)]
     rows = pd.DataFrame(
@@ -72,19 +76,16 @@ def world(n: int = 14) -> SimpleNamespace:
             group_id=[f"c{i // 2}" for i in range(n)],
         )
     )
-    dictionary = Dictionary(
-        SITES,
-        (directions(1, 24), directions(2, 20)),
-        tuple(f"site {i}, feature {j}" for i, F in enumerate((24, 20)) for j in range(F)),
-    )
+    labels = [f"site 0, feature {j}" for j in range(24)]
+    labels += [f"site 1, feature {j}" for j in range(20)]
+    dictionary = Dictionary(SITES, (directions(1, 24), directions(2, 20)), tuple(labels))
     return SimpleNamespace(
         old=causal(0, "v1"), new=causal(0, "v2", moved=0.1), rows=rows, dictionary=dictionary
     )
 
 
-def by_hand(
-    w: SiteWeights, h: torch.Tensor
-) -> torch.Tensor:  # [T, d] -> [T, F], feature by feature
+def by_hand(w: SiteWeights, h: torch.Tensor) -> torch.Tensor:  # [T, d] -> [T, F]
+    "Codes, one token and one feature at a time."
     out = torch.zeros(len(h), w.W_enc.shape[1])
     for t in range(len(h)):
         for f in range(out.shape[1]):
@@ -94,8 +95,12 @@ def by_hand(
 
 
 def alone(model, ids, edits=None, gradient: bool = False):
-    "Decision and activations {layer: [T, d]} of one sequence without padding; `edits` {layer: function of [T, d]}."
-    acts, handles = {}, []
+    """Decision and activations {layer: [T, d]} of one sequence without padding.
+
+    `edits` is {layer: function of [T, d]}, and `gradient` keeps the decision as a tensor.
+    """
+    acts = {}
+    handles = []
 
     def hook(k):
         def run(_, __, out):
@@ -114,7 +119,8 @@ def alone(model, ids, edits=None, gradient: bool = False):
     finally:
         for x in handles:
             x.remove()
-    return logits[YES] - logits[NO] if gradient else float(logits[YES] - logits[NO]), acts
+    decision = logits[YES] - logits[NO]
+    return decision if gradient else float(decision), acts
 
 
 def gradient(model, ids, k: int) -> torch.Tensor:  # [T, d]
@@ -124,40 +130,41 @@ def gradient(model, ids, k: int) -> torch.Tensor:  # [T, d]
     return torch.autograd.grad(decision, leaf)[0]
 
 
+def rebuild(x: SiteWeights):
+    "A function that puts the reconstruction in the place of activations [T, d]."
+
+    def edit(h):
+        new = by_hand(x, h) @ x.W_dec[:, 0] + x.b_dec
+        return torch.cat([h[:1], new[1:]])  # the start token stays bare
+
+    return edit
+
+
+def truth_at(x: SiteWeights, h: torch.Tensor, g: torch.Tensor) -> SimpleNamespace:
+    "What is true at a site with activations h and gradients g [T, d]; 0 at the start token."
+    codes = by_hand(x, h)
+    codes[0] = 0
+    recon = codes @ x.W_dec[:, 0] + x.b_dec
+    at = (g @ x.W_dec[:, 0].T) * codes
+    error = (g * (h - recon)).sum(1)[1:].abs().sum()
+    return SimpleNamespace(acts=h, codes=codes, recon=recon, at=at, error=float(error))
+
+
 @lru_cache
 def truth(side: str) -> list:
-    "For each sequence: decision, spliced decision, and for each site activations, codes, reconstruction and attribution (0 at the start token)."
-    w, out = world(), []
+    """For each sequence: decision, spliced decision, and what is true at each site.
+
+    That is activations, codes, reconstruction, attribution and its error.
+    """
+    w = world()
     model = getattr(w, side).model
+    weights = w.dictionary.weights
+    out = []
     for ids in w.rows.input_ids:
         decision, acts = alone(model, ids)
-
-        def rebuild(k):
-            def fn(h):
-                new = (
-                    by_hand(w.dictionary.weights[k], h) @ w.dictionary.weights[k].W_dec[:, 0]
-                    + w.dictionary.weights[k].b_dec
-                )
-                return torch.cat([h[:1], new[1:]])  # the start token stays bare
-
-            return fn
-
-        site = {}
-        for k in (0, 1):
-            x, h, g = w.dictionary.weights[k], acts[k], gradient(model, ids, k)
-            a = by_hand(x, h)
-            a[0] = 0
-            recon = a @ x.W_dec[:, 0] + x.b_dec
-            at = (g @ x.W_dec[:, 0].T) * a
-            error = (g * (h - recon)).sum(1)[1:].abs().sum()
-            site[k] = SimpleNamespace(acts=h, codes=a, recon=recon, at=at, error=float(error))
-        out.append(
-            SimpleNamespace(
-                decision=decision,
-                spliced=alone(model, ids, {k: rebuild(k) for k in (0, 1)})[0],
-                site=site,
-            )
-        )
+        spliced, _ = alone(model, ids, {k: rebuild(weights[k]) for k in (0, 1)})
+        site = {k: truth_at(weights[k], acts[k], gradient(model, ids, k)) for k in (0, 1)}
+        out.append(SimpleNamespace(decision=decision, spliced=spliced, site=site))
     return out
 
 
@@ -167,12 +174,14 @@ def without(model, ids, k: int, codes, f: int, W_dec) -> float:
 
 
 def every_effect(side: str) -> np.ndarray:  # [sequences, features]
-    w, out = world(), np.zeros((len(world().rows), 44))
-    for i, (ids, t) in enumerate(zip(w.rows.input_ids, truth(side))):
+    "What the decision loses without each feature, ablated one at a time."
+    w = world()
+    model = getattr(w, side).model
+    effects = np.zeros((len(w.rows), 44))
+    for i, (ids, t) in enumerate(zip(w.rows.input_ids, truth(side), strict=True)):
         for k in (0, 1):
-            x = w.dictionary.weights[k]
-            for f in (t.site[k].codes > 0).any(0).nonzero().flatten().tolist():
-                out[i, 24 * k + f] = t.decision - without(
-                    getattr(w, side).model, ids, k, t.site[k].codes, f, x.W_dec[:, 0]
-                )
-    return out
+            W_dec = w.dictionary.weights[k].W_dec[:, 0]
+            codes = t.site[k].codes
+            for f in (codes > 0).any(0).nonzero().flatten().tolist():
+                effects[i, 24 * k + f] = t.decision - without(model, ids, k, codes, f, W_dec)
+    return effects

@@ -1,33 +1,33 @@
-"Artefacts under fire: at every write, flush and rename a full disk or a kill; afterwards the old folder, or the new one, never half."
+"""Artefacts under fire: at every write, flush and rename a full disk or a kill.
+
+Afterwards there is the old folder or the new one, never half of one.
+"""
 
 import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import refused
 
 from interpkit.core import artefacts
-from interpkit.core.artefacts import (
-    check_artefact,
-    digest_file,
-    digest_frame,
-    digest_json,
+from interpkit.core.artefacts import check_artefact, new_artefact, open_artefact
+from interpkit.core.benchmarks import bar, write_benchmark
+from interpkit.core.digests import digest_file, digest_frame, digest_json, six
+from interpkit.core.errors import InterpkitError
+from interpkit.core.files import (
     is_storage_error,
-    new_artefact,
-    open_artefact,
     read_json,
     remove_leftovers,
-    six,
     storage_error,
     write_json,
 )
-from interpkit.core.benchmarks import bar, write_benchmark
-from interpkit.core.errors import InterpkitError
 from interpkit.core.show import card_html, percent, table_html
 
 OLD, NEW = {"a.txt": "old a", "deep/b.txt": "old b"}, {"a.txt": "new a", "c.txt": "new c"}
@@ -104,17 +104,19 @@ def test_a_full_disk_at_any_operation_leaves_old_or_new_and_no_rubbish(
         folder.parent.mkdir()
         old = scenario(folder, before)
         with monkeypatch.context() as m:
-            faults, error = Faults(m, k, full, once=True), None
+            faults = Faults(m, k, full, once=True)
+            error = None
             try:
                 write(folder, NEW, overwrite=True)
             except InterpkitError as e:
                 error = e
         if not faults.fired:
             break
-        assert error is not None and error.code == 75 or contents(folder) == NEW
+        assert (error is not None and error.code == 75) or contents(folder) == NEW
         assert contents(folder) in (old, NEW)
         assert [p.name for p in folder.parent.iterdir()] in ([], ["lesson"]), k
-    assert not faults.fired and k > 8
+    assert not faults.fired
+    assert k > 8
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
@@ -137,12 +139,12 @@ def test_a_kill_at_any_operation_leaves_old_or_new(tmp_path, monkeypatch, before
         assert status in (0, 9)
         assert contents(folder) in (old, NEW), k
         write(folder, NEW, overwrite=True)
-        assert contents(folder) == NEW and [p.name for p in folder.parent.iterdir()] == [
-            "lesson"
-        ], k
+        assert contents(folder) == NEW, k
+        assert [p.name for p in folder.parent.iterdir()] == ["lesson"], k
         if status == 0:
             break
-    assert status == 0 and k > 8
+    assert status == 0
+    assert k > 8
 
 
 @pytest.mark.parametrize("strike", ["full", "kill"])
@@ -159,7 +161,8 @@ def test_write_json_is_old_or_new_at_any_operation(tmp_path, monkeypatch, strike
                 os._exit(int(e.code))
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert read_json(file) in (dict(run=1), dict(run=2)) and status in (
+        assert read_json(file) in (dict(run=1), dict(run=2))
+        assert status in (
             0,
             75 if strike == "full" else 9,
         )
@@ -169,7 +172,8 @@ def test_write_json_is_old_or_new_at_any_operation(tmp_path, monkeypatch, strike
         assert [p.name for p in file.parent.iterdir()] == ["result.json"]
         if status == 0:
             break
-    assert status == 0 and k >= 3
+    assert status == 0
+    assert k >= 3
 
 
 def test_a_limit_of_the_system_is_one_clear_error(tmp_path):
@@ -186,7 +190,8 @@ def test_a_limit_of_the_system_is_one_clear_error(tmp_path):
         except InterpkitError as e:
             os._exit(int(e.code))
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75 and list(tmp_path.iterdir()) == []
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_the_block_goes_through_and_leaves_nothing(tmp_path):
@@ -202,11 +207,11 @@ def test_wrapped_errors_of_a_full_disk_are_recognised(tmp_path):
     with pytest.raises(InterpkitError) as e:
         with new_artefact(tmp_path / "lesson", "note"):
             raise RuntimeError("I/O error: No space left on device (os error 28)")
-    assert e.value.code == 75 and "free some space" in e.value.mend
+    assert e.value.code == 75
+    assert "free some space" in e.value.mend
     assert storage_error("x", PermissionError(errno.EACCES, "Permission denied")).code == 64
-    assert not is_storage_error(ValueError("28 features")) and not is_storage_error(
-        InterpkitError("a", "os error 28", "c")
-    )
+    assert not is_storage_error(ValueError("28 features"))
+    assert not is_storage_error(InterpkitError("a", "os error 28", "c"))
 
 
 def test_a_writer_at_work_is_left_alone(tmp_path):
@@ -234,10 +239,9 @@ def test_every_kind_of_tampering_is_named(tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         write(folder, OLD)
         change(folder)
-        with pytest.raises(InterpkitError) as e:
-            open_artefact(folder, "note")
-        assert e.value.code == 65 and "restore" in e.value.mend
-        return e.value.given
+        error = refused(lambda: open_artefact(folder, "note"))
+        assert "restore" in error.mend
+        return error.given
 
     assert tampered(lambda f: (f / "a.txt").write_text("old A")) == "a.txt was changed"
     assert tampered(lambda f: (f / "deep/b.txt").unlink()) == "deep/b.txt is missing"
@@ -253,12 +257,8 @@ def test_every_kind_of_tampering_is_named(tmp_path):
         (f / "a.txt").symlink_to(tmp_path / "same")
 
     assert tampered(link) == "a.txt is a link"
-    for text in ("[]", "{}", '{"files": 3}', "{", "\ud800".encode("utf-8", "surrogatepass")):
-        tampered(
-            lambda f: (f / "manifest.json").write_bytes(
-                text if isinstance(text, bytes) else text.encode()
-            )
-        )
+    for text in (b"[]", b"{}", b'{"files": 3}', b"{", "\ud800".encode("utf-8", "surrogatepass")):
+        tampered(lambda f, text=text: (f / "manifest.json").write_bytes(text))
     both = tampered(lambda f: [(f / "a.txt").write_text("x"), (f / "deep/b.txt").unlink()])
     assert both == "deep/b.txt is missing; a.txt was changed"
 
@@ -270,15 +270,10 @@ def test_wrong_folders_are_refused(tmp_path):
         (tmp_path, None),
         (tmp_path / "lesson", "release"),
     ):
-        with pytest.raises(InterpkitError) as e:
-            open_artefact(folder, kind)
-        assert e.value.code == 65
-    with pytest.raises(InterpkitError, match="exists"):
-        write(tmp_path / "lesson", NEW)
-    assert (
-        open_artefact(tmp_path / "lesson", "note") == tmp_path / "lesson"
-        and check_artefact(tmp_path / "lesson") == []
-    )
+        refused(lambda folder=folder, kind=kind: open_artefact(folder, kind))
+    refused(lambda: write(tmp_path / "lesson", NEW), "exists")
+    assert open_artefact(tmp_path / "lesson", "note") == tmp_path / "lesson"
+    assert check_artefact(tmp_path / "lesson") == []
 
 
 def test_the_folder_is_readable_by_others_as_the_mask_says(tmp_path):
@@ -288,46 +283,38 @@ def test_the_folder_is_readable_by_others_as_the_mask_says(tmp_path):
 
 
 def test_json_is_canonical_and_finite(tmp_path):
-    a, b = (
-        write_json(tmp_path / "a", dict(x=1, y=[np.float64(0.5), np.arange(2)], p=Path("z"))),
-        write_json(tmp_path / "b", dict(p="z", y=[0.5, [0, 1]], x=1)),
-    )
-    assert digest_file(a) == digest_file(b) and a.read_text().startswith('{\n "p"')
+    a = write_json(tmp_path / "a", dict(x=1, y=[np.float64(0.5), np.arange(2)], p=Path("z")))
+    b = write_json(tmp_path / "b", dict(p="z", y=[0.5, [0, 1]], x=1))
+    assert digest_file(a) == digest_file(b)
+    assert a.read_text().startswith('{\n "p"')
     for bad in (dict(x=np.nan), [np.inf]):
-        with pytest.raises(InterpkitError) as e:
-            write_json(tmp_path / "c.json", bad)
-        assert e.value.code == 65 and not (tmp_path / "c.json").exists()
+        refused(lambda bad=bad: write_json(tmp_path / "c.json", bad))
+        assert not (tmp_path / "c.json").exists()
     for bad in (tmp_path / "missing.json", tmp_path):
-        with pytest.raises(InterpkitError) as e:
-            read_json(bad)
-        assert e.value.code == 65
-    with pytest.raises(InterpkitError) as e:
-        write_json(tmp_path / "no/such/folder.json", {})
-    assert e.value.code == 64
+        refused(lambda bad=bad: read_json(bad))
+    refused(lambda: write_json(tmp_path / "no/such/folder.json", {}), code=64)
+
+
+DIGESTS = """
+import pandas as pd
+from interpkit.core.digests import digest_frame, digest_json
+print(digest_frame(pd.DataFrame(dict(a=[1.5, 2.0], s=['x', None], l=[[1, 2], [3]]))))
+print(digest_json(dict(b={'x': 1}, a=[1.5, None, 'ä'])))
+"""
 
 
 def test_digests_are_the_same_in_another_process(tmp_path):
-    code = (
-        "import pandas as pd, numpy as np; from interpkit.core.artefacts import digest_frame, digest_json;"
-        "print(digest_frame(pd.DataFrame(dict(a=[1.5, 2.0], s=['x', None], l=[[1, 2], [3]]))), digest_json(dict(b={'x': 1}, a=[1.5, None, 'ä'])))"
-    )
-    import subprocess
-
-    out = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | dict(PYTHONHASHSEED=str(s)),
+    frame = pd.DataFrame(dict(a=[1.5, 2.0], s=["x", None], l=[[1, 2], [3]]))
+    here = [digest_frame(frame), digest_json(dict(b={"x": 1}, a=[1.5, None, "ä"]))]
+    for seed in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", DIGESTS],
+            env=os.environ | dict(PYTHONHASHSEED=seed),
             capture_output=True,
             text=True,
             check=True,
-        ).stdout
-        for s in (0, 1)
-    }
-    here = (
-        digest_frame(pd.DataFrame(dict(a=[1.5, 2.0], s=["x", None], l=[[1, 2], [3]]))),
-        digest_json(dict(b={"x": 1}, a=[1.5, None, "ä"])),
-    )
-    assert out == {" ".join(here) + "\n"}
+        )
+        assert done.stdout.split() == here
 
 
 FRAME = pd.DataFrame(
@@ -385,11 +372,9 @@ def test_benchmarks_keep_what_did_not_hold(tmp_path):
         folder=tmp_path / "deep/results",
     )
     found = json.loads(file.read_text())
-    assert (
-        file.name == "speed.json"
-        and found["bars"] == [dict(what="fast", goal="<= 0.1 s", measured=0.2, holds=False)]
-        and "packages" in found["environment"]
-    )
+    assert file.name == "speed.json"
+    assert found["bars"] == [dict(what="fast", goal="<= 0.1 s", measured=0.2, holds=False)]
+    assert "packages" in found["environment"]
 
 
 def test_nothing_of_a_label_runs_in_a_browser():
@@ -399,11 +384,14 @@ def test_nothing_of_a_label_runs_in_a_browser():
         card_html(evil, {evil: evil}),
         table_html(pd.DataFrame({"a": [evil]})),
     ):
-        assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
-    assert "0.3<" in table_html(
-        [dict(x=0.1 + 0.2)]
-    ) and "<td style='text-align:left;padding:2px 10px'>3<" in table_html([dict(x=3, y=0.5)])
-    assert percent(float("nan")) == "-" and percent(2.0) == "2.0x" and percent(0.0512, 1) == "5.1 %"
+        assert "<script" not in html
+        assert "<img" not in html
+        assert "&lt;script&gt;" in html
+    assert "0.3<" in table_html([dict(x=0.1 + 0.2)])
+    assert "<td style='text-align:left;padding:2px 10px'>3<" in table_html([dict(x=3, y=0.5)])
+    assert percent(float("nan")) == "-"
+    assert percent(2.0) == "2.0x"
+    assert percent(0.0512, 1) == "5.1 %"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +408,8 @@ def test_nothing_but_an_artefact_of_its_kind_is_replaced(tmp_path, there, said):
     if there == "file":
         place.write_text("thesis")
     if there in ("folder", "odd"):
-        fill(place, OLD) if place.mkdir() is None else None
+        place.mkdir()
+        fill(place, OLD)
     if there == "odd":
         (place / "manifest.json").write_text("[]")
     if there == "other":
@@ -429,10 +418,8 @@ def test_nothing_but_an_artefact_of_its_kind_is_replaced(tmp_path, there, said):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(InterpkitError, match=said) as e:
         write(place, NEW, overwrite=True)
-    assert (
-        e.value.code == 65
-        and {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    )
+    assert e.value.code == 65
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

@@ -1,4 +1,7 @@
-"The activation store: the same bytes after any kill, nothing half-written on a full disk, nothing mixed, nothing silently short."
+"""The activation store: the same bytes after any kill, and nothing half-written on a full disk.
+
+Nothing is mixed, and nothing is silently short.
+"""
 
 import json
 import os
@@ -8,89 +11,28 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from torch import nn
+from helpers import refused
+from small_store import HIDDEN, POOLED, Release, make_rows, tree, write
 
-from interpkit.core.artefacts import digest_file, write_json
 from interpkit.core.errors import InterpkitError
+from interpkit.core.files import write_json
 from interpkit.data.store import ActivationStore
-from interpkit.model.sites import Batch, Site
-
-HIDDEN, POOLED = Site("hidden"), Site("pooled")
-
-
-class Network(nn.Module):
-    "Tokens [B, T] -> activations [B, T, 4] at one site and [B, 3] at another."
-
-    def __init__(self, scale=1.0):
-        super().__init__()
-        self.hidden, self.pooled = nn.Embedding(50, 4), nn.Linear(4, 3)
-        with torch.no_grad():
-            self.hidden.weight.copy_(scale * torch.arange(200.0).reshape(50, 4) / 100)
-            self.pooled.weight.copy_(torch.arange(12.0).reshape(3, 4))
-            self.pooled.bias.zero_()
-
-    def forward(self, ids):
-        return self.pooled(self.hidden(ids).mean(1))
-
-
-class Release:
-    "What a store needs of a release."
-
-    default_sites = (HIDDEN,)
-
-    def __init__(self, name="v1", scale=1.0):
-        self.fingerprint, self.model = name, Network(scale).eval()
-
-    def pin(self, rows):
-        return rows
-
-    def batch(self, rows):
-        lengths = torch.tensor([len(x) for x in rows["input_ids"]])
-        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for i, x in enumerate(rows["input_ids"]):
-            ids[i, : len(x)] = torch.as_tensor(x)
-        real = torch.arange(ids.shape[1])[None] < lengths[:, None]
-        return Batch(args=(ids,), mask=real & (ids != 1), n=len(rows))
-
-
-def make_rows(n=70, seed=0):
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        dict(
-            sequence_id=[f"s{i}" for i in range(n)],
-            input_ids=[[1, *rng.integers(2, 50, rng.integers(1, 9)).tolist()] for _ in range(n)],
-        )
-    )
-
-
-def write(folder, rows=None, release=None, **kwargs):
-    kwargs = dict(sites=[HIDDEN, POOLED], shard_sequences=16, batch=8) | kwargs
-    return ActivationStore.write(
-        folder, release or Release(), make_rows() if rows is None else rows, **kwargs
-    )
-
-
-def tree(folder):
-    return {p.name: digest_file(p) for p in Path(folder).iterdir()}
 
 
 def test_what_is_read_is_what_the_model_had_at_the_positions_that_count(tmp_path):
-    rows, release = make_rows(), Release()
+    rows = make_rows()
+    release = Release()
     store = write(tmp_path / "s", rows, release)
     expected = torch.cat(
         [release.model.hidden.weight[torch.tensor(x[1:])] for x in rows.input_ids]
     ).detach()
-    assert torch.equal(store.read(HIDDEN), expected) and store.n_tokens == len(expected) == sum(
-        len(x) - 1 for x in rows.input_ids
-    )
-    assert (
-        store.read(POOLED).shape == (70, 3)
-        and store.tokens(POOLED) == store.n_sequences == 70
-        and (store.d(HIDDEN), store.d(POOLED)) == (4, 3)
-    )
+    assert torch.equal(store.read(HIDDEN), expected)
+    assert store.n_tokens == len(expected) == sum(len(x) - 1 for x in rows.input_ids)
+    assert store.read(POOLED).shape == (70, 3)
+    assert store.tokens(POOLED) == store.n_sequences == 70
+    assert (store.d(HIDDEN), store.d(POOLED)) == (4, 3)
     assert torch.equal(
         store.read(POOLED)[:8], release.batch(rows.head(8)).run(release.model).detach()
     )
@@ -101,10 +43,10 @@ def test_what_is_read_is_what_the_model_had_at_the_positions_that_count(tmp_path
     [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)],
 )
 def test_dtypes(tmp_path, dtype, torch_dtype):
-    store, whole = write(tmp_path / dtype, dtype=dtype), write(tmp_path / "whole")
-    assert store.read(HIDDEN).dtype == torch_dtype and torch.equal(
-        store.read(HIDDEN), whole.read(HIDDEN).to(torch_dtype)
-    )
+    store = write(tmp_path / dtype, dtype=dtype)
+    whole = write(tmp_path / "whole")
+    assert store.read(HIDDEN).dtype == torch_dtype
+    assert torch.equal(store.read(HIDDEN), whole.read(HIDDEN).to(torch_dtype))
     assert next(store.batches(HIDDEN, 10)).dtype == torch.float32
 
 
@@ -115,18 +57,19 @@ def test_what_does_not_fit_into_the_dtype_is_refused_with_its_row(tmp_path):
         if i != 13:
             rows.at[i, "input_ids"] = [1, 2, 0]
     big = Release(scale=1e5)
-    with pytest.raises(InterpkitError, match="row 13") as e:
-        write(tmp_path / "s", rows, big, sites=[HIDDEN], dtype="fp16")
-    assert e.value.code == 64 and "bf16" in e.value.mend
+    error = refused(
+        lambda: write(tmp_path / "s", rows, big, sites=[HIDDEN], dtype="fp16"), "row 13", code=64
+    )
+    assert "bf16" in error.mend
     with torch.no_grad():
         big.model.hidden.weight[49] = torch.nan
-    with pytest.raises(InterpkitError, match="row 13") as e:
-        write(tmp_path / "t", rows, big, sites=[HIDDEN])
-    assert e.value.code == 65 and [p.name for p in (tmp_path / "t").iterdir()] == ["store.json"]
+    refused(lambda: write(tmp_path / "t", rows, big, sites=[HIDDEN]), "row 13")
+    assert [p.name for p in (tmp_path / "t").iterdir()] == ["store.json"]
 
 
 def test_a_row_is_called_what_the_caller_calls_it(tmp_path):
-    rows, release = make_rows(40).set_axis(range(100, 140)), Release()
+    rows = make_rows(40).set_axis(range(100, 140))
+    release = Release()
     rows.at[131, "input_ids"] = [1, 49]
     for i in range(100, 140):
         if i != 131:
@@ -145,48 +88,120 @@ def test_nan_in_padding_is_nobodys_concern(tmp_path):
     assert torch.isfinite(write(tmp_path / "s", release=release, sites=[HIDDEN]).read(HIDDEN)).all()
 
 
-SCRIPT = """
-import os, sys
-sys.path.insert(0, {tests!r})
-from test_data_store import *
-from interpkit.data import store as module
+ROOT = Path(__file__).parent.parent
+STRUCK = """
+import os
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from small_store import make_rows, tree, write
+
+from interpkit.core.errors import InterpkitError
+from interpkit.data.store import ActivationStore
+
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
-reference = tree(write(root / "reference", rows=make_rows(24), shard_sequences=8).folder)
+
+
+def run(folder):
+    return tree(write(folder, rows=make_rows(24), shard_sequences=8).folder)
+
+
+def strike_at(k):
+    "Let k operations on storage pass and strike at the next."
+    left = [k]
+
+    def wrap(original):
+        def call(*args, **kwargs):
+            if left[0] == 0:
+                {strike}
+            left[0] -= 1
+            return original(*args, **kwargs)
+
+        return call
+
+    operations = [
+        (os, "fsync"),
+        (os, "replace"),
+        (Path, "write_text"),
+        (safetensors.torch, "save_file"),
+        (Path, "mkdir"),
+    ]
+    for owner, name in operations:
+        setattr(owner, name, wrap(getattr(owner, name)))
+
+
+reference = run(root / "reference")
 for k in range(100):
+    folder = root / str(k)
     if (pid := os.fork()) == 0:
-        left = [k]
-        def wrap(original):
-            def call(*args, **kwargs):
-                if left[0] == 0: {strike}
-                left[0] -= 1
-                return original(*args, **kwargs)
-            return call
-        import safetensors.torch as st
-        for owner, name in ((os, "fsync"), (os, "replace"), (Path, "write_text"), (st, "save_file"), (Path, "mkdir")): setattr(owner, name, wrap(getattr(owner, name)))
-        try: write(root / str(k), rows=make_rows(24), shard_sequences=8)
-        except InterpkitError as e: os._exit(int(e.code))
+        strike_at(k)
+        try:
+            run(folder)
+        except InterpkitError as e:
+            os._exit(int(e.code))
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status in (0, {code}), status
-    if {code} == 75 and (root / str(k)).exists(): assert not [p for p in (root / str(k)).iterdir() if "aside" in p.name]
+    if {code} == 75 and folder.exists():
+        assert not [p for p in folder.iterdir() if "aside" in p.name]
     if status:
-        try: ActivationStore(root / str(k))
-        except InterpkitError: pass
-        else: assert tree(root / str(k)) == reference
-    assert tree(write(root / str(k), rows=make_rows(24), shard_sequences=8).folder) == reference, k
-    if status == 0: break
+        try:
+            ActivationStore(folder)
+        except InterpkitError:
+            pass
+        else:
+            assert tree(folder) == reference
+    assert run(folder) == reference, k
+    if status == 0:
+        break
 print(k)
+"""
+SLOWLY = """
+import sys
+import time
+
+from small_store import write
+
+
+def progress(done, n):
+    print(done, flush=True)
+    time.sleep(0.5)
+
+
+write(sys.argv[1], progress=progress)
+"""
+SMALL_FILES = """
+import resource
+import signal
+import sys
+
+from small_store import make_rows, write
+
+from interpkit.core.errors import InterpkitError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+try:
+    write(sys.argv[1], rows=make_rows(400), shard_sequences=300)
+except InterpkitError as e:
+    print(e)
+    sys.exit(int(e.code))
 """
 
 
-def run(code, *args):
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        env=os.environ | dict(OMP_NUM_THREADS="1"),
-        capture_output=True,
+def start(code, folder):
+    "A process that runs `code`, with the modules of these tests at hand."
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env=os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
     )
 
 
@@ -196,27 +211,19 @@ def run(code, *args):
     ids=["kill", "full disk"],
 )
 def test_struck_at_any_operation_the_next_call_completes_the_same_bytes(tmp_path, strike, code):
-    done = run(SCRIPT.format(tests=str(Path(__file__).parent), strike=strike, code=code), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 15
+    process = start(STRUCK.format(strike=strike, code=code), tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert int(out) >= 15
 
 
 def test_kill_minus_nine_then_the_same_call_again(tmp_path):
-    code = (
-        "import sys, time; sys.path.insert(0, 'tests'); from test_data_store import *;"
-        "write(sys.argv[1], progress=lambda done, n: (print(done, flush=True), time.sleep(0.5)))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "s")],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
+    process = start(SLOWLY, tmp_path / "s")
     assert [process.stdout.readline(), process.stdout.readline()] == ["16\n", "32\n"]
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    with pytest.raises(InterpkitError, match="shard-00004.safetensors is missing"):
-        ActivationStore(tmp_path / "s")
+    process.communicate()
+    refused(lambda: ActivationStore(tmp_path / "s"), "shard-00004.safetensors is missing")
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("shard*")}
     (tmp_path / "s/shard-00001.safetensors").write_bytes(b"half")
     write(tmp_path / "s")
@@ -228,19 +235,10 @@ def test_kill_minus_nine_then_the_same_call_again(tmp_path):
 
 
 def test_a_disk_that_is_full_for_the_system_too(tmp_path):
-    code = (
-        "import sys, resource, signal; sys.path.insert(0, 'tests'); from test_data_store import *; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-        "try: write(sys.argv[1], rows=make_rows(400), shard_sequences=300)\n"
-        "except InterpkitError as e: print(e); sys.exit(int(e.code))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "s")],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.returncode == 75 and "free some space" in done.stdout, (done.stdout, done.stderr)
+    process = start(SMALL_FILES, tmp_path / "s")
+    out, err = process.communicate()
+    assert process.returncode == 75, (out, err)
+    assert "free some space" in out
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["store.json"]
 
 
@@ -260,9 +258,8 @@ def test_a_disk_that_is_full_for_the_system_too(tmp_path):
 def test_a_store_of_something_else_is_refused_and_left_alone(tmp_path, change, said):
     write(tmp_path / "s")
     before = tree(tmp_path / "s")
-    with pytest.raises(InterpkitError) as e:
-        write(tmp_path / "s", **change)
-    assert e.value.code == 65 and said in e.value.given and tree(tmp_path / "s") == before
+    assert said in refused(lambda: write(tmp_path / "s", **change)).given
+    assert tree(tmp_path / "s") == before
 
 
 @pytest.mark.parametrize(
@@ -287,9 +284,7 @@ def test_a_store_of_something_else_is_refused_and_left_alone(tmp_path, change, s
 def test_a_damaged_store_is_not_read(tmp_path, damage, said):
     write(tmp_path / "s")
     damage(tmp_path / "s")
-    with pytest.raises(InterpkitError) as e:
-        ActivationStore(tmp_path / "s")
-    assert e.value.code == 65 and said in e.value.given
+    assert said in refused(lambda: ActivationStore(tmp_path / "s")).given
 
 
 @pytest.mark.parametrize(
@@ -305,15 +300,12 @@ def test_a_damaged_store_is_not_read(tmp_path, damage, said):
     ],
 )
 def test_wrong_parameters_are_refused(tmp_path, wrong, code):
-    with pytest.raises(InterpkitError) as e:
-        write(tmp_path / "s", **wrong)
-    assert e.value.code == code
+    refused(lambda: write(tmp_path / "s", **wrong), code=code)
 
 
 def test_a_folder_with_other_files_is_not_filled(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InterpkitError):
-        write(tmp_path)
+    refused(lambda: write(tmp_path), code=64)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -324,29 +316,26 @@ def sorted_rows(x):
 def test_an_epoch_holds_every_token_once_in_an_order_of_the_seed(tmp_path):
     store = write(tmp_path / "s")
     acts = store.read(HIDDEN)
-    first, again, other = (
-        torch.cat(list(store.batches(HIDDEN, 32, seed=s, epochs=1))) for s in (1, 1, 2)
-    )
-    assert (
-        torch.equal(sorted_rows(first), sorted_rows(acts))
-        and torch.equal(first, again)
-        and not torch.equal(first, other)
-        and not torch.equal(first, acts)
-    )
+
+    def epoch(seed):
+        return torch.cat(list(store.batches(HIDDEN, 32, seed=seed, epochs=1)))
+
+    first, again, other = epoch(1), epoch(1), epoch(2)
+    assert torch.equal(sorted_rows(first), sorted_rows(acts))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, acts)
     two = torch.cat(list(store.batches(HIDDEN, 32, seed=1, epochs=2)))
-    assert (
-        torch.equal(two[: len(acts)], first)
-        and torch.equal(sorted_rows(two[len(acts) :]), sorted_rows(acts))
-        and not torch.equal(two[len(acts) :], first)
-    )
+    assert torch.equal(two[: len(acts)], first)
+    assert torch.equal(sorted_rows(two[len(acts) :]), sorted_rows(acts))
+    assert not torch.equal(two[len(acts) :], first)
 
 
 def test_shuffling_crosses_shards(tmp_path):
     rows = make_rows(64).assign(input_ids=[[1, 2 + i // 2] for i in range(64)])
     values = next(write(tmp_path / "s", rows).batches(HIDDEN, 16, seed=0))[:, 0]
-    assert (values < 0.4).any() and (
-        values > 1.0
-    ).any()  # sequences of the first and of the last shard
+    assert (values < 0.4).any()  # sequences of the first shard
+    assert (values > 1.0).any()  # and of the last
 
 
 def test_blocks_smaller_than_the_store_lose_and_repeat_nothing(tmp_path, monkeypatch):
@@ -356,7 +345,8 @@ def test_blocks_smaller_than_the_store_lose_and_repeat_nothing(tmp_path, monkeyp
     for block, batch in ((7, 3), (20, 64), (1, 1000)):
         monkeypatch.setattr(module, "BLOCK", block)
         got = list(store.batches(HIDDEN, batch, seed=1, epochs=2))
-        assert {len(b) for b in got[:-1]} <= {batch} and 0 < len(got[-1]) <= batch
+        assert {len(b) for b in got[:-1]} <= {batch}
+        assert 0 < len(got[-1]) <= batch
         assert torch.equal(
             sorted_rows(torch.cat(got)), sorted_rows(torch.cat([store.read(HIDDEN)] * 2))
         )
@@ -365,9 +355,7 @@ def test_blocks_smaller_than_the_store_lose_and_repeat_nothing(tmp_path, monkeyp
 def test_more_tokens_than_the_epochs_hold_are_refused_before_the_first_batch(tmp_path):
     store = write(tmp_path / "s")
     n = store.n_tokens
-    with pytest.raises(InterpkitError, match=f"hold {3 * n}") as e:
-        store.batches(HIDDEN, 10, epochs=3, tokens=3 * n + 1)
-    assert e.value.code == 65
+    refused(lambda: store.batches(HIDDEN, 10, epochs=3, tokens=3 * n + 1), f"hold {3 * n}")
     assert sum(map(len, store.batches(HIDDEN, 10, epochs=3, tokens=3 * n))) == 3 * n
     assert sum(map(len, store.batches(HIDDEN, 10, tokens=5 * n + 3))) == 5 * n + 3
     assert [len(b) for b in store.batches(HIDDEN, 10, tokens=25)] == [10, 10, 5]
@@ -388,9 +376,6 @@ def test_reading_refuses_what_it_does_not_have(tmp_path):
         lambda: store.batches(HIDDEN, 0),
         lambda: store.batches(HIDDEN, 4, epochs=0),
     ):
-        with pytest.raises(InterpkitError) as e:
-            call()
-        assert e.value.code == 64
+        refused(call, code=64)
     nothing = write(tmp_path / "t", make_rows(4).assign(input_ids=[[1]] * 4), sites=[HIDDEN])
-    with pytest.raises(InterpkitError, match="no position"):
-        nothing.batches(HIDDEN, 4)
+    refused(lambda: nothing.batches(HIDDEN, 4), "no position")

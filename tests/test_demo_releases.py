@@ -1,20 +1,26 @@
-"""The committed releases of the demo are what `demo/truth.json` says, and the recipes of their traffic keep customers apart."""
+"""The committed releases of the demo are what `demo/truth.json` says.
+
+And the recipes of their traffic keep customers apart.
+"""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from interpkit.core.artefacts import digest_file, read_json
-from interpkit.core.errors import ExitCode, InterpkitError
+from interpkit.core.digests import digest_file
+from interpkit.core.errors import ExitCode
+from interpkit.core.files import read_json
 from interpkit.data.checksets import check_digest, read_check_set
 from interpkit.data.demo import DEMO, PURPOSES, demo_folder, demo_quarter, demo_rows
-from interpkit.data.ledger import FRAUD, LEGIT, RULE
+from interpkit.data.world import FRAUD, LEGIT, RULE
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.limits import Limits
@@ -43,7 +49,7 @@ def dictionary(folder, releases):
     return Dictionary.load(folder / "dictionary", releases["v1"])
 
 
-# The folder ----------------------------------------------------------------------------------------------------------------
+# The folder
 def test_every_file_is_the_one_that_truth_names(folder, truth):
     found = {
         p.relative_to(folder).as_posix(): digest_file(p)
@@ -56,11 +62,9 @@ def test_every_file_is_the_one_that_truth_names(folder, truth):
 def test_releases_are_small_and_of_their_own_shape(folder, releases):
     for n, r in releases.items():
         assert (folder / "releases" / n / "model.safetensors").stat().st_size <= 2e6
-        assert (
-            r.name == n
-            and [str(s) for s in r.default_sites] == ["model.layers.1:out"]
-            and r.for_sign_off
-        )
+        assert r.name == n
+        assert [str(s) for s in r.default_sites] == ["model.layers.1:out"]
+        assert r.for_sign_off
         assert not torch.equal(r.model.lm_head.weight, r.model.model.embed_tokens.weight)
         assert r.decision.spec() == dict(kind="logit_difference", positive=FRAUD, negative=LEGIT)
     assert len({r.fingerprint for r in releases.values()}) == len(DEMO)
@@ -74,44 +78,35 @@ def test_truth_says_nothing_of_the_machine_it_was_made_on(folder):
 
 def test_rounded_release_is_v1_rounded(releases):
     v1, rounded = (releases[n].model.state_dict() for n in ("v1", "v1-bf16"))
-    assert all(torch.equal(rounded[n], v1[n].to(torch.bfloat16).float()) for n in v1) and any(
-        not torch.equal(rounded[n], v1[n]) for n in v1
-    )
+    assert all(torch.equal(rounded[n], v1[n].to(torch.bfloat16).float()) for n in v1)
+    assert any(not torch.equal(rounded[n], v1[n]) for n in v1)
 
 
 def test_concept_release_changed_only_above_the_site(releases):
     v1, concept = (releases[n].model.state_dict() for n in ("v1", "v2-concept"))
     changed = {n for n in v1 if not torch.equal(v1[n], concept[n])}
-    assert changed and not any(
+    assert changed
+    assert not any(
         n.startswith(("model.embed_tokens", "model.layers.0.", "model.layers.1.")) for n in changed
     )
     assert {n.split(".")[2] for n in changed if n.startswith("model.layers")} == {"2", "3"}
 
 
 def test_no_folder_says_how_to_get_it(tmp_path):
-    with pytest.raises(InterpkitError, match="make bench NAME=demo_releases") as e:
-        demo_folder(tmp_path)
-    assert e.value.code == ExitCode.INVALID
+    refused(lambda: demo_folder(tmp_path), "make bench NAME=demo_releases")
 
 
-# What was learned ----------------------------------------------------------------------------------------------------------
+# What was learned
 @pytest.mark.parametrize("name", ["v1", "v2", "v2-concept"])
 def test_releases_know_more_than_a_table_of_counts(name, releases, truth):
-    held, learn = (
-        demo_quarter(name, 3000, "truth", seed=7),
-        demo_quarter(name, 6000, "train", seed=7),
-    )
+    held = demo_quarter(name, 3000, "truth", seed=7)
+    learn = demo_quarter(name, 6000, "train", seed=7)
     logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
         learn.features, learn.label
     )
-    own, counts, most = (
-        auc(held.label, s)
-        for s in (
-            releases[name].run(held.rows).numpy(),
-            logistic.decision_function(held.features),
-            held.score,
-        )
-    )
+    own = auc(held.label, releases[name].run(held.rows).numpy())
+    counts = auc(held.label, logistic.decision_function(held.features))
+    most = auc(held.label, held.score)
     assert counts + 0.02 < own < most
     assert abs(own - truth["releases"][name]["auc"]["new"]) < 0.03
     if name != "v1":
@@ -120,45 +115,37 @@ def test_releases_know_more_than_a_table_of_counts(name, releases, truth):
 
 def test_truth_tells_the_four_apart(truth):
     changed = {n: truth["releases"][n]["shares"]["effect"] for n in DEMO if n != "v1"}
-    assert (
-        changed["v1-bf16"]["upper"] < changed["v1-tail"]["lower"]
-        and changed["v1-tail"]["upper"] < 0.25
-    )
-    assert changed["v2"]["lower"] > 0.25 and changed["v2-concept"]["lower"] > 0.25
+    assert changed["v1-bf16"]["upper"] < changed["v1-tail"]["lower"]
+    assert changed["v1-tail"]["upper"] < 0.25
+    assert changed["v2"]["lower"] > 0.25
+    assert changed["v2-concept"]["lower"] > 0.25
     assert truth["releases"]["v2-concept"]["shares"]["activation"]["share"] == 0
     for n in changed:
         full = truth["releases"][n]["full_ablation"]
         assert full["lower"] * 0.9 < changed[n]["share"] < full["upper"] * 1.1
 
 
-# The dictionary ------------------------------------------------------------------------------------------------------------
+# The dictionary
 def test_dictionary_belongs_to_v1_and_is_fit(dictionary, releases):
     verify_canary(releases["v1"], dictionary)
     measured = dictionary.validity["measured"]
-    assert (
-        measured["splice_error"] < 0.01
-        and measured["error_share"] < 0.05
-        and measured["dead_share"] < 0.5
-    )
-    with pytest.raises(InterpkitError, match="made for 'v1'"):
-        verify_canary(releases["v2"], dictionary)
+    assert measured["splice_error"] < 0.01
+    assert measured["error_share"] < 0.05
+    assert measured["dead_share"] < 0.5
+    refused(lambda: verify_canary(releases["v2"], dictionary), "made for 'v1'")
     assert {"travel", "online", "mule", "takeover", "stress"} & set(dictionary.labels)
 
 
 def _spoilt(dictionary, how):
-    w, g = dictionary.weights[0], torch.Generator().manual_seed(0)
+    w = dictionary.weights[0]
+    g = torch.Generator().manual_seed(0)
     if how == "permuted encoder":
-        order = torch.randperm(w.n_features, generator=g)
-        return replace(
-            dictionary,
-            weights=(
-                replace(
-                    w, W_enc=w.W_enc[:, order], b_enc=w.b_enc[order], threshold=w.threshold[order]
-                ),
-            ),
-        )
-    rows = torch.nn.functional.normalize(torch.randn(w.W_dec[:, 0].shape, generator=g), dim=1)
-    return replace(dictionary, weights=(replace(w, W_dec=rows, W_enc=rows.T.contiguous()),))
+        i = torch.randperm(w.n_features, generator=g)
+        spoilt = replace(w, W_enc=w.W_enc[:, i], b_enc=w.b_enc[i], threshold=w.threshold[i])
+    else:
+        rows = torch.nn.functional.normalize(torch.randn(w.W_dec[:, 0].shape, generator=g), dim=1)
+        spoilt = replace(w, W_dec=rows, W_enc=rows.T.contiguous())
+    return replace(dictionary, weights=(spoilt,))
 
 
 @pytest.mark.parametrize("how", ["permuted encoder", "random directions"])
@@ -166,20 +153,21 @@ def test_spoilt_dictionaries_are_refused(how, dictionary, releases):
     rows = demo_rows("v1", 300)
     fit_or_raise(dictionary, score_old(releases["v1"], dictionary, rows), Limits())
     spoilt = certify(releases["v1"], _spoilt(dictionary, how), rows)
-    with pytest.raises(InterpkitError, match="unfit") as e:
-        plan_check(releases["v1"], spoilt, rows)
-    assert e.value.code == ExitCode.INVALID
+    refused(lambda: plan_check(releases["v1"], spoilt, rows), "unfit")
 
 
-# The traffic ---------------------------------------------------------------------------------------------------------------
+# The traffic
 def test_traffic_is_the_same_in_every_call_and_a_valid_check_set():
     for n in DEMO:
-        a, b = (demo_rows(n, 200, annotated=True) for _ in range(2))
-        assert check_digest(a) == check_digest(b) and len(read_check_set(a, ["input_ids"])) == 200
+        a = demo_rows(n, 200, annotated=True)
+        b = demo_rows(n, 200, annotated=True)
+        assert check_digest(a) == check_digest(b)
+        assert len(read_check_set(a, ["input_ids"])) == 200
 
 
 def test_no_customer_serves_two_purposes():
-    rows = [demo_rows(n, 200, p, seed=s) for n in DEMO for p in PURPOSES for s in (0, 1, 2)]
+    served = product(DEMO, PURPOSES, (0, 1, 2))
+    rows = [demo_rows(name, 200, purpose, seed=seed) for name, purpose, seed in served]
     people = pd.concat([r.group_id.drop_duplicates() for r in rows])
     assert people.is_unique
     events = pd.concat([r.input_ids.map(tuple).drop_duplicates() for r in rows])
@@ -188,21 +176,20 @@ def test_no_customer_serves_two_purposes():
 
 def test_concept_quarter_has_old_inputs_and_another_rule():
     before, concept, later = (demo_quarter(n, 8000) for n in ("v1", "v2-concept", "v2"))
-    far = lambda a, b: (
-        np.abs(a.features.mean() - b.features.mean()).div(a.features.std() + 1e-9).max()
-    )
-    assert far(before, concept) < 0.06 and far(before, later) > 0.3
-    old_rule = sum(RULE[c] * concept.causes[c] for c in RULE)
-    assert (
-        auc(concept.label, old_rule)
-        < 0.75
-        < 0.8
-        < auc(before.label, sum(RULE[c] * before.causes[c] for c in RULE))
-    )
+
+    def far(a, b):
+        moved = np.abs(a.features.mean() - b.features.mean())
+        return moved.div(a.features.std() + 1e-9).max()
+
+    def old_rule(quarter):
+        return auc(quarter.label, sum(RULE[c] * quarter.causes[c] for c in RULE))
+
+    assert far(before, concept) < 0.06
+    assert far(before, later) > 0.3
+    assert old_rule(concept) < 0.75
+    assert old_rule(before) > 0.8
 
 
 @pytest.mark.parametrize("bad", [dict(name="v3"), dict(purpose="fun"), dict(seed=-1)])
 def test_what_is_not_in_the_table_is_refused(bad):
-    with pytest.raises(InterpkitError) as e:
-        demo_rows(**dict(name="v1", n=10) | bad)
-    assert e.value.code == ExitCode.BAD_PARAMETERS
+    refused(lambda: demo_rows(**dict(name="v1", n=10) | bad), code=ExitCode.BAD_PARAMETERS)
