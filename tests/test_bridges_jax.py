@@ -34,11 +34,10 @@ if find_spec("jax"):
         to_jax,
     )
 
-    compiled, measured, slopes = (
-        jax.jit(forward),
-        jax.jit(loss),
-        jax.jit(jax.grad(loss)),
-    )  # compiled as a whole: one by one takes XLA five times as long
+    # Compiled as a whole: one by one takes XLA five times as long.
+    compiled = jax.jit(forward)
+    measured = jax.jit(loss)
+    slopes = jax.jit(jax.grad(loss))
 
 TOKENS = 64
 # wiring, widths of the sources, of the targets, features, tied, which sources have a skip
@@ -85,7 +84,8 @@ def draws(seed, dtype):
 def made(case="tied clt, one skip", dtype=torch.float32, seed=0) -> Dictionary:
     "A random dictionary with rows of length 1, thresholds that differ, and a validity to lose."
     wiring, ds, outs, Fs, tied, skips = CASES[case]
-    draw, n = draws(seed, dtype), len(ds)
+    draw = draws(seed, dtype)
+    n = len(ds)
     weights = [
         SiteWeights(
             draw(d, F),
@@ -142,7 +142,8 @@ def test_codes_and_what_is_written_are_those_of_torch(case, dtype, atol):
     h, _ = inputs(d)
     codes = [d.at(s).encode(x) for s, x in zip(d.sites, h, strict=True)]
     with precision(dtype):
-        params, acts = to_jax(d), arrays(h)
+        params = to_jax(d)
+        acts = arrays(h)
         assert close(codes, encode(params, acts), atol)
         assert close(
             d.decode(by_site(d, codes), by_site(d, h)).values(),
@@ -227,7 +228,8 @@ def test_ties_of_whole_numbers_are_decided_alike():
         (Site("a"),),
         (SiteWeights(whole(4, 50), whole(50), whole(50).abs(), whole(50, 4), whole(4)),),
     )
-    h, w = whole(300, 4), d.weights[0]
+    h = whole(300, 4)
+    w = d.weights[0]
     assert int((h @ w.W_enc + w.b_enc == w.threshold).sum()) > 500
     assert torch.equal(tensor(encode(to_jax(d), (array(h),))[0]), w.encode(h))
     assert torch.equal(
@@ -240,7 +242,8 @@ def test_what_is_not_finite_goes_through_as_in_torch(broken):
     "Compiled or not: XLA may make 0 of NaN times 0."
     d = made("transcoder")
     h = torch.full((2, 5), broken)
-    codes, out = d.weights[0].encode(h), d.forward({d.sites[0]: h})[d.targets[0]]
+    codes = d.weights[0].encode(h)
+    out = d.forward({d.sites[0]: h})[d.targets[0]]
     for run in (lambda f: f, jax.jit):
         assert torch.equal(
             tensor(run(encode)(to_jax(d), (array(h),))[0]).isfinite(), codes.isfinite()
@@ -262,10 +265,8 @@ def test_every_product_asks_for_the_highest_precision(case):
 
 def torch_loss(d: Dictionary, h, y, l1):
     "The same loss from the dense formulas in torch."
-    made, codes = (
-        d.forward(by_site(d, h)),
-        [d.at(s).encode(x) for s, x in zip(d.sites, h, strict=True)],
-    )
+    made = d.forward(by_site(d, h))
+    codes = [d.at(s).encode(x) for s, x in zip(d.sites, h, strict=True)]
     left = sum((made[t] - x).square().sum(-1) for t, x in zip(d.targets, y, strict=True)).mean()
     lengths = sum(
         c @ w.W_dec.flatten(1).norm(dim=1) for c, w in zip(codes, d.weights, strict=True)
@@ -276,7 +277,8 @@ def torch_loss(d: Dictionary, h, y, l1):
 def test_the_loss_is_0_of_what_is_written_and_1_of_nothing():
     d = made()
     h, y = map(arrays, inputs(d))
-    params, written = to_jax(d), forward(to_jax(d), h)
+    params = to_jax(d)
+    written = forward(to_jax(d), h)
     assert float(loss(params, h, written)) == 0
     silent = replace(
         params,
@@ -357,7 +359,8 @@ def test_gradients_are_those_of_the_trainer(threshold):
     d = replace(d, weights=(replace(d.weights[0], threshold=torch.full((7,), threshold)),))
     h, y = inputs(d)
     found = slopes(to_jax(d), arrays(h), arrays(y))
-    expected, size = trainer_gradients(d, h, y, threshold), float(y[0].square().sum(1).mean())
+    expected = trainer_gradients(d, h, y, threshold)
+    size = float(y[0].square().sum(1).mean())
     for n, t in expected.items():
         assert torch.allclose(tensor(getattr(found, n)[0]) * size, t, atol=1e-5, rtol=1e-4), n
     assert bool(expected["W_enc"].any()) == (threshold < 1e9)
@@ -406,16 +409,16 @@ def test_vmap_over_tokens_and_over_dictionaries():
 def test_descent_lowers_the_loss_and_torch_measures_the_same(case):
     d = made(case)
     h, y = inputs(d)
-    params, acts, targets = to_jax(d), arrays(h), arrays(y)
-    losses, step = (
-        [],
-        jax.jit(
-            lambda p: (
-                loss(p, acts, targets),
-                jax.tree.map(lambda a, s: a - 0.03 * s, p, jax.grad(loss)(p, acts, targets)),
-            )
-        ),
-    )
+    params = to_jax(d)
+    acts = arrays(h)
+    targets = arrays(y)
+    losses = []
+
+    @jax.jit
+    def step(p):
+        value, slope = jax.value_and_grad(loss)(p, acts, targets)
+        return value, jax.tree.map(lambda a, s: a - 0.03 * s, p, slope)
+
     for _ in range(20):
         value, params = step(params)
         losses.append(float(value))
@@ -525,7 +528,8 @@ def test_a_source_without_features_writes_its_bias():
 
 
 def test_what_does_not_fit_is_refused():
-    d, params = made("clt"), to_jax(made("clt"))
+    d = made("clt")
+    params = to_jax(made("clt"))
     h, _ = map(arrays, inputs(d))
     refused(lambda: encode(params, h[0]), "a tuple of 3", "dictionary.sites")
     refused(lambda: encode(params, h[:2]), "a tuple of 3", "tuple of 2")

@@ -64,7 +64,8 @@ def load(folder, **args):
 def same(sae, dictionary, site, x, lengths=1.0, atol=1e-5):
     "Codes (in units of the length of what they write) and reconstructions agree."
     with torch.no_grad():
-        codes, out = sae.encode(x) * lengths, sae(x)
+        codes = sae.encode(x) * lengths
+        out = sae(x)
     return (
         torch.allclose(codes, dictionary.at(site).encode(x), atol=atol)
         and torch.allclose(
@@ -78,7 +79,8 @@ def same(sae, dictionary, site, x, lengths=1.0, atol=1e-5):
 def saved(folder, sae=None, change=(), drop=(), tensors=(), without=()):
     "The folder of an SAE, with keys of its configuration and tensors changed, or taken out."
     (made() if sae is None else sae).save_model(folder)
-    cfg, t = read_json(folder / "cfg.json"), load_file(folder / "sae_weights.safetensors")
+    cfg = read_json(folder / "cfg.json")
+    t = load_file(folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(
         json.dumps({k: v for k, v in (cfg | dict(change)).items() if k not in drop})
     )
@@ -133,7 +135,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
         normalize_activations="none",
         reshape_activations="none",
     )
-    own = dict(
+    kept = dict(
         site="model.layers.1:out",
         sites=["model.layers.0:out", "model.layers.1:out"],
         labels=[f"site 1, feature {j}" for j in range(20)],
@@ -145,16 +147,16 @@ def test_the_files_are_those_of_the_format(tmp_path):
         sae_lens_training_version=None,
         model_name="v1",
         hook_name=HOOK,
-        interpkit=own,
+        interpkit=kept,
     )
-    assert load(folder).cfg.metadata.interpkit == own
+    assert load(folder).cfg.metadata.interpkit == kept
     formats = (
         (Path(__file__).parent.parent / "nbs" / "formats.md")
         .read_text()
         .split("## SAELens folder")[1]
         .split("\n## ")[0]
     )
-    for key in (*cfg, *metadata, *(f"interpkit.{k}" for k in own)):
+    for key in (*cfg, *metadata, *(f"interpkit.{k}" for k in kept)):
         assert key == "interpkit" or f"`{key}`" in formats, key
 
 
@@ -340,17 +342,17 @@ def test_an_sae_that_saelens_trained_is_measured_and_exported_again(tmp_path):
     )
     assert same(deployed, d, SITES[1], x, deployed.W_dec.norm(dim=1), atol=1e-4)
     assert live.fingerprint == d.fingerprint
-    found = d.validity["measured"]
-    assert found["fvu"] < 0.5
-    assert found["fvu"] == pytest.approx(
+    measured = d.validity["measured"]
+    assert measured["fvu"] < 0.5
+    assert measured["fvu"] == pytest.approx(
         float(((x - d.forward({SITES[1]: x})[SITES[1]]) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()),
         rel=1e-3,
     )
-    assert found["l0"] == pytest.approx(
+    assert measured["l0"] == pytest.approx(
         float((deployed.encode(x) > 0).float().sum(1).mean()), abs=0.02
     )
     assert (
-        found["splice_error"]
+        measured["splice_error"]
         < from_saelens(made(), world().old, rows()).validity["measured"]["splice_error"]
     )
     assert same(load(to_saelens(d, tmp_path / "b")), d, SITES[1], x)
@@ -375,7 +377,8 @@ def test_a_scale_that_was_written_down_is_folded(tmp_path):
     (folder / "activation_scaler.json").write_text(
         '{"scaling_factor": 0.4, "has_whitening": false}'
     )
-    d, sae = from_saelens(folder, world().old, rows()), made()
+    d = from_saelens(folder, world().old, rows())
+    sae = made()
     assert not same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1), atol=1e-3)
     sae.fold_activation_norm_scaling_factor(0.4)
     assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
@@ -406,7 +409,8 @@ def test_configurations_before_version_6(tmp_path, old):
             dict(d_in=D, d_sae=24, dtype="torch.float32", model_name="tiny", device="cuda") | old
         )
     )
-    sae, d = load(folder), from_saelens(folder, world().old, rows())
+    sae = load(folder)
+    d = from_saelens(folder, world().old, rows())
     assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
     assert d.sites == (SITES[1],)
     assert d.training["imported"]["model_name"] == "tiny"
@@ -414,7 +418,9 @@ def test_configurations_before_version_6(tmp_path, old):
 
 def test_weights_are_rounded_as_saelens_would(tmp_path):
     folder = saved(tmp_path / "a", change=dict(dtype="bfloat16"))
-    d, sae, exact = from_saelens(folder, world().old, rows()), load(folder).float(), made()
+    d = from_saelens(folder, world().old, rows())
+    sae = load(folder).float()
+    exact = made()
     sae.dtype = torch.float32
     assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1), atol=1e-4)
     assert not same(exact, d, SITES[1], acts(), exact.W_dec.norm(dim=1), atol=1e-4)
@@ -504,7 +510,8 @@ def test_a_threshold_that_is_never_reached_is_kept(tmp_path):
     folder = saved(
         tmp_path / "a", tensors=dict(threshold=torch.tensor([float("inf")] + [0.1] * 23))
     )
-    d, sae = from_saelens(folder, world().old, rows()), load(folder)
+    d = from_saelens(folder, world().old, rows())
+    sae = load(folder)
     assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
     assert not bool(d.at(SITES[1]).encode(acts())[:, 0].any())
 
