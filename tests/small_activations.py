@@ -1,28 +1,28 @@
-"Activations of known directions, the shapes that a trainer meets, and the dense error with autograd."
+"Activations of known directions, the shapes that a trainer meets, and the dense error."
 
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
-from interpkit.training.trainer import (
-    Shape,
-)
+from interpkit.training.trainer import Shape
 
-D, TRUE, K = 32, 96, 6
+D, TRUE, K = 32, 96, 6  # width, known directions, directions per token
 
 
 def truth():
+    "The known directions, [TRUE, D]."
     return normalize(torch.randn(TRUE, D, generator=torch.Generator().manual_seed(7)), dim=1)
 
 
 def tokens(n, random, scale=1.0):
-    "Activations of known directions, with a mean and noise."
-    codes = (torch.rand(n, TRUE, generator=random) < K / TRUE) * (
-        0.5 + torch.rand(n, TRUE, generator=random)
-    )
-    return scale * (codes @ truth() + 0.01 * torch.randn(n, D, generator=random) + 0.5)
+    "Activations of known directions, [n, D], with a mean and noise."
+    on = torch.rand(n, TRUE, generator=random) < K / TRUE
+    codes = on * (0.5 + torch.rand(n, TRUE, generator=random))
+    noise = 0.01 * torch.randn(n, D, generator=random)
+    return scale * (codes @ truth() + noise + 0.5)
 
 
 def stream(steps, size=256, seed=0, **kwargs):
+    "As many batches of activations as there are steps."
     random = torch.Generator().manual_seed(seed)
     return (tokens(size, random, **kwargs) for _ in range(steps))
 
@@ -38,13 +38,12 @@ SHAPES = dict(
 
 def dense_error(q, white, keep, y, upto=None):
     "Reconstruction minus targets, written densely with autograd: features before `upto` alone."
-    s, made = q.shape, q.b_dec
+    shape, made = q.shape, q.b_dec
     for i, w in enumerate(white):
+        before, after = sum(shape.targets[:i]), sum(shape.targets[i + 1 :])
         codes = ((w @ q.W_enc[i].T + q.b_enc[i]) * keep[i])[:, :upto] @ q.W_dec[i][:upto]
-        wide = codes.repeat(1, len(s.targets) - i) if s.tied else codes
-        made = made + torch.nn.functional.pad(wide, (sum(s.targets[:i]), 0))
-        if s.skip:
-            made = made + torch.nn.functional.pad(
-                w @ q.W_skip[i], (sum(s.targets[:i]), sum(s.targets[i + 1 :]))
-            )
+        wide = codes.repeat(1, len(shape.targets) - i) if shape.tied else codes
+        made = made + pad(wide, (before, 0))
+        if shape.skip:
+            made = made + pad(w @ q.W_skip[i], (before, after))
     return made - y

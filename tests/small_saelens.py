@@ -4,16 +4,15 @@ import torch
 from small_language import D
 
 HOOK = "blocks.1.hook_resid_post"
+CLASSES = dict(jumprelu="JumpReLU", standard="Standard", gated="Gated", topk="TopK")
 
 
 def made(kind="jumprelu", seed=0, F=24, hook=HOOK, **config):
     "An SAE of SAELens with random weights: every bias, length and threshold matters."
     import sae_lens
 
-    name = dict(jumprelu="JumpReLU", standard="Standard", gated="Gated", topk="TopK")[kind]
-    sae = getattr(sae_lens, f"{name}SAE")(
-        getattr(sae_lens, f"{name}SAEConfig")(d_in=D, d_sae=F, **config)
-    )
+    configured = getattr(sae_lens, f"{CLASSES[kind]}SAEConfig")(d_in=D, d_sae=F, **config)
+    sae = getattr(sae_lens, f"{CLASSES[kind]}SAE")(configured)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in sae.parameters():

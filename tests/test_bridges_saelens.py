@@ -1,4 +1,4 @@
-"SAELens folders: what is given away computes the same there, what comes in computes the same here, and what can do neither is refused."
+"SAELens folders: what is given away and what comes in computes the same; the rest is refused."
 
 import json
 import pickle
@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import refused
 from safetensors.torch import load_file, save_file
 from small_language import SITES, D, directions, world
+from small_saelens import HOOK, made
 
-from interpkit.bridges.saelens import from_saelens, to_saelens
+from interpkit.bridges.from_saelens import from_saelens
+from interpkit.bridges.saelens import to_saelens
 from interpkit.core.artefacts import digest_file, read_json
 from interpkit.core.errors import InterpkitError
 from interpkit.data.demo import demo_folder, demo_rows
@@ -25,7 +28,6 @@ from interpkit.model.releases import Release
 from interpkit.model.sites import Site, capture
 
 pytestmark = pytest.mark.skipif(find_spec("sae_lens") is None, reason="SAELens is not installed")
-HOOK = "blocks.1.hook_resid_post"
 
 
 def acts(n=2000, seed=0):
@@ -35,7 +37,10 @@ def acts(n=2000, seed=0):
 @lru_cache
 def small() -> Dictionary:
     "Two sites, thresholds that differ, labels, and a validity."
-    spread = lambda w: replace(w, threshold=torch.linspace(0, 1.5, w.n_features))
+
+    def spread(w):
+        return replace(w, threshold=torch.linspace(0, 1.5, w.n_features))
+
     return replace(
         world().dictionary,
         weights=tuple(map(spread, world().dictionary.weights)),
@@ -59,7 +64,8 @@ def load(folder, **args):
 def same(sae, dictionary, site, x, lengths=1.0, atol=1e-5):
     "Codes (in units of the length of what they write) and reconstructions agree."
     with torch.no_grad():
-        codes, out = sae.encode(x) * lengths, sae(x)
+        codes = sae.encode(x) * lengths
+        out = sae(x)
     return (
         torch.allclose(codes, dictionary.at(site).encode(x), atol=atol)
         and torch.allclose(
@@ -70,34 +76,11 @@ def same(sae, dictionary, site, x, lengths=1.0, atol=1e-5):
     )
 
 
-def refused(code, fn, *parts):
-    with pytest.raises(InterpkitError) as e:
-        fn()
-    assert e.value.code == code, e.value
-    for p in parts:
-        assert p in str(e.value), (p, str(e.value))
-
-
-def made(kind="jumprelu", seed=0, F=24, hook=HOOK, **config):
-    "An SAE of SAELens with random weights: every bias, length and threshold matters."
-    import sae_lens
-
-    name = dict(jumprelu="JumpReLU", standard="Standard", gated="Gated", topk="TopK")[kind]
-    sae = getattr(sae_lens, f"{name}SAE")(
-        getattr(sae_lens, f"{name}SAEConfig")(d_in=D, d_sae=F, **config)
-    )
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in sae.parameters():
-            p.copy_(torch.randn(p.shape, generator=g) * 0.5)
-    sae.cfg.metadata.hook_name = hook
-    return sae
-
-
 def saved(folder, sae=None, change=(), drop=(), tensors=(), without=()):
     "The folder of an SAE, with keys of its configuration and tensors changed, or taken out."
     (made() if sae is None else sae).save_model(folder)
-    cfg, t = read_json(folder / "cfg.json"), load_file(folder / "sae_weights.safetensors")
+    cfg = read_json(folder / "cfg.json")
+    t = load_file(folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(
         json.dumps({k: v for k, v in (cfg | dict(change)).items() if k not in drop})
     )
@@ -116,7 +99,8 @@ def test_saelens_computes_the_same_from_what_is_written(tmp_path, i):
     site = SITES[i]
     folder = to_saelens(small(), tmp_path / "a", site=str(site))
     sae = load(folder)
-    assert same(sae, small(), site, acts()) and same(sae, small(), site, acts().view(20, 100, D))
+    assert same(sae, small(), site, acts())
+    assert same(sae, small(), site, acts().view(20, 100, D))
     for n in TENSORS:
         assert torch.equal(
             getattr(sae, n).data, getattr(small().at(site), n).view_as(getattr(sae, n))
@@ -137,7 +121,8 @@ def test_the_files_are_those_of_the_format(tmp_path):
         "cfg.json",
         "manifest.json",
         "sae_weights.safetensors",
-    ] and set(load_file(folder / "sae_weights.safetensors")) == set(TENSORS)
+    ]
+    assert set(load_file(folder / "sae_weights.safetensors")) == set(TENSORS)
     cfg = read_json(folder / "cfg.json")
     metadata = cfg.pop("metadata")
     assert cfg == dict(
@@ -150,7 +135,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
         normalize_activations="none",
         reshape_activations="none",
     )
-    own = dict(
+    kept = dict(
         site="model.layers.1:out",
         sites=["model.layers.0:out", "model.layers.1:out"],
         labels=[f"site 1, feature {j}" for j in range(20)],
@@ -162,16 +147,16 @@ def test_the_files_are_those_of_the_format(tmp_path):
         sae_lens_training_version=None,
         model_name="v1",
         hook_name=HOOK,
-        interpkit=own,
+        interpkit=kept,
     )
-    assert load(folder).cfg.metadata.interpkit == own
+    assert load(folder).cfg.metadata.interpkit == kept
     formats = (
         (Path(__file__).parent.parent / "nbs" / "formats.md")
         .read_text()
         .split("## SAELens folder")[1]
         .split("\n## ")[0]
     )
-    for key in (*cfg, *metadata, *(f"interpkit.{k}" for k in own)):
+    for key in (*cfg, *metadata, *(f"interpkit.{k}" for k in kept)):
         assert key == "interpkit" or f"`{key}`" in formats, key
 
 
@@ -200,16 +185,16 @@ def test_the_dictionary_of_the_demo_on_its_own_activations(tmp_path):
 
 def test_what_does_not_fit_is_not_given_away(tmp_path):
     refused(
-        64,
         lambda: to_saelens(small(), tmp_path / "a"),
         "model.layers.0:out, model.layers.1:out",
         "site='model.layers.0:out'",
+        code=64,
     )
-    refused(65, lambda: to_saelens(small(), tmp_path / "a", "model.layers.2"), "model.layers.2:out")
-    refused(65, lambda: to_saelens(replace(small(), wiring="clt"), tmp_path / "a", SITES[0]), "clt")
+    refused(lambda: to_saelens(small(), tmp_path / "a", "model.layers.2"), "model.layers.2:out")
+    refused(lambda: to_saelens(replace(small(), wiring="clt"), tmp_path / "a", SITES[0]), "clt")
     assert list(tmp_path.iterdir()) == []
     to_saelens(small(), tmp_path / "a", SITES[0])
-    refused(65, lambda: to_saelens(small(), tmp_path / "a", SITES[1]), "exists")
+    refused(lambda: to_saelens(small(), tmp_path / "a", SITES[1]), "exists")
     to_saelens(small(), tmp_path / "a", SITES[1], overwrite=True)
     assert load(tmp_path / "a").cfg.d_sae == 20
 
@@ -217,11 +202,9 @@ def test_what_does_not_fit_is_not_given_away(tmp_path):
 def test_another_model_has_no_hook_name(tmp_path):
     other = Dictionary((Site("encoder.1"),), (directions(0, 20),))
     metadata = read_json(to_saelens(other, tmp_path / "a") / "cfg.json")["metadata"]
-    assert (
-        metadata["hook_name"] is None
-        and metadata["model_name"] is None
-        and metadata["interpkit"]["site"] == "encoder.1:out"
-    )
+    assert metadata["hook_name"] is None
+    assert metadata["model_name"] is None
+    assert metadata["interpkit"]["site"] == "encoder.1:out"
     assert same(load(tmp_path / "a"), other, other.sites[0], acts())
 
 
@@ -236,12 +219,12 @@ def test_linear_parts_fold_exactly(tmp_path, kind, centred):
     )  # half of the thresholds are negative: SAELens' ReLU comes first
     before = {n: x.clone() for n, x in sae.state_dict().items()}
     d = from_saelens(sae, world().old, rows())
-    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1)) and torch.allclose(
-        d.weights[0].W_dec[:, 0].norm(dim=1), torch.ones(24)
-    )
+    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
+    assert torch.allclose(d.weights[0].W_dec[:, 0].norm(dim=1), torch.ones(24))
     assert all(torch.equal(x, before[n]) for n, x in sae.state_dict().items())
     e = from_saelens(str(saved(tmp_path / "a", sae)), world().old, rows())
-    assert e.fingerprint == d.fingerprint and e.training["imported"] | dict(weights="") == dict(
+    assert e.fingerprint == d.fingerprint
+    assert e.training["imported"] | dict(weights="") == dict(
         architecture=kind,
         model_name=None,
         hook_name=HOOK,
@@ -256,11 +239,9 @@ def test_linear_parts_fold_exactly(tmp_path, kind, centred):
 def test_an_import_is_labelled_and_certified_for_this_release():
     many = world(300).rows
     d = from_saelens(made(), world().old, many)
-    assert (
-        d.validity["fingerprint"] == world().old.fingerprint
-        and d.validity["measured"]["sequences"] == 300
-        and not any(x.startswith("feature ") for x in d.labels)
-    )
+    assert d.validity["fingerprint"] == world().old.fingerprint
+    assert d.validity["measured"]["sequences"] == 300
+    assert not any(x.startswith("feature ") for x in d.labels)
     verify_canary(world().old, d)
     s = splice(world().old, d, many)
     mean = (s.bare * many.weight).sum() / many.weight.sum()
@@ -269,7 +250,7 @@ def test_an_import_is_labelled_and_certified_for_this_release():
         / (many.weight * (s.bare - mean) ** 2).sum(),
         rel=1e-4,
     )
-    refused(65, lambda: verify_canary(world().new, d), "v2")
+    refused(lambda: verify_canary(world().new, d), "v2")
 
 
 def test_a_decision_between_the_two_likeliest_tokens_is_pinned():
@@ -281,9 +262,12 @@ def test_a_decision_between_the_two_likeliest_tokens_is_pinned():
         name="v1",
         device="cpu",
     )
-    assert release.pins and 0 < from_saelens(made(), release, rows()).validity["measured"][
-        "splice_error"
-    ] < float("inf")
+    assert release.pins
+    assert (
+        0
+        < from_saelens(made(), release, rows()).validity["measured"]["splice_error"]
+        < float("inf")
+    )
 
 
 def test_what_was_given_away_comes_home_bit_by_bit(tmp_path):
@@ -294,18 +278,14 @@ def test_what_was_given_away_comes_home_bit_by_bit(tmp_path):
     load(folder).save_model(tmp_path / "b")  # SAELens carries our metadata along
     for where in (folder, tmp_path / "b", load(folder)):
         d = from_saelens(where, world().old, rows())
-        assert (
-            d.fingerprint == one.fingerprint
-            and d.labels == one.labels
-            and d.sites == one.sites
-            and d.training["seed"] == 3
-        )
+        assert d.fingerprint == one.fingerprint
+        assert d.labels == one.labels
+        assert d.sites == one.sites
+        assert d.training["seed"] == 3
     again = from_saelens(to_saelens(d, tmp_path / "c"), world().old, rows())
-    assert (
-        again.labels == one.labels
-        and again.fingerprint == one.fingerprint
-        and again.training["imported"]["model_name"] == "v1"
-    )
+    assert again.labels == one.labels
+    assert again.fingerprint == one.fingerprint
+    assert again.training["imported"]["model_name"] == "v1"
 
 
 @lru_cache
@@ -349,28 +329,30 @@ def test_an_sae_that_saelens_trained_is_measured_and_exported_again(tmp_path):
     sae, x = trained()
     sae.save_inference_model(tmp_path / "a")
     deployed = load(tmp_path / "a")
-    assert deployed.cfg.architecture() == "jumprelu" and bool((deployed.threshold > 0).all())
+    assert deployed.cfg.architecture() == "jumprelu"
+    assert bool((deployed.threshold > 0).all())
     refused(
-        64, lambda: from_saelens(tmp_path / "a", world().old, rows()), "site='model.layers.3:out'"
+        lambda: from_saelens(tmp_path / "a", world().old, rows()),
+        "site='model.layers.3:out'",
+        code=64,
     )  # no hook name was given to the trainer
     d, live = (
         from_saelens(w, world().old, rows(), site="model.layers.1:out")
         for w in (tmp_path / "a", sae)
     )
-    assert (
-        same(deployed, d, SITES[1], x, deployed.W_dec.norm(dim=1), atol=1e-4)
-        and live.fingerprint == d.fingerprint
-    )
-    found = d.validity["measured"]
-    assert found["fvu"] < 0.5 and found["fvu"] == pytest.approx(
+    assert same(deployed, d, SITES[1], x, deployed.W_dec.norm(dim=1), atol=1e-4)
+    assert live.fingerprint == d.fingerprint
+    measured = d.validity["measured"]
+    assert measured["fvu"] < 0.5
+    assert measured["fvu"] == pytest.approx(
         float(((x - d.forward({SITES[1]: x})[SITES[1]]) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()),
         rel=1e-3,
     )
-    assert found["l0"] == pytest.approx(
+    assert measured["l0"] == pytest.approx(
         float((deployed.encode(x) > 0).float().sum(1).mean()), abs=0.02
     )
     assert (
-        found["splice_error"]
+        measured["splice_error"]
         < from_saelens(made(), world().old, rows()).validity["measured"]["splice_error"]
     )
     assert same(load(to_saelens(d, tmp_path / "b")), d, SITES[1], x)
@@ -379,7 +361,6 @@ def test_an_sae_that_saelens_trained_is_measured_and_exported_again(tmp_path):
 def test_a_scale_that_was_written_down_is_folded(tmp_path):
     folder = saved(tmp_path / "a", change=dict(normalize_activations="expected_average_only_in"))
     refused(
-        65,
         lambda: from_saelens(folder, world().old, rows()),
         "fold_activation_norm_scaling_factor",
         "activation_scaler.json",
@@ -392,11 +373,12 @@ def test_a_scale_that_was_written_down_is_folded(tmp_path):
         '{"scaling_factor": NaN}',
     ):
         (folder / "activation_scaler.json").write_text(bad)
-        refused(65, lambda: from_saelens(folder, world().old, rows()), "scaling_factor > 0")
+        refused(lambda: from_saelens(folder, world().old, rows()), "scaling_factor > 0")
     (folder / "activation_scaler.json").write_text(
         '{"scaling_factor": 0.4, "has_whitening": false}'
     )
-    d, sae = from_saelens(folder, world().old, rows()), made()
+    d = from_saelens(folder, world().old, rows())
+    sae = made()
     assert not same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1), atol=1e-3)
     sae.fold_activation_norm_scaling_factor(0.4)
     assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
@@ -427,39 +409,40 @@ def test_configurations_before_version_6(tmp_path, old):
             dict(d_in=D, d_sae=24, dtype="torch.float32", model_name="tiny", device="cuda") | old
         )
     )
-    sae, d = load(folder), from_saelens(folder, world().old, rows())
-    assert (
-        same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
-        and d.sites == (SITES[1],)
-        and d.training["imported"]["model_name"] == "tiny"
-    )
+    sae = load(folder)
+    d = from_saelens(folder, world().old, rows())
+    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
+    assert d.sites == (SITES[1],)
+    assert d.training["imported"]["model_name"] == "tiny"
 
 
 def test_weights_are_rounded_as_saelens_would(tmp_path):
     folder = saved(tmp_path / "a", change=dict(dtype="bfloat16"))
-    d, sae, exact = from_saelens(folder, world().old, rows()), load(folder).float(), made()
+    d = from_saelens(folder, world().old, rows())
+    sae = load(folder).float()
+    exact = made()
     sae.dtype = torch.float32
-    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1), atol=1e-4) and not same(
-        exact, d, SITES[1], acts(), exact.W_dec.norm(dim=1), atol=1e-4
-    )
+    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1), atol=1e-4)
+    assert not same(exact, d, SITES[1], acts(), exact.W_dec.norm(dim=1), atol=1e-4)
 
 
 # Sites
 
 
 def test_the_site_is_what_the_folder_says_or_what_is_asked_for(tmp_path):
-    read = lambda hook, **a: from_saelens(made(hook=hook), world().old, rows(), **a).sites[0]
-    assert read("blocks.0.hook_mlp_out") == Site("model.layers.0.mlp") and read(
-        "blocks.2.hook_resid_pre"
-    ) == Site("model.layers.2", "in")
-    assert (
-        read(HOOK, site="model.layers.2:in") == Site("model.layers.2", "in")
-        and read(None, site=SITES[0]) == SITES[0]
-    )
-    refused(64, lambda: read("blocks.1.attn.hook_z"), "blocks.1.attn.hook_z", "model.layers.3:out")
-    refused(65, lambda: read(HOOK, site="model.layer.1"), "model.layers.1")
+
+    def read(hook, **kwargs):
+        return from_saelens(made(hook=hook), world().old, rows(), **kwargs).sites[0]
+
+    assert read("blocks.0.hook_mlp_out") == Site("model.layers.0.mlp")
+    assert read("blocks.2.hook_resid_pre") == Site("model.layers.2", "in")
+    assert read(HOOK, site="model.layers.2:in") == Site("model.layers.2", "in")
+    assert read(None, site=SITES[0]) == SITES[0]
     refused(
-        65,
+        lambda: read("blocks.1.attn.hook_z"), "blocks.1.attn.hook_z", "model.layers.3:out", code=64
+    )
+    refused(lambda: read(HOOK, site="model.layer.1"), "model.layers.1")
+    refused(
         lambda: read(HOOK, site="model.layers.1.mlp.up_proj"),
         f"width {D}",
         "width 32 at model.layers.1.mlp.up_proj:out",
@@ -469,9 +452,8 @@ def test_the_site_is_what_the_folder_says_or_what_is_asked_for(tmp_path):
 def test_a_site_without_a_hook_name_comes_home(tmp_path):
     site = Site("model.layers.1.input_layernorm")
     folder = to_saelens(Dictionary((site,), (directions(0, 20),)), tmp_path / "a")
-    assert read_json(folder / "cfg.json")["metadata"]["hook_name"] is None and from_saelens(
-        folder, world().old, rows()
-    ).sites == (site,)
+    assert read_json(folder / "cfg.json")["metadata"]["hook_name"] is None
+    assert from_saelens(folder, world().old, rows()).sites == (site,)
 
 
 # Refused
@@ -505,9 +487,7 @@ def test_a_site_without_a_hook_name_comes_home(tmp_path):
     ],
 )
 def test_settings_that_no_dictionary_has_are_refused(tmp_path, change, says):
-    refused(
-        65, lambda: from_saelens(saved(tmp_path / "a", change=change), world().old, rows()), says
-    )
+    refused(lambda: from_saelens(saved(tmp_path / "a", change=change), world().old, rows()), says)
 
 
 @pytest.mark.parametrize(
@@ -523,29 +503,26 @@ def test_settings_that_no_dictionary_has_are_refused(tmp_path, change, says):
     ],
 )
 def test_tensors_that_are_not_those_of_the_architecture_are_refused(tmp_path, args, says):
-    refused(65, lambda: from_saelens(saved(tmp_path / "a", **args), world().old, rows()), says)
+    refused(lambda: from_saelens(saved(tmp_path / "a", **args), world().old, rows()), says)
 
 
 def test_a_threshold_that_is_never_reached_is_kept(tmp_path):
     folder = saved(
         tmp_path / "a", tensors=dict(threshold=torch.tensor([float("inf")] + [0.1] * 23))
     )
-    d, sae = from_saelens(folder, world().old, rows()), load(folder)
-    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1)) and not bool(
-        d.at(SITES[1]).encode(acts())[:, 0].any()
-    )
+    d = from_saelens(folder, world().old, rows())
+    sae = load(folder)
+    assert same(sae, d, SITES[1], acts(), sae.W_dec.norm(dim=1))
+    assert not bool(d.at(SITES[1]).encode(acts())[:, 0].any())
 
 
 def test_saes_in_memory_that_do_not_fold_are_refused():
+    refused(lambda: from_saelens(made("topk", k=4), world().old, rows()), "compete", "batchtopk")
     refused(
-        65, lambda: from_saelens(made("topk", k=4), world().old, rows()), "compete", "batchtopk"
-    )
-    refused(
-        65,
         lambda: from_saelens(made(normalize_activations="layer_norm"), world().old, rows()),
         "layer_norm",
     )
-    refused(64, lambda: from_saelens(torch.nn.Linear(2, 2), world().old, rows()), "Linear")
+    refused(lambda: from_saelens(torch.nn.Linear(2, 2), world().old, rows()), "Linear", code=64)
 
 
 # Files
@@ -562,14 +539,12 @@ def test_pickles_stay_shut(tmp_path):
     from_saelens(folder, world().old, rows())
     (folder / "sae_weights.safetensors").rename(folder / "away")
     refused(
-        65,
         lambda: from_saelens(folder, world().old, rows()),
         "only pickles, which stay shut: trainer_state.pt",
         "sae.save_model(folder)",
     )
     (folder / "sae_weights.safetensors").write_bytes(pickle.dumps(Trap()))
     refused(
-        65,
         lambda: from_saelens(folder, world().old, rows()),
         "safetensors in",
         "sae_weights.safetensors",
@@ -598,7 +573,7 @@ def test_missing_and_broken_files_are_named(tmp_path, file, content, says):
         path.write_bytes(
             path.read_bytes()[: path.stat().st_size // 2] if content == 0.5 else content
         )
-    refused(65, lambda: from_saelens(folder, world().old, rows()), file, says)
+    refused(lambda: from_saelens(folder, world().old, rows()), file, says)
 
 
 def test_folders_that_were_changed_or_are_none_are_named(tmp_path):
@@ -606,24 +581,36 @@ def test_folders_that_were_changed_or_are_none_are_named(tmp_path):
     for file in ("cfg.json", "sae_weights.safetensors"):
         whole = (folder / file).read_bytes()
         (folder / file).write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
-        refused(65, lambda: from_saelens(folder, world().old, rows()), f"{file} was changed")
+        refused(lambda: from_saelens(folder, world().old, rows()), f"{file} was changed")
         (folder / file).write_bytes(whole)
     small().save(tmp_path / "d")
-    refused(65, lambda: from_saelens(tmp_path / "d", world().old, rows()), "a dictionary folder")
+    refused(lambda: from_saelens(tmp_path / "d", world().old, rows()), "a dictionary folder")
     refused(
-        65,
         lambda: from_saelens("gpt2-small-res-jb", world().old, rows()),
         "gpt2-small-res-jb is no folder",
     )
 
 
+WITHOUT_SAELENS = """
+import sys
+from pathlib import Path
+
+sys.modules["sae_lens"] = sys.modules["transformer_lens"] = None
+from interpkit.bridges.from_saelens import _read
+from interpkit.bridges.saelens import to_saelens
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.model.sites import Site
+
+folder, other = sys.argv[1:]
+cfg, weights = _read(Path(folder))
+to_saelens(Dictionary((Site("x"),), (weights,)), other)
+"""
+
+
 def test_folders_are_written_and_read_without_saelens(tmp_path):
     folder = to_saelens(small(), tmp_path / "a", SITES[0])
-    code = (
-        "import sys; sys.modules['sae_lens'] = sys.modules['transformer_lens'] = None; from pathlib import Path; from interpkit.bridges import saelens as interop; from interpkit.dictionary.dictionary import Dictionary; from interpkit.model.sites import Site; "
-        f"cfg, w = interop._read(Path({str(folder)!r})); interop.to_saelens(Dictionary((Site('x'),), (w,)), {str(tmp_path / 'b')!r})"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = [sys.executable, "-c", WITHOUT_SAELENS, str(folder), str(tmp_path / "b")]
+    subprocess.run(done, check=True, timeout=60)
     assert (tmp_path / "b" / "sae_weights.safetensors").read_bytes() == (
         folder / "sae_weights.safetensors"
     ).read_bytes()
