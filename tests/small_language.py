@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from interpkit.core.digests import digest_file
 from interpkit.data.store import ActivationStore
-from interpkit.model.sites import Batch, Site
+from interpkit.model.batch import Batch
+from interpkit.model.sites import Site
 
 HIDDEN = Site("hidden")
 POOLED = Site("pooled")

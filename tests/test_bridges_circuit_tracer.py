@@ -15,13 +15,16 @@ from small_language import BOS, NO, PAD, YES, D, V, world
 
 from interpkit.bridges.circuit_tracer import to_circuit_tracer
 from interpkit.bridges.from_circuit_tracer import from_circuit_tracer
-from interpkit.core.artefacts import digest_file, read_json
+from interpkit.core.digests import digest_file
+from interpkit.core.files import read_json
 from interpkit.dictionary.checks import check_dictionary
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights, unit_rows
+from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.evaluate import evaluate
 from interpkit.dictionary.validity import verify_canary
+from interpkit.dictionary.weights import SiteWeights, unit_rows
+from interpkit.model.capture import capture
 from interpkit.model.releases import Release
-from interpkit.model.sites import Site, capture, find_module
+from interpkit.model.sites import Site, find_module
 
 L, F = 4, 12  # layers of the small model, features of each
 MID = "model.layers.{}.post_attention_layernorm:in"

@@ -11,7 +11,8 @@ import torch
 from helpers import refused
 
 from interpkit.dictionary.checks import check_dictionary
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights, unit_rows
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights, unit_rows
 from interpkit.model.sites import Site
 from interpkit.sparse.products import Active
 from interpkit.training.trainer import Parameters, Shape, gradients
@@ -580,7 +581,8 @@ BEFORE
 import torch
 
 import interpkit
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights
 from interpkit.model.sites import Site
 
 eye, zeros = torch.eye(2), torch.zeros(2)

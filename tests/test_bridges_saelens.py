@@ -18,14 +18,17 @@ from small_saelens import HOOK, made
 
 from interpkit.bridges.from_saelens import from_saelens
 from interpkit.bridges.saelens import to_saelens
-from interpkit.core.artefacts import digest_file, read_json
+from interpkit.core.digests import digest_file
 from interpkit.core.errors import InterpkitError
+from interpkit.core.files import read_json
 from interpkit.data.demo import demo_folder, demo_rows
-from interpkit.dictionary.dictionary import TENSORS, Dictionary
-from interpkit.dictionary.evaluate import splice
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.replacement import splice
 from interpkit.dictionary.validity import verify_canary
+from interpkit.dictionary.weights import TENSORS
+from interpkit.model.capture import capture
 from interpkit.model.releases import Release
-from interpkit.model.sites import Site, capture
+from interpkit.model.sites import Site
 
 pytestmark = pytest.mark.skipif(find_spec("sae_lens") is None, reason="SAELens is not installed")
 

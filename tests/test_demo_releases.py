@@ -24,8 +24,9 @@ from interpkit.data.world import FRAUD, LEGIT, RULE
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.limits import Limits
+from interpkit.drift.plan import plan_check
 from interpkit.drift.printed import auc
-from interpkit.drift.verdict import fit_or_raise, plan_check, score_old
+from interpkit.drift.scores import fit_or_raise, score_old
 from interpkit.model.releases import Release
 
 

@@ -88,7 +88,7 @@ def test_checks_hold_for_awkward_dictionaries():
 def test_what_comes_from_saelens_passes_all_checks(kind):
     from small_saelens import made as made_by_saelens
 
-    from interpkit.bridges.saelens import from_saelens
+    from interpkit.bridges.from_saelens import from_saelens
 
     release = world().old
     rows = world(300).rows

@@ -21,7 +21,7 @@ from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify
 from interpkit.dictionary.weights import SiteWeights, unit_rows
 from interpkit.drift.comparison import Comparison
-from interpkit.drift.families import measure_all
+from interpkit.drift.measure import measure_all
 from interpkit.drift.printed import deletion_curve, printed
 from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.model.releases import Release

@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers import refused
 
-from interpkit.core.artefacts import write_json, write_manifest
+from interpkit.core.artefacts import write_manifest
 from interpkit.core.errors import ExitCode, InterpkitError
+from interpkit.core.files import write_json
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import TENSORS, SiteWeights, unit_rows
 from interpkit.model.sites import Site

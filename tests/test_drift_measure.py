@@ -9,7 +9,8 @@ from helpers import refused
 from small_language import SITES, causal, every_effect, truth, world
 from torch import nn
 
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights
 from interpkit.drift.comparison import Comparison, hashed
 from interpkit.drift.families import Activation, Effect, ErrorShare, SpliceError, draw, firing
 from interpkit.drift.measure import measure, measure_all

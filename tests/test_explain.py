@@ -11,7 +11,8 @@ from helpers import refused
 from small_language import by_hand, directions, every_effect, truth, world
 from torch import nn
 
-from interpkit.dictionary.dictionary import Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights
 from interpkit.explain.ablation import Ablation, all_effects
 from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release

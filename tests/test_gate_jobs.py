@@ -17,8 +17,8 @@ import nbformat
 import pytest
 from helpers import refused
 
-from interpkit.core.artefacts import read_json, write_json
 from interpkit.core.errors import ExitCode
+from interpkit.core.files import read_json, write_json
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.gate import jobs, runner
 from interpkit.gate.cli import run as ipk

@@ -54,7 +54,7 @@ def test_exported_cells_are_documented_by_nbdev():
 
 def test_the_family_of_contributing_works(tmp_path, monkeypatch):
     from interpkit.drift.simulate import check_family, small_world
-    from interpkit.gate.parameters import Policy
+    from interpkit.gate.policy import Policy
 
     text = (ROOT / "CONTRIBUTING.md").read_text()
     family = re.search(r"```python\n(import numpy.*?)```", text, re.S)[1]

@@ -121,7 +121,8 @@ def test_each_block_is_known_by_what_it_holds():
     ],
 )
 def test_hooks_of_the_mlp_itself_are_not_those_of_the_stream(family, module):
-    from interpkit.bridges.circuit_tracer import _hook, _sites
+    from interpkit.bridges.circuit_tracer import _hook
+    from interpkit.bridges.from_circuit_tracer import _sites
 
     model = tiny(family)
     own_reads, own_writes = _sites("mlp.hook_in", "mlp.hook_out", 2, model)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from small_activations import SHAPES, stream
 
-from interpkit.dictionary.dictionary import TENSORS, Dictionary
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import TENSORS
 from interpkit.model.sites import Site
 from interpkit.sparse.codes import decode, triton_for
 from interpkit.sparse.encoders import Encoder, encode

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['JaxDictionary', 'encode', 'decode', 'forward', 'to_jax', 'from_jax', 'loss']
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #089e9fee
+# %% ../../nbs/06_bridges/02_jax.ipynb #ccc77596
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
 
 from ..core.errors import InterpkitError, invalid
-from ..dictionary.dictionary import Dictionary, SiteWeights, unit_rows
+from ..dictionary.dictionary import Dictionary
+from ..dictionary.weights import SiteWeights, unit_rows
 
 # %% ../../nbs/06_bridges/02_jax.ipynb #baff12ea
 try:
@@ -25,7 +27,7 @@ except ImportError as e:
         "pip install 'interpkit-notebooks[jax]'",
     ) from None
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #10e8bd88
+# %% ../../nbs/06_bridges/02_jax.ipynb #47a6c4cc
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["W_enc", "b_enc", "threshold", "W_dec", "b_dec", "W_skip"],
@@ -33,12 +35,14 @@ except ImportError as e:
 )
 @dataclass(frozen=True, eq=False)
 class JaxDictionary:
-    "The parameters of a dictionary as a pytree: tuples with one array a source."
+    "The parameters of a dictionary as a pytree: tuples with one array per source."
 
     W_enc: tuple  # [d, F]
     b_enc: tuple  # [F]
     threshold: tuple  # [F]
-    W_dec: tuple  # [F, targets, d_out] what a feature writes, one row of memory; of a tied CLT [F, 1, d_out]
+    W_dec: (
+        tuple  # [F, targets, d_out] one row is what a feature writes; of a tied CLT [F, 1, d_out]
+    )
     b_dec: tuple  # [d_out] of the source's own target
     W_skip: tuple  # [d, d_out], or None
     wiring: str = "sae"
@@ -47,64 +51,63 @@ class JaxDictionary:
         shapes = ", ".join(" -> ".join(map(str, getattr(W, "shape", ("?",)))) for W in self.W_enc)
         return f"JaxDictionary({self.wiring}: {shapes}; {getattr(self.W_enc[0], 'dtype', '?')})"
 
-
-def _each(params: JaxDictionary, given, what: str):
-    "`given`, if it is one array a source or target."
+# %% ../../nbs/06_bridges/02_jax.ipynb #f5dceeaf
+def _each(params: JaxDictionary, given, what: str) -> Sequence:
+    "`given`, if it is one array per source or target. Raises (exit code 65) where it is not."
     n = len(params.W_enc)
     if isinstance(given, (tuple, list)) and len(given) == n:
         return given
+    size = f" of {len(given)}" if hasattr(given, "__len__") else ""
     raise invalid(
         f"{what} as a tuple of {n}, in the order of the dictionary's sites",
-        f"{type(given).__name__}" + (f" of {len(given)}" if hasattr(given, "__len__") else ""),
+        f"{type(given).__name__}{size}",
         "acts = tuple(acts[s] for s in dictionary.sites); of one site (acts,)",
     )
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #2aa4ae4e
+# %% ../../nbs/06_bridges/02_jax.ipynb #e4282205
 def encode(
-    params: JaxDictionary, acts: tuple
-) -> tuple:  # one [..., d] a source -> one [..., F] a source
+    params: JaxDictionary,
+    acts: tuple,  # one [..., d] per source
+) -> tuple:  # one [..., F] per source
     "What the features of each source say of its activations."
 
     def one(h, W, b, threshold):
         z = jnp.matmul(h, W, precision="highest") + b
-        return jnp.where(
-            z > threshold, z, 0 * z
-        )  # XLA makes 0 of NaN in z * (z > threshold); this lets it through
+        # XLA makes 0 of NaN in z * (z > threshold); this lets it through.
+        return jnp.where(z > threshold, z, 0 * z)
 
-    return tuple(
-        map(one, _each(params, acts, "activations"), params.W_enc, params.b_enc, params.threshold)
-    )
+    acts = _each(params, acts, "activations")
+    return tuple(map(one, acts, params.W_enc, params.b_enc, params.threshold))
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #561139af
+# %% ../../nbs/06_bridges/02_jax.ipynb #79ec96af
 def decode(
-    params: JaxDictionary, codes: tuple, acts: tuple | None = None
-) -> (
-    tuple
-):  # one [..., F] a source, and [..., d] where there is a skip -> one [..., d_out] a target
+    params: JaxDictionary,
+    codes: tuple,  # one [..., F] per source
+    acts: tuple | None = None,  # one [..., d] per source, where there is a skip
+) -> tuple:  # one [..., d_out] per target
     "What is put at each target."
     out = list(params.b_dec)
     for i, W in enumerate(params.W_skip):
         if W is not None:
-            out[i] = out[i] + jnp.matmul(
-                _each(params, acts, "activations, which the skip reads,")[i], W, precision="highest"
-            )
-    for i, (a, W) in enumerate(zip(_each(params, codes, "codes"), params.W_dec)):
-        each = jnp.einsum(
-            "...f,ftd->t...d", a, W, precision="highest"
-        )  # what source i writes, decoder by decoder
-        for t in range(i, len(out) if params.wiring == "clt" else i + 1):
-            out[t] = out[t] + each[0 if len(each) == 1 else t - i]
+            h = _each(params, acts, "activations, which the skip reads,")[i]
+            out[i] = out[i] + jnp.matmul(h, W, precision="highest")
+    for i, (a, W) in enumerate(zip(_each(params, codes, "codes"), params.W_dec, strict=True)):
+        written = jnp.einsum("...f,ftd->t...d", a, W, precision="highest")  # decoder by decoder
+        end = len(out) if params.wiring == "clt" else i + 1
+        for t in range(i, end):
+            out[t] = out[t] + written[0 if len(written) == 1 else t - i]
     return tuple(out)
 
-
+# %% ../../nbs/06_bridges/02_jax.ipynb #c28602ba
 def forward(
-    params: JaxDictionary, acts: tuple
-) -> tuple:  # one [..., d] a source -> one [..., d_out] a target
+    params: JaxDictionary,
+    acts: tuple,  # one [..., d] per source
+) -> tuple:  # one [..., d_out] per target
     "What the dictionary makes of the activations of all its sources, at each target."
     return decode(params, encode(params, acts), acts)
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #6ebcd33f
-def _array(t: torch.Tensor):
+# %% ../../nbs/06_bridges/02_jax.ipynb #2eb52159
+def _array(t: torch.Tensor) -> jax.Array:
     "A copy of a tensor, bit by bit, where JAX puts its arrays by default."
     t = t.detach().cpu().contiguous().clone()
     if t.dtype == torch.float64 and not jax.config.jax_enable_x64:
@@ -115,90 +118,102 @@ def _array(t: torch.Tensor):
         )
     return jnp.asarray(jnp.from_dlpack(t), device=jax.devices()[0])
 
-
+# %% ../../nbs/06_bridges/02_jax.ipynb #28130cad
 def to_jax(dictionary: Dictionary) -> JaxDictionary:
-    "The parameters of a dictionary for JAX; what it computes from them is `encode`, `decode`, `forward` and `loss`."
-    of = lambda name: tuple(
-        None if (t := getattr(w, name)) is None else _array(t) for w in dictionary.weights
-    )
-    return JaxDictionary(
-        **{f.name: of(f.name) for f in fields(JaxDictionary) if f.name != "wiring"},
-        wiring=dictionary.wiring,
-    )
+    "The parameters of a dictionary for JAX; `encode`, `decode`, `forward` and `loss` take them."
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #1046a9f8
-def _tensor(a) -> torch.Tensor:
+    def arrays(name):
+        tensors = [getattr(w, name) for w in dictionary.weights]
+        return tuple(None if t is None else _array(t) for t in tensors)
+
+    names = [f.name for f in fields(JaxDictionary) if f.name != "wiring"]
+    return JaxDictionary(**{name: arrays(name) for name in names}, wiring=dictionary.wiring)
+
+# %% ../../nbs/06_bridges/02_jax.ipynb #ec47ffc6
+def _tensor(a: jax.Array) -> torch.Tensor:
+    "A copy of an array, bit by bit, on the CPU."
     return torch.from_dlpack(jax.device_put(a, jax.devices("cpu")[0])).clone()
 
 
-def _bits(w: SiteWeights) -> list:
+def _bits(weights: SiteWeights) -> list:
+    "Type, shape and bytes of each tensor; NaN equals itself here, and 0 is not -0."
+    tensors = [None if t is None else t.detach().cpu().contiguous() for t in vars(weights).values()]
     return [
-        t
-        if t is None
-        else (t.dtype, t.shape, t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        for t in vars(w).values()
+        t if t is None else (t.dtype, t.shape, t.view(torch.uint8).numpy().tobytes())
+        for t in tensors
     ]
 
+# %% ../../nbs/06_bridges/02_jax.ipynb #8921275f
+def _refuse_broken(weights: Sequence[SiteWeights]):
+    "Raise (exit code 65) where a weight is NaN or infinite."
+    broken = []
+    for w in weights:
+        tensors = {f.name: getattr(w, f.name) for f in fields(SiteWeights) if f.name != "threshold"}
+        broken += [
+            name
+            for name, t in tensors.items()
+            if t is not None and not bool(torch.isfinite(t).all())
+        ]
+    if broken:
+        given = f"NaN or infinity in {', '.join(broken)}"
+        raise invalid("finite weights", given, "a smaller learning rate")
 
-def from_jax(params: JaxDictionary, dictionary: Dictionary) -> Dictionary:
-    "`dictionary` with these parameters. Where one differs, validity and canary are dropped: measure it again with `certify`. Raises (exit code 65) where they don't belong to it or are not finite."
+# %% ../../nbs/06_bridges/02_jax.ipynb #4c741621
+def from_jax(
+    params: JaxDictionary,
+    dictionary: Dictionary,  # that they came from
+) -> Dictionary:
+    """`dictionary` with these parameters.
+
+    Where one differs, validity and canary are dropped: measure it again with `certify`.
+    Raises (exit code 65) where parameters don't belong to it or are not finite.
+    """
     if params.wiring != dictionary.wiring or len(params.W_enc) != len(dictionary.weights):
         raise invalid(
             f"parameters of {dictionary!r}",
             repr(params),
             "pass the dictionary that the parameters came from",
         )
-    names = [f.name for f in fields(SiteWeights)]
-    weights = tuple(
-        SiteWeights(*(None if a is None else _tensor(a) for a in row))
-        for row in zip(*(getattr(params, n) for n in names))
-    )
+    columns = [getattr(params, f.name) for f in fields(SiteWeights)]  # one per field
+    weights = []
+    for arrays in zip(*columns, strict=True):  # those of one source
+        weights.append(SiteWeights(*(None if a is None else _tensor(a) for a in arrays)))
     if list(map(_bits, weights)) == list(map(_bits, dictionary.weights)):
         return dictionary
-    wrong = [
-        n
-        for w in weights
-        for n in names
-        if n != "threshold"
-        and getattr(w, n) is not None
-        and not bool(torch.isfinite(getattr(w, n)).all())
-    ]
-    if wrong:
-        raise invalid(
-            "finite weights", f"NaN or infinity in {', '.join(wrong)}", "a smaller learning rate"
-        )
-    weights = tuple(
-        unit_rows(w).map(lambda t, old=old: t.to(old.W_enc.device))
-        for w, old in zip(weights, dictionary.weights)
-    )
-    return replace(
-        dictionary,
-        weights=weights,
-        training=dictionary.training | dict(changed="in JAX"),
-        validity={},
-        canary={},
-    )
+    _refuse_broken(weights)
+    moved = []
+    for new, old in zip(weights, dictionary.weights, strict=True):
+        device = old.W_enc.device
+        moved.append(unit_rows(new).map(lambda t, device=device: t.to(device)))
+    training = dictionary.training | dict(changed="in JAX")
+    return replace(dictionary, weights=tuple(moved), training=training, validity={}, canary={})
 
-# %% ../../nbs/06_bridges/02_jax.ipynb #94b506d3
-def _lengths(W):  # [F, targets, d_out] -> [F]
+# %% ../../nbs/06_bridges/02_jax.ipynb #e47f768a
+def _lengths(W: jax.Array) -> jax.Array:  # [F, targets, d_out] -> [F]
+    "The length of what each feature writes, with gradient 0 where it writes nothing."
     square = (W**2).sum((1, 2))
-    return jnp.where(
-        square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0
-    )  # the root has no gradient at 0
+    safe = jnp.where(square > 0, square, 1)  # the root has no gradient at 0
+    return jnp.where(square > 0, jnp.sqrt(safe), 0)
 
-
+# %% ../../nbs/06_bridges/02_jax.ipynb #8a324554
 def loss(
     params: JaxDictionary,
-    sources: tuple,  # one [..., d] a source
-    targets: tuple,  # one [..., d_out] a target; of an SAE the sources again
-    l1=0.0,
-):  # weight of the activations' lengths; the first part has none
-    "Squared error over all targets, mean over tokens, divided by the targets' own mean square; and `l1` times the mean sum of the activations' lengths."
+    sources: tuple,  # one [..., d] per source
+    targets: tuple,  # one [..., d_out] per target; of an SAE the sources again
+    l1: float = 0.0,  # weight of the activations' lengths
+) -> jax.Array:
+    """Squared error over all targets relative to the targets' own squares, means over tokens.
+
+    To it `l1` times the mean sum of the activations' lengths is added.
+    """
     codes = encode(params, sources)
-    square = lambda ys: sum((y**2).sum(-1) for y in ys).mean()
-    left = [
-        y - made
-        for y, made in zip(_each(params, targets, "targets"), decode(params, codes, sources))
-    ]
-    lengths = sum((a * _lengths(W)).sum(-1) for a, W in zip(codes, params.W_dec)).mean()
+    made = decode(params, codes, sources)
+
+    def square(ys):
+        return sum((y**2).sum(-1) for y in ys).mean()
+
+    each_target = zip(_each(params, targets, "targets"), made, strict=True)
+    left = [y - y_made for y, y_made in each_target]
+    each_source = zip(codes, params.W_dec, strict=True)
+    lengths = sum((a * _lengths(W)).sum(-1) for a, W in each_source).mean()
     return square(left) / square(targets) + l1 * lengths

@@ -5,71 +5,73 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'bar', 'environment', 'commit', 'write_benchmark']
 
-# %% ../../nbs/00_core/04_benchmarks.ipynb #ed354803
+# %% ../../nbs/00_core/04_benchmarks.ipynb #3276ea7d
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from .artefacts import write_json
+from .files import write_json
 
-# %% ../../nbs/00_core/04_benchmarks.ipynb #c0551340
-def bar(what: str, goal: str, measured, holds: bool) -> dict:
+# %% ../../nbs/00_core/04_benchmarks.ipynb #74e8ac70
+def bar(what: str, goal: str, measured: Any, holds: bool) -> dict:
     "One promise of a benchmark: in words, its goal, what was measured, and whether it holds."
     return dict(what=what, goal=goal, measured=measured, holds=bool(holds))
 
-
+# %% ../../nbs/00_core/04_benchmarks.ipynb #2f58d6d9
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "transformers", "sae-lens")
 
 
 def environment() -> dict:
-    "What a measurement depends on: processor, cores, system and package versions. No host name and no path."
-    found = {
-        d.metadata["Name"].lower(): d.version
-        for d in metadata.distributions()
-        if d.metadata["Name"] and d.metadata["Name"].lower() in PACKAGES
-    }
+    "What a measurement depends on: processor, cores, system and package versions."
+    versions = {}
+    for package in metadata.distributions():
+        name = (package.metadata["Name"] or "").lower()
+        if name in PACKAGES:
+            versions[name] = package.version
     return dict(
         python=platform.python_version(),
         system=platform.system(),
         machine=platform.machine(),
         cores=os.cpu_count(),
-        packages=found,
+        packages=versions,
     )
+
+# %% ../../nbs/00_core/04_benchmarks.ipynb #c043cdd9
+def _git(*args: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", *args], capture_output=True, text=True)
 
 
 def commit() -> str:
-    "The commit of the working directory, with '+' where files differ from it; 'unknown' outside of a repository."
-    git = lambda *args: subprocess.run(["git", *args], capture_output=True, text=True)
+    "The commit of the working directory, '+' where files differ from it; 'unknown' without one."
     try:
-        head, changed = (
-            git("rev-parse", "--short=12", "HEAD"),
-            git("status", "--porcelain", "--untracked-files=no"),
-        )
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except OSError:
         return "unknown"
-    return (
-        head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-        if head.returncode == 0
-        else "unknown"
-    )
+    if head.returncode != 0:
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
-# %% ../../nbs/00_core/04_benchmarks.ipynb #5f3ebe41
+# %% ../../nbs/00_core/04_benchmarks.ipynb #0a71d0c5
 def write_benchmark(
     name: str,  # also the name of the file
-    rows: list[dict],  # what was measured, one dict a row
+    rows: list[dict],  # what was measured, one dict per row
     bars: list[dict],  # what was promised: see `bar`
-    folder="results",
+    folder: str | Path = "results",
 ) -> Path:
     "Write `folder`/`name`.json with date, commit and environment; NaN is refused."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    date = datetime.now(UTC).strftime("%Y-%m-%d")
-    return write_json(
-        folder / f"{name}.json",
-        dict(
-            name=name, date=date, commit=commit(), environment=environment(), rows=rows, bars=bars
-        ),
+    record = dict(
+        name=name,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        commit=commit(),
+        environment=environment(),
+        rows=rows,
+        bars=bars,
     )
+    return write_json(folder / f"{name}.json", record)

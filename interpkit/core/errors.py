@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ExitCode', 'InterpkitError', 'bad_parameter', 'invalid', 'nearest']
 
-# %% ../../nbs/00_core/00_errors.ipynb #e5bf0dfc
+# %% ../../nbs/00_core/00_errors.ipynb #ac5f1e3a
 import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 
-# %% ../../nbs/00_core/00_errors.ipynb #257f5070
+# %% ../../nbs/00_core/00_errors.ipynb #eb974a68
 class ExitCode(IntEnum):
     "What `ipk` and every job exit with. Only `RETRY` is worth a second try with the same input."
 
@@ -18,12 +19,10 @@ class ExitCode(IntEnum):
     FAIL = 10  # REVIEW or RETRAIN
     INCONCLUSIVE = 11  # COLLECT
     BAD_PARAMETERS = 64  # a misspelt flag, a value of the wrong type
-    INVALID = (
-        65  # the question could not be asked: unfit dictionary, broken data, tampered evidence
-    )
+    INVALID = 65  # no verdict: unfit dictionary, broken data, tampered evidence
     RETRY = 75  # dead kernel, time-out, storage
 
-# %% ../../nbs/00_core/00_errors.ipynb #8fa1ff91
+# %% ../../nbs/00_core/00_errors.ipynb #464a760c
 class InterpkitError(Exception):
     "The one error of interpkit: what was `asked`, what was `given`, and what `mend`s it."
 
@@ -32,27 +31,32 @@ class InterpkitError(Exception):
         asked: str,  # what the caller wanted, or what the code expected
         given: str,  # what was found instead
         mend: str,  # the command, argument or file that mends it
-        code: ExitCode = ExitCode.ERROR,
-    ):  # what a process that stops here exits with
-        self.asked, self.given, self.mend, self.code = asked, given, mend, ExitCode(code)
+        code: ExitCode = ExitCode.ERROR,  # what a process that stops here exits with
+    ):
+        self.asked = asked
+        self.given = given
+        self.mend = mend
+        self.code = ExitCode(code)
         super().__init__(asked, given, mend, int(code))
 
     def __str__(self):
         return f"asked: {self.asked}\ngiven: {self.given}\nmend:  {self.mend}"
 
-# %% ../../nbs/00_core/00_errors.ipynb #45bae7f1
+# %% ../../nbs/00_core/00_errors.ipynb #e6c12bb9
 def bad_parameter(asked: str, given: str, mend: str) -> InterpkitError:
     "An error with exit code 64, to be raised before anything ran."
     return InterpkitError(asked, given, mend, ExitCode.BAD_PARAMETERS)
 
-
+# %% ../../nbs/00_core/00_errors.ipynb #c8669002
 def invalid(asked: str, given: str, mend: str) -> InterpkitError:
     "An error with exit code 65: no verdict, because the question could not be asked."
     return InterpkitError(asked, given, mend, ExitCode.INVALID)
 
-# %% ../../nbs/00_core/00_errors.ipynb #0a3533c7
-def nearest(name: str, options) -> str:
+# %% ../../nbs/00_core/00_errors.ipynb #28f44375
+def nearest(name: str, options: Iterable) -> str:
     "`did you mean 'x'?` for the option closest to `name`, else the list of all options."
-    options = [str(o) for o in options]
-    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else "one of: " + ", ".join(options)
+    names = [str(o) for o in options]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "one of: " + ", ".join(names)

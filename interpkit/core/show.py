@@ -5,54 +5,63 @@
 # %% auto #0
 __all__ = ['CELL', 'MARKS', 'COLOURS', 'percent', 'table_html', 'card_html', 'is_live']
 
-# %% ../../nbs/00_core/03_show.ipynb #4914a5a1
+# %% ../../nbs/00_core/03_show.ipynb #300eb929
 import math
 import os
+from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 import pandas as pd
 
-# %% ../../nbs/00_core/03_show.ipynb #e248f859
-def percent(x: float, digits: int = 0) -> str:
+# %% ../../nbs/00_core/03_show.ipynb #1c251073
+def percent(x: float | None, digits: int = 0) -> str:
     "'38 %', with `digits` decimals; from 200 % on as a multiple, '2.9x'; '-' for None and NaN."
     if x is None or math.isnan(x):
         return "-"
     if math.isinf(x):
         return "no bound"
-    return f"{x:.1f}x" if x >= 2 else f"{100 * x:.{digits}f} %"
+    if x >= 2:
+        return f"{x:.1f}x"
+    return f"{100 * x:.{digits}f} %"
 
-# %% ../../nbs/00_core/03_show.ipynb #2cd801dc
+# %% ../../nbs/00_core/03_show.ipynb #3db9cd02
+def _text(v: Any) -> str:
+    "A value as text that HTML shows as it is: floats with four significant digits."
+    if v is None or (isinstance(v, float) and math.isnan(v)):
+        return "-"
+    if isinstance(v, float):
+        return f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}"
+    return escape(str(v))
+
+# %% ../../nbs/00_core/03_show.ipynb #7a7463e7
 CELL = "style='text-align:left;padding:2px 10px'"
 
 
-def _text(v) -> str:
-    "A value as text: floats with four significant digits."
-    if isinstance(v, float):
-        v = "-" if math.isnan(v) else f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}"
-    return escape("-" if v is None else str(v))
+def _row(values: Iterable, tag: str = "td") -> str:
+    "A row of a table; `tag` is 'th' for its head."
+    cells = (f"<{tag} {CELL}>{_text(v)}</{tag}>" for v in values)
+    return f"<tr>{''.join(cells)}</tr>"
 
+# %% ../../nbs/00_core/03_show.ipynb #5db9b4d2
+def _caption(text: str | None) -> str:
+    "A line over a table, or nothing."
+    if not text:
+        return ""
+    return f"<caption style='text-align:left;font-weight:bold'>{escape(text)}</caption>"
 
-def _row(values, tag: str = "td") -> str:
-    return "<tr>" + "".join(f"<{tag} {CELL}>{_text(v)}</{tag}>" for v in values) + "</tr>"
-
-
-def _caption(text: str) -> str:
-    return (
-        f"<caption style='text-align:left;font-weight:bold'>{escape(text)}</caption>"
-        if text
-        else ""
-    )
-
-
+# %% ../../nbs/00_core/03_show.ipynb #565fd3e6
 def table_html(
-    rows,  # data frame, or a list of dicts
+    rows: pd.DataFrame | Iterable[dict],
     caption: str | None = None,
 ) -> str:
     "A table as HTML: everything escaped, no script."
     df = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return f"<table>{_caption(caption)}<thead>{_row(df.columns, 'th')}</thead><tbody>{''.join(map(_row, df.astype(object).itertuples(index=False)))}</tbody></table>"
+    head = _row(df.columns, "th")
+    body = "".join(map(_row, df.astype(object).itertuples(index=False)))
+    return f"<table>{_caption(caption)}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
-
+# %% ../../nbs/00_core/03_show.ipynb #40096934
 def card_html(title: str, fields: dict) -> str:
     "A title with named values below it, as HTML."
     rows = "".join(
@@ -60,13 +69,9 @@ def card_html(title: str, fields: dict) -> str:
     )
     return f"<table>{_caption(title)}<tbody>{rows}</tbody></table>"
 
-# %% ../../nbs/00_core/03_show.ipynb #529d47db
+# %% ../../nbs/00_core/03_show.ipynb #8ed236eb
 MARKS = {"PASS": "●", "FAIL": "■", "INCONCLUSIVE": "◆"}  # the shape of an outcome
-COLOURS = {
-    "PASS": "#0072B2",
-    "FAIL": "#B84A00",
-    "INCONCLUSIVE": "#6B6B6B",
-}  # after Okabe and Ito, contrast 5 or more on white
+COLOURS = {"PASS": "#0072B2", "FAIL": "#B84A00", "INCONCLUSIVE": "#6B6B6B"}
 
 # %% ../../nbs/00_core/03_show.ipynb #live0002
 def is_live() -> bool:

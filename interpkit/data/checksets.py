@@ -5,29 +5,38 @@
 # %% auto #0
 __all__ = ['FEATURES', 'KINDS', 'refuse_rows', 'require_columns', 'check_number', 'read_check_set', 'check_digest', 'hash_split']
 
-# %% ../../nbs/02_data/02_checksets.ipynb #58682e5f
+# %% ../../nbs/02_data/02_checksets.ipynb #2d64e870
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..core.artefacts import digest_frame
+from ..core.digests import digest_frame
 from ..core.errors import bad_parameter, invalid, nearest
 
-# %% ../../nbs/02_data/02_checksets.ipynb #98e22e61
-def refuse_rows(bad, column: str, expected: str, found: str, mend: str):
-    "Raise where a row is bad [n], naming the column, the first such row and how many there are."
+# %% ../../nbs/02_data/02_checksets.ipynb #c92bf936
+def refuse_rows(
+    bad,  # bool [n]
+    column: str,
+    expected: str,  # what the column should hold
+    actual: str,  # what it holds instead, without the value
+    mend: str,
+):
+    "Raise (exit code 65) where a row is bad: the column, the first such row, how many there are."
     bad = np.asarray(bad, bool)
     if bad.any():
         raise invalid(
             f"{expected} in column {column!r}",
-            f"{found} in row {int(bad.argmax())} ({int(bad.sum())} of {len(bad)} rows)",
+            f"{actual} in row {int(bad.argmax())} ({int(bad.sum())} of {len(bad)} rows)",
             mend,
         )
 
-
-def require_columns(rows: pd.DataFrame, needed):
+# %% ../../nbs/02_data/02_checksets.ipynb #184e6a5d
+def require_columns(rows: pd.DataFrame, needed: Iterable[str]):
+    "Raise (exit code 65) where a column is missing or stands twice."
     twice = rows.columns[rows.columns.duplicated()]
     if len(twice):
         raise invalid(
@@ -39,20 +48,23 @@ def require_columns(rows: pd.DataFrame, needed):
     if not missing:
         return
     hints = "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:5])
+    plural = "s" if len(missing) > 1 else ""
     raise invalid(
-        f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
+        f"the column{plural} {', '.join(map(repr, missing))}",
         f"columns {', '.join(map(str, rows.columns[:20]))}",
         f"rename columns of the check set ({hints})",
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #c10f5c4b
-FEATURES = "fill these rows before the check, as the release's own pipeline does"
+# %% ../../nbs/02_data/02_checksets.ipynb #f8b4b0f5
+def _is_id(v: Any) -> bool:
+    return isinstance(v, (str, int, np.integer)) and not isinstance(v, bool)
 
 
 def _check_id(c: str, x: pd.Series):
+    "Refuse ids that are missing, no text or whole number, or not unique."
     refuse_rows(x.isna(), c, "an id", "none", "give every sequence an id")
     refuse_rows(
-        ~x.map(lambda v: isinstance(v, (str, int, np.integer)) and not isinstance(v, bool)),
+        ~x.map(_is_id),
         c,
         "whole numbers or text",
         "another type",
@@ -66,40 +78,51 @@ def _check_id(c: str, x: pd.Series):
         "several rows of one customer get ids of their own and share a group_id",
     )
 
-
-def check_number(c: str, x: pd.Series):
-    expected = dict(weight="a weight >= 0", label="0, 1 or nothing yet")[c]
-    if not pd.api.types.is_numeric_dtype(x) and not x.isna().all():
-        raise invalid(
-            f"{expected} in column {c!r}",
-            f"type {x.dtype}",
-            f"rows[{c!r}] = rows[{c!r}].astype(float)",
-        )
-    v = x.to_numpy(float, na_value=np.nan)
-    if c == "label":
-        return refuse_rows(
-            ~np.isin(v, (0, 1)) & ~np.isnan(v),
-            c,
-            expected,
-            "another value",
-            "1 is fraud, 0 is not, empty is not known yet",
-        )
+# %% ../../nbs/02_data/02_checksets.ipynb #f087968f
+def _check_label(c: str, values: np.ndarray):  # float [n]
+    "Refuse labels other than 0, 1 and NaN."
     refuse_rows(
-        ~(np.isfinite(v) & (v >= 0)),
+        ~np.isin(values, (0, 1)) & ~np.isnan(values),
         c,
-        expected,
+        "0, 1 or nothing yet",
+        "another value",
+        "1 is fraud, 0 is not, empty is not known yet",
+    )
+
+# %% ../../nbs/02_data/02_checksets.ipynb #e23b5fc2
+def _check_weight(c: str, values: np.ndarray):  # float [n]
+    "Refuse weights that are negative, infinite or missing, or all 0."
+    refuse_rows(
+        ~(np.isfinite(values) & (values >= 0)),
+        c,
+        "a weight >= 0",
         "a negative, infinite or missing one",
         "use the inverse of the sampling probability",
     )
-    if v.sum() == 0:
+    if values.sum() == 0:
         raise invalid(
             f"a weight > 0 in column {c!r}",
             "0 in all rows",
             "leave the column out where all sequences count alike",
         )
 
+# %% ../../nbs/02_data/02_checksets.ipynb #7bd38798
+def check_number(c: str, x: pd.Series):
+    "Refuse a column `label` or `weight` that holds anything else."
+    expected, check = dict(
+        weight=("a weight >= 0", _check_weight), label=("0, 1 or nothing yet", _check_label)
+    )[c]
+    if not pd.api.types.is_numeric_dtype(x) and not x.isna().all():
+        raise invalid(
+            f"{expected} in column {c!r}",
+            f"type {x.dtype}",
+            f"rows[{c!r}] = rows[{c!r}].astype(float)",
+        )
+    check(c, x.to_numpy(float, na_value=np.nan))
 
+# %% ../../nbs/02_data/02_checksets.ipynb #c4c44584
 def _check_category(c: str, x: pd.Series):
+    "Refuse categories that are missing or lists."
     refuse_rows(
         x.isna(),
         c,
@@ -108,31 +131,27 @@ def _check_category(c: str, x: pd.Series):
         f"rows[{c!r}] = rows[{c!r}].fillna('unknown'), or leave the column out",
     )
     refuse_rows(
-        x.map(lambda v: not np.isscalar(v)), c, "text or a number", "a list", "one value a row"
+        x.map(lambda v: not np.isscalar(v)), c, "text or a number", "a list", "one value per row"
     )
+
+# %% ../../nbs/02_data/02_checksets.ipynb #83de9f28
+FEATURES = "fill these rows before the check, as the release's own pipeline does"
+
+
+def _kind(v: Any) -> str:
+    "'number', or the name of another type."
+    if isinstance(v, (int, float)) and not isinstance(v, bool):
+        return "number"
+    return type(v).__name__
 
 
 def _check_feature(c: str, x: pd.Series):
+    "Refuse a feature that is missing, not finite or of several types."
     if pd.api.types.is_numeric_dtype(x):
-        return refuse_rows(
-            ~np.isfinite(x.to_numpy(float, na_value=np.nan)),
-            c,
-            "finite numbers",
-            "NaN or infinity",
-            FEATURES,
-        )
+        finite = np.isfinite(x.to_numpy(float, na_value=np.nan))
+        return refuse_rows(~finite, c, "finite numbers", "NaN or infinity", FEATURES)
     refuse_rows(x.isna(), c, "values", "none", FEATURES)
-    kinds = sorted(
-        set(
-            x.map(
-                lambda v: (
-                    "number"
-                    if isinstance(v, (int, float)) and not isinstance(v, bool)
-                    else type(v).__name__
-                )
-            )
-        )
-    )
+    kinds = sorted(set(x.map(_kind)))
     if len(kinds) > 1:
         raise invalid(
             f"one type in column {c!r}",
@@ -140,8 +159,8 @@ def _check_feature(c: str, x: pd.Series):
             f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...)",
         )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #9ee5dfed
-def _numbers(v) -> np.ndarray:
+# %% ../../nbs/02_data/02_checksets.ipynb #4c87c875
+def _numbers(v: Any) -> np.ndarray:
     "A list as an array; of type object where it isn't a flat list of numbers."
     try:
         a = np.asarray(v)
@@ -149,14 +168,33 @@ def _numbers(v) -> np.ndarray:
         return np.empty(0, object)  # nested lists of different lengths
     return a if a.ndim == 1 and a.dtype.kind in "iuf" else np.empty(0, object)
 
+# %% ../../nbs/02_data/02_checksets.ipynb #5d90d82c
+def _check_token_ids(c: str, arrays: pd.Series):  # of arrays
+    "Refuse lists of numbers that are no token ids."
+    refuse_rows(
+        arrays.map(lambda a: a.dtype.kind == "f"),
+        c,
+        "whole numbers",
+        "fractions or missing values",
+        "tokenize the sequences: one whole number per token",
+    )
+    refuse_rows(
+        arrays.map(lambda a: a.min() < 0),
+        c,
+        "token ids >= 0",
+        "a negative id",
+        "tokenize with the release's own vocabulary",
+    )
 
+# %% ../../nbs/02_data/02_checksets.ipynb #b47b583d
 def _check_lists(c: str, x: pd.Series):
+    "Refuse lists that are empty, nested or not of numbers; token ids have rules of their own."
     refuse_rows(
         ~x.map(lambda v: isinstance(v, (list, tuple, np.ndarray))),
         c,
         "a list of numbers",
         "something else",
-        "one list a row, one number a token",
+        "one list per row, one number per token",
     )
     refuse_rows(
         x.map(len) == 0,
@@ -171,23 +209,10 @@ def _check_lists(c: str, x: pd.Series):
         c,
         "flat lists of numbers",
         "text, nested lists or missing values",
-        "tokenize the sequences: one whole number a token",
+        "tokenize the sequences: one whole number per token",
     )
     if c == "input_ids":
-        refuse_rows(
-            arrays.map(lambda a: a.dtype.kind == "f"),
-            c,
-            "whole numbers",
-            "fractions or missing values",
-            "tokenize the sequences: one whole number a token",
-        )
-        return refuse_rows(
-            arrays.map(lambda a: a.min() < 0),
-            c,
-            "token ids >= 0",
-            "a negative id",
-            "tokenize with the release's own vocabulary",
-        )
+        return _check_token_ids(c, arrays)
     refuse_rows(
         arrays.map(lambda a: not np.isfinite(a).all()),
         c,
@@ -196,55 +221,20 @@ def _check_lists(c: str, x: pd.Series):
         "annotate every token, or leave the column out",
     )
 
-
+# %% ../../nbs/02_data/02_checksets.ipynb #174bdd00
 def _check_lengths(rows: pd.DataFrame, c: str):
+    "Refuse lists of another length than the sequence that they describe."
     refuse_rows(
         rows[c].map(len) != rows["input_ids"].map(len),
         c,
-        "one number a token",
+        "one number per token",
         "another length than input_ids",
         "annotate every token, or leave the column out",
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #f1cbad68
-KINDS = dict(
-    sequence_id=_check_id,
-    label=check_number,
-    weight=check_number,
-    segment=_check_category,
-    group_id=_check_category,
-    input_ids=_check_lists,
-)
-
-
-def read_check_set(source, inputs: list[str] | None = None) -> pd.DataFrame:
-    "A validated check set from a parquet file or a data frame, all rows in their order; `inputs` are the columns that the release needs. Raises (exit code 65) with column and row."
-    rows = source if isinstance(source, pd.DataFrame) else _read_parquet(Path(source))
-    rows = rows.reset_index(drop="sequence_id" in rows or "sequence_id" not in rows.index.names)
-    if not len(rows):
-        raise invalid(
-            "a check set with at least one row",
-            "0 rows",
-            "pass the rows of a period that has traffic",
-        )
-    require_columns(rows, ["sequence_id", *(inputs or [])])
-    lists = [c for c in rows if str(c).startswith("factor:")]
-    plain = [
-        c
-        for c in rows
-        if c not in (*KINDS, *lists, "timestamp")
-        and not str(c).startswith("_")
-        and (inputs is None or c in inputs)
-    ]
-    for c in [c for c in KINDS if c in rows] + lists + plain:
-        KINDS.get(c, _check_lists if c in lists else _check_feature)(c, rows[c])
-    if "input_ids" in rows:
-        for c in lists:
-            _check_lengths(rows, c)
-    return rows
-
-
+# %% ../../nbs/02_data/02_checksets.ipynb #d4b280ca
 def _read_parquet(path: Path) -> pd.DataFrame:
+    "The rows of a parquet file; raises (exit code 65) where it can't be read."
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -261,29 +251,82 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"a parquet file: {path}", type(e).__name__, "write it with DataFrame.to_parquet"
         ) from None
 
-# %% ../../nbs/02_data/02_checksets.ipynb #bb072468
+# %% ../../nbs/02_data/02_checksets.ipynb #7bd61bb3
+KINDS = dict(
+    sequence_id=_check_id,
+    label=check_number,
+    weight=check_number,
+    segment=_check_category,
+    group_id=_check_category,
+    input_ids=_check_lists,
+)
+
+
+def _checks(rows: pd.DataFrame, inputs: list[str] | None) -> dict:  # column -> its check
+    "How each column is checked, in the order of the checks."
+    checks = {c: check for c, check in KINDS.items() if c in rows}
+    lists = [c for c in rows if str(c).startswith("factor:")]
+    reserved = {*KINDS, *lists, "timestamp"}
+    plain = [c for c in rows if c not in reserved and not str(c).startswith("_")]
+    checks |= dict.fromkeys(lists, _check_lists)
+    return checks | {c: _check_feature for c in plain if inputs is None or c in inputs}
+
+# %% ../../nbs/02_data/02_checksets.ipynb #89375d2a
+def read_check_set(
+    source: str | Path | pd.DataFrame,  # a parquet file or a data frame
+    inputs: list[str] | None = None,  # the columns that the release needs; None: any
+) -> pd.DataFrame:
+    "A validated check set, all rows in their order; raises (exit code 65) with column and row."
+    rows = source if isinstance(source, pd.DataFrame) else _read_parquet(Path(source))
+    rows = rows.reset_index(drop="sequence_id" in rows or "sequence_id" not in rows.index.names)
+    if not len(rows):
+        raise invalid(
+            "a check set with at least one row",
+            "0 rows",
+            "pass the rows of a period that has traffic",
+        )
+    require_columns(rows, ["sequence_id", *(inputs or [])])
+    checks = _checks(rows, inputs)
+    for c, check in checks.items():
+        check(c, rows[c])
+    if "input_ids" in rows:
+        for c in [c for c in checks if str(c).startswith("factor:")]:
+            _check_lengths(rows, c)
+    return rows
+
+# %% ../../nbs/02_data/02_checksets.ipynb #2e485203
 def check_digest(rows: pd.DataFrame) -> str:
-    "SHA-256 of a check set, whatever the order of its rows; columns that interpkit added (`_...`) do not count."
+    "SHA-256 of a check set in any order of its rows; columns that interpkit added don't count."
     kept = rows[[c for c in rows if not str(c).startswith("_")]]
-    return digest_frame(
-        kept.iloc[np.argsort(kept["sequence_id"].astype(str).to_numpy(), kind="stable")]
-    )
+    order = np.argsort(kept["sequence_id"].astype(str).to_numpy(), kind="stable")
+    return digest_frame(kept.iloc[order])
+
+# %% ../../nbs/02_data/02_checksets.ipynb #911f79de
+def _place(v: Any, salt: str) -> float:
+    "A number from 0 to 1 for an id, by a hash of `salt` and the id."
+    digest = hashlib.sha256(f"{salt}|{v}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _places(ids: pd.Series, salt: str) -> np.ndarray:  # [n]
-    "A number from 0 to 1 for each id, by a hash of `salt` and the id; NaN where an id is missing."
-    place = {
-        v: int.from_bytes(hashlib.sha256(f"{salt}|{v}".encode()).digest()[:8], "big") / 2**64
-        for v in ids.dropna().unique()
-    }
+def _places(ids: pd.Series, salt: str) -> np.ndarray:  # float [n]
+    "The place of each id; NaN where an id is missing."
+    place = {v: _place(v, salt) for v in ids.dropna().unique()}
     return ids.map(place).to_numpy(float, na_value=np.nan)
 
+# %% ../../nbs/02_data/02_checksets.ipynb #95ebd954
+def hash_split(
+    rows: pd.DataFrame,
+    fraction: float,  # of the sequences that are True, about
+    salt: str,  # another salt, another split
+) -> np.ndarray:  # bool [n]
+    """A part of the sequences, by a hash of `salt` and the id of the group where there is one.
 
-def hash_split(rows: pd.DataFrame, fraction: float, salt: str) -> np.ndarray:  # bool [n]
-    "True for about `fraction` of the sequences, by a hash of `salt` and the id (of the group, where there is one; a sequence without a group is one of its own)."
+    A sequence without a group is one of its own.
+    """
     if not 0 <= fraction <= 1:
         raise bad_parameter("a fraction between 0 and 1", f"{fraction}", "fraction=0.5")
     place = _places(rows["group_id" if "group_id" in rows else "sequence_id"], salt)
-    if (alone := np.isnan(place)).any():
+    alone = np.isnan(place)
+    if alone.any():
         place = np.where(alone, _places(rows["sequence_id"], salt), place)
     return place < fraction

@@ -15,7 +15,7 @@ from ..core.errors import bad_parameter, invalid, nearest
 from .ledger import Quarter, generate
 from .shifts import CATALOGUE, Shift
 
-# %% ../../nbs/02_data/04_demo.ipynb #5f25f3f3
+# %% ../../nbs/02_data/04_demo.ipynb #d53ffcc3
 @dataclass(frozen=True)
 class Recipe:
     "What happened to a release of the demo, and which traffic it is checked on."
@@ -25,7 +25,7 @@ class Recipe:
     quarter: int  # its own quarter
     seed: int  # of its customers
 
-
+# %% ../../nbs/02_data/04_demo.ipynb #3ad52a85
 DEMO = {
     "v1": Recipe("trained on the first quarter", (), 0, 1),
     "v1-bf16": Recipe("v1 with its weights rounded to bfloat16", ("S14",), 0, 2),
@@ -33,20 +33,22 @@ DEMO = {
         "v1, a few gentle steps further on other customers of the same quarter", (), 0, 3
     ),
     "v2": Recipe(
-        "v1 fine-tuned on the next quarter: more online purchases and travel, more frauds, instalments appear",
+        "v1 fine-tuned on the next quarter: more online purchases and travel, more frauds, "
+        "instalments appear",
         ("S1", "S2", "S4"),
         1,
         4,
     ),
     "v2-concept": Recipe(
-        "v1 with only its upper half fine-tuned, on customers who behave as before under a rule that has changed",
+        "v1 with only its upper half fine-tuned, on customers who behave as before under a rule "
+        "that has changed",
         ("S3",),
         1,
         5,
     ),
 }
 
-# %% ../../nbs/02_data/04_demo.ipynb #5c36f0ca
+# %% ../../nbs/02_data/04_demo.ipynb #05a98fca
 PURPOSES = ("train", "check", "truth")
 
 
@@ -54,8 +56,8 @@ def demo_quarter(
     name: str,  # a release of the demo
     n: int,  # sequences
     purpose: str = "check",  # 'train', 'check' or 'truth': customers who share nobody
-    seed: int = 0,
-) -> Quarter:  # other customers for the same purpose
+    seed: int = 0,  # other customers for the same purpose
+) -> Quarter:
     "Traffic of the quarter of a demo release, with its truth."
     if name not in DEMO:
         raise bad_parameter(
@@ -68,34 +70,39 @@ def demo_quarter(
     if not 0 <= seed < 1000:
         raise bad_parameter("a seed from 0 to 999", f"{seed}", "seed=0")
     recipe = DEMO[name]
-    of_data = [Shift(c) for c in recipe.shifts if CATALOGUE[c].changes != "model"]
-    return generate(
-        n,
-        seed=(recipe.seed * len(PURPOSES) + PURPOSES.index(purpose)) * 1000 + seed,
-        shift=of_data,
-        quarter=recipe.quarter,
-    )
+    who = recipe.seed * len(PURPOSES) + PURPOSES.index(purpose)
+    of_data = [Shift(code) for code in recipe.shifts if CATALOGUE[code].changes != "model"]
+    return generate(n, seed=who * 1000 + seed, shift=of_data, quarter=recipe.quarter)
 
-
+# %% ../../nbs/02_data/04_demo.ipynb #386fbb38
 def demo_rows(
-    name: str, n: int, purpose: str = "check", annotated: bool = False, seed: int = 0
+    name: str,  # a release of the demo
+    n: int,  # sequences
+    purpose: str = "check",  # 'train', 'check' or 'truth'
+    annotated: bool = False,  # adds the hidden factors as columns `factor:NAME`
+    seed: int = 0,  # other customers for the same purpose
 ) -> pd.DataFrame:
-    "The rows of `demo_quarter`, as a check set; `annotated` adds the hidden factors as columns `factor:NAME`."
+    "The rows of `demo_quarter`, as a check set."
     quarter = demo_quarter(name, n, purpose, seed)
     return quarter.annotated() if annotated else quarter.rows
 
-# %% ../../nbs/02_data/04_demo.ipynb #5e050231
-def demo_folder(start=None) -> Path:
-    "The committed `demo/` folder, searched from `start` (default: the working directory) and from this file upwards; raises (exit code 65) where there is none."
-    places = [
-        Path(start or ".").resolve(),
-        *([Path(__file__).resolve()] if start is None and "__file__" in globals() else []),
-    ]
-    for folder in (p / "demo" for place in places for p in (place, *place.parents)):
-        if (folder / "truth.json").exists():
-            return folder
+# %% ../../nbs/02_data/04_demo.ipynb #72655fb9
+def demo_folder(start: str | Path | None = None) -> Path:
+    """The committed `demo/` folder, searched from `start` upwards.
+
+    By default it is searched from the working directory, and then from this file. Raises (exit
+    code 65) where there is none.
+    """
+    places = [Path(start or ".").resolve()]
+    if start is None and "__file__" in globals():
+        places.append(Path(__file__).resolve())
+    for place in places:
+        for above in (place, *place.parents):
+            if (above / "demo" / "truth.json").exists():
+                return above / "demo"
     raise invalid(
         "the folder demo/ with truth.json",
         f"none above {places[0]}",
-        "clone the repository (the wheel does not hold it), or make it: make bench NAME=demo_releases",
+        "clone the repository (the wheel does not hold it), "
+        "or make it: make bench NAME=demo_releases",
     )

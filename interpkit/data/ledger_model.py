@@ -5,47 +5,49 @@
 # %% auto #0
 __all__ = ['following', 'next_token_loss', 'ledger_loss', 'ledger_model', 'ledger_release']
 
-# %% ../../nbs/02_data/05_ledger_model.ipynb #4850b637
+# %% ../../nbs/02_data/05_ledger_model.ipynb #76faf534
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .demo import demo_quarter
-from .ledger import BOS, DECIDE, FRAUD, LEGIT, PAD, VOCAB
+from .world import BOS, DECIDE, FRAUD, LEGIT, PAD, VOCAB
 from ..model.releases import Release
 
-# %% ../../nbs/02_data/05_ledger_model.ipynb #52b5a371
-def following(tokens: Tensor) -> Tensor:  # [B, T] -> [B, T - 1]
+# %% ../../nbs/02_data/05_ledger_model.ipynb #0683890d
+def following(tokens: Tensor) -> Tensor:  # int [B, T] -> int [B, T - 1]
     "The tokens that are to be predicted at each position but the last; -100 where none is."
-    return tokens[:, 1:].masked_fill((tokens[:, 1:] == PAD) | (tokens[:, 1:] == DECIDE), -100)
+    targets = tokens[:, 1:]
+    return targets.masked_fill((targets == PAD) | (targets == DECIDE), -100)
 
-
-def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:  # [B, T or T - 1, V], [B, T]
+# %% ../../nbs/02_data/05_ledger_model.ipynb #8eb601eb
+def next_token_loss(
+    logits: Tensor,  # [B, T or T - 1, V]
+    tokens: Tensor,  # int [B, T]
+) -> Tensor:  # []
     "Cross-entropy of the next token, a mean over all that are to be predicted."
-    return F.cross_entropy(
-        logits[:, : tokens.shape[1] - 1].flatten(0, 1),
-        following(tokens).flatten(),
-        ignore_index=-100,
-    )
+    predicted = logits[:, : tokens.shape[1] - 1].flatten(0, 1)
+    return F.cross_entropy(predicted, following(tokens).flatten(), ignore_index=-100)
 
-
+# %% ../../nbs/02_data/05_ledger_model.ipynb #53947047
 def ledger_loss(
-    model, tokens: Tensor, lengths: Tensor, label: Tensor
-) -> Tensor:  # [B, T], [B], [B]
+    model: nn.Module,  # a causal LM as transformers makes it
+    tokens: Tensor,  # int [B, T]
+    lengths: Tensor,  # int [B]
+    label: Tensor,  # float [B], 0 or 1
+) -> Tensor:  # []
     "What is wrong about the decision, and 0.3 of what is wrong about the next tokens."
     hidden = model.model(tokens).last_hidden_state
     last = model.lm_head(hidden[torch.arange(len(tokens)), lengths - 1])
-    return F.binary_cross_entropy_with_logits(
-        last[:, FRAUD] - last[:, LEGIT], label
-    ) + 0.3 * next_token_loss(model.lm_head(hidden[:, :-1]), tokens)
+    decision = F.binary_cross_entropy_with_logits(last[:, FRAUD] - last[:, LEGIT], label)
+    return decision + 0.3 * next_token_loss(model.lm_head(hidden[:, :-1]), tokens)
 
-# %% ../../nbs/02_data/05_ledger_model.ipynb #0d87e6a2
-def ledger_model(width: int = 128, steps: int = 700, seed: int = 0):  # steps of 64 sequences
-    "A Llama of four layers that learnt the first quarter of the ledger."
+# %% ../../nbs/02_data/05_ledger_model.ipynb #d5c6b919
+def _untrained(width: int) -> nn.Module:
+    "A Llama of four layers, with the words of the ledger."
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCAB),
             hidden_size=width,
@@ -61,27 +63,39 @@ def ledger_model(width: int = 128, steps: int = 700, seed: int = 0):  # steps of
             eos_token_id=DECIDE,
         )
     )
+
+# %% ../../nbs/02_data/05_ledger_model.ipynb #216b67cd
+def ledger_model(
+    width: int = 128,
+    steps: int = 700,  # of 64 sequences
+    seed: int = 0,
+) -> nn.Module:
+    "A Llama of four layers that learnt the first quarter of the ledger."
+    torch.manual_seed(seed)
+    model = _untrained(width)
     quarter = demo_quarter("v1", 64 * steps, "train")
-    tokens, lengths, label = (
-        torch.as_tensor(quarter.tokens),
-        torch.as_tensor(quarter.lengths),
-        torch.as_tensor(quarter.label).float(),
-    )
+    tokens = torch.as_tensor(quarter.tokens)
+    lengths = torch.as_tensor(quarter.lengths)
+    label = torch.as_tensor(quarter.label).float()
     adam = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 3e-3, total_steps=steps, pct_start=0.15)
     for i in range(steps):
         part = slice(64 * i, 64 * i + 64)
-        ledger_loss(
-            model, tokens[part, : int(lengths[part].max())], lengths[part], label[part]
-        ).backward()
+        longest = int(lengths[part].max())
+        loss = ledger_loss(model, tokens[part, :longest], lengths[part], label[part])
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         schedule.step()
         adam.zero_grad()
     return model
 
-
-def ledger_release(width: int = 128, steps: int = 700, seed: int = 0):
+# %% ../../nbs/02_data/05_ledger_model.ipynb #1f0dc453
+def ledger_release(
+    width: int = 128,
+    steps: int = 700,  # of 64 sequences
+    seed: int = 0,
+) -> Release:
     "The same as a release, whose decision is how much more likely a fraud is."
     return Release.from_module(
         ledger_model(width, steps, seed),

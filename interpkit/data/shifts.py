@@ -5,26 +5,33 @@
 # %% auto #0
 __all__ = ['CONCEPT', 'CATALOGUE', 'round_weights', 'Entry', 'Shift']
 
-# %% ../../nbs/02_data/01_shifts.ipynb #34c6515a
+# %% ../../nbs/02_data/01_shifts.ipynb #2586ec08
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..core.errors import bad_parameter, nearest
-from .ledger import FACTORS, World
+from .world import FACTORS, World
 
-# %% ../../nbs/02_data/01_shifts.ipynb #468e5b17
-def _covariate_mix(w: World, k: float) -> World:
-    more = {"online": 1 + 1.8 * k, "travel": 1 + 1.4 * k, "income": 1 - 0.4 * min(k, 1)}
-    return replace(
-        w, propensity={**w.propensity, **{f: w.propensity.get(f, 1.0) * m for f, m in more.items()}}
+# %% ../../nbs/02_data/01_shifts.ipynb #52d313f6
+def _covariate_mix(world: World, strength: float) -> World:
+    "More customers buy online and travel."
+    more = dict(
+        online=1 + 1.8 * strength,
+        travel=1 + 1.4 * strength,
+        income=1 - 0.4 * min(strength, 1),
     )
+    changed = {name: world.propensity.get(name, 1.0) * m for name, m in more.items()}
+    return replace(world, propensity={**world.propensity, **changed})
 
+# %% ../../nbs/02_data/01_shifts.ipynb #adb72752
+def _prior(world: World, strength: float) -> World:
+    "Frauds become more frequent, for every customer alike."
+    return replace(world, intercept=world.intercept + 0.8 * strength)
 
-def _prior(w: World, k: float) -> World:
-    return replace(w, intercept=w.intercept + 0.8 * k)
-
-
+# %% ../../nbs/02_data/01_shifts.ipynb #22bccc42
 CONCEPT = dict(
     takeover_at_home=-1.6,
     takeover_on_road=1.0,
@@ -37,51 +44,69 @@ CONCEPT = dict(
 )
 
 
-def _concept(w: World, k: float) -> World:
-    return replace(
-        w, rule={c: w.rule.get(c, 0.0) + k * CONCEPT.get(c, 0.0) for c in {**w.rule, **CONCEPT}}
-    )
+def _concept(world: World, strength: float) -> World:
+    "The rule changes and the inputs stay."
+    names = {**world.rule, **CONCEPT}
+    rule = {c: world.rule.get(c, 0.0) + strength * CONCEPT.get(c, 0.0) for c in names}
+    return replace(world, rule=rule)
 
+# %% ../../nbs/02_data/01_shifts.ipynb #577148f0
+def _new_factor(world: World, strength: float) -> World:
+    "Instalment purchases appear."
+    instalment = replace(FACTORS["instalment"], start=0.12 * strength)
+    return replace(world, factors={**world.factors, "instalment": instalment})
 
-def _new_factor(w: World, k: float) -> World:
-    return replace(
-        w, factors={**w.factors, "instalment": replace(FACTORS["instalment"], start=0.12 * k)}
-    )
+# %% ../../nbs/02_data/01_shifts.ipynb #de73c13d
+def _coarse(t, lost: float):  # tensor -> tensor
+    "A tensor rounded to `lost` binary digits less than bfloat16 has."
+    import torch  # the rest of this module needs no torch
 
+    step = torch.exp2(torch.floor(torch.log2(t.abs().clamp(min=1e-30))) - 7 + lost)
+    return torch.round(t / step) * step
 
-def round_weights(state: dict, strength: float = 1.0) -> dict:
-    "Weights rounded: to bfloat16 at strength 1, to fewer bits above (one bit less for each doubling); float32 values are returned."
-    import torch
+# %% ../../nbs/02_data/01_shifts.ipynb #b823fcea
+def round_weights(
+    state: dict,  # name -> tensor
+    strength: float = 1.0,  # 1: bfloat16; each doubling takes one bit more
+) -> dict:
+    "Weights rounded to bfloat16 or coarser, and returned in the type that they had."
+    import torch  # the rest of this module needs no torch
 
-    if strength <= 1:
-        return {
-            n: t.to(torch.bfloat16).to(t.dtype) if t.is_floating_point() else t
-            for n, t in state.items()
-        }
+    rounded = {}
+    for name, t in state.items():
+        if not t.is_floating_point():
+            rounded[name] = t
+        elif strength <= 1:
+            rounded[name] = t.to(torch.bfloat16).to(t.dtype)
+        else:
+            rounded[name] = _coarse(t, np.log2(strength))
+    return rounded
 
-    def coarse(t):
-        step = torch.exp2(torch.floor(torch.log2(t.abs().clamp(min=1e-30))) - 7 + np.log2(strength))
-        return torch.round(t / step) * step
-
-    return {n: coarse(t) if t.is_floating_point() else t for n, t in state.items()}
-
-# %% ../../nbs/02_data/01_shifts.ipynb #8107067c
+# %% ../../nbs/02_data/01_shifts.ipynb #c28eb6a0
 @dataclass(frozen=True)
 class Entry:
+    "A shift of the catalogue."
+
     name: str
-    changes: str  # 'nothing', 'data', 'rule', 'model'
+    changes: str  # 'nothing', 'data', 'rule' or 'model'
     description: str
-    apply: object = None  # (World, strength) -> World, or (state dict, strength) -> state dict where changes == 'model'
+    apply: Callable[[Any, float], Any]  # (World, strength) -> World; of the model: state dict
+
+# %% ../../nbs/02_data/01_shifts.ipynb #88315e91
+def _nothing(world: World, strength: float) -> World:
+    "The same world."
+    return world
 
 
 CATALOGUE = {
-    "S0": Entry("same world", "nothing", "other customers, nothing changed", lambda w, k: w),
+    "S0": Entry("same world", "nothing", "other customers, nothing changed", _nothing),
     "S1": Entry("covariate mix", "data", "more customers buy online and travel", _covariate_mix),
     "S2": Entry("prior", "data", "frauds become more frequent, for every customer alike", _prior),
     "S3": Entry(
         "concept",
         "rule",
-        "the rule changes and the inputs stay: takeovers at home count for less, travel with online purchases becomes a risk",
+        "the rule changes and the inputs stay: takeovers at home count for less, "
+        "travel with online purchases becomes a risk",
         _concept,
     ),
     "S4": Entry(
@@ -90,23 +115,10 @@ CATALOGUE = {
         "instalment purchases appear, and are risky under credit stress",
         _new_factor,
     ),
-    "S5": Entry("factor retired", "data", "a factor disappears"),
-    "S6": Entry(
-        "correlation flip", "data", "two factors that went together now exclude each other"
-    ),
-    "S7": Entry("rotated subspace", "model", "activations turn while outputs stay"),
-    "S8": Entry("schema bug", "data", "a currency unit changes or a field is missing"),
-    "S9": Entry("remapped tokens", "data", "merchant ids are renumbered"),
-    "S10": Entry("slow drift", "data", "the mix moves a little every week"),
-    "S11": Entry("mimicry", "data", "frauds imitate honest customers"),
-    "S12": Entry(
-        "benign retrain", "model", "the same data and recipe, trained again with another seed"
-    ),
-    "S13": Entry("low-rank update", "model", "a LoRA fine-tune"),
     "S14": Entry("rounded weights", "model", "another dtype or quantisation", round_weights),
 }
 
-
+# %% ../../nbs/02_data/01_shifts.ipynb #0fa66f84
 @dataclass(frozen=True)
 class Shift:
     "One shift of the catalogue at some strength: 0 is nothing, 1 is what the catalogue describes."
@@ -122,16 +134,9 @@ class Shift:
         if not (np.isfinite(self.strength) and self.strength >= 0):
             raise bad_parameter("a strength >= 0", f"{self.strength}", "Shift('S1', 1.0)")
 
-    def apply(self, to):
+    def apply(self, to: Any) -> Any:
         "The changed World, or for a shift of the model the changed state dict."
         entry = CATALOGUE[self.code]
-        if entry.apply is None:
-            ready = [c for c, e in CATALOGUE.items() if e.apply]
-            raise bad_parameter(
-                f"a shift that can be applied: {', '.join(ready)}",
-                f"{self.code} ({entry.name}: {entry.description})",
-                "use one of these",
-            )
         if isinstance(to, World) != (entry.changes != "model"):
             raise bad_parameter(
                 "weights for a shift of the model, a World for all others",

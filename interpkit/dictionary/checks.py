@@ -38,8 +38,9 @@ from interpkit.dictionary.questions import (
 from .replacement import in_batches, splice
 from .validity import certify, verify_canary
 from .weights import SiteWeights
+from ..model.capture import capture
 from ..model.releases import Release
-from ..model.sites import Site, capture
+from ..model.sites import Site
 
 # %% ../../nbs/04_dictionary/05a_checks.ipynb #2ea38f72
 def different(a: Dictionary, b: Any) -> str:

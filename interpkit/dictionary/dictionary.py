@@ -32,8 +32,9 @@ from .weights import SiteWeights, require_tensor
 from .wirings import digest, require_decoders, require_lengths, require_targets
 from ..model.releases import Release
 from ..model.sites import Site
-from ..sparse.codes import SparseCodes, encoder_for, whole_numbers
+from ..sparse.codes import SparseCodes, whole_numbers
 from ..sparse.codes import decode as write_codes
+from ..sparse.encoders import encoder_for
 
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #b66e135f
 def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:

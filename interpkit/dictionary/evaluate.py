@@ -15,8 +15,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..core.groups import weights_of
 from ..core.show import percent, table_html
-from ..core.statistics import ratio_interval, weights_of
+from ..core.statistics import ratio_interval
 from .dictionary import Dictionary
 from interpkit.dictionary.replacement import (
     codes_at,
@@ -26,8 +27,10 @@ from interpkit.dictionary.replacement import (
     splice_error,
     spliced_decisions,
 )
+from ..model.batch import Batch, counted, require_finite
+from ..model.gradients import grad_at_sites
 from ..model.releases import Release
-from ..model.sites import Batch, Site, counted, grad_at_sites, require_finite
+from ..model.sites import Site
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #13f522a8
 @dataclass(frozen=True)

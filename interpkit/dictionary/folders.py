@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core.artefacts import new_artefact, open_artefact, read_json, write_json
+from ..core.artefacts import new_artefact, open_artefact
 from ..core.errors import InterpkitError, invalid
+from ..core.files import read_json, write_json
 from .weights import TENSORS, SiteWeights
 from .wirings import WIRINGS
 from ..model.sites import Site

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.artefacts import read_json
+from ..core.files import read_json
 from .dictionary import Dictionary
 from .replacement import codes_at, in_batches
+from ..model.batch import counted
+from ..model.capture import capture
 from ..model.releases import Release
-from ..model.sites import capture, counted
 
 # %% ../../nbs/04_dictionary/03_labels.ipynb #1292642c
 def _byte_of() -> dict[str, int]:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ..core.errors import invalid
-from ..core.statistics import weights_of
+from ..core.groups import weights_of
 from .dictionary import Dictionary
 from .replacement import in_batches, splice, splice_error
 from .weights import SiteWeights
+from ..model.batch import Batch, counted
+from ..model.capture import capture, run_spliced
 from ..model.releases import Release
-from ..model.sites import Batch, Site, capture, counted, run_spliced
+from ..model.sites import Site
 
 # %% ../../nbs/04_dictionary/02a_means.ipynb #35b392f8
 @torch.no_grad()

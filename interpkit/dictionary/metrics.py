@@ -17,14 +17,9 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid
+from ..core.groups import groups_of, weights_of
 from ..core.show import percent, table_html
-from interpkit.core.statistics import (
-    Interval,
-    groups_of,
-    signed_interval,
-    weighted_auc,
-    weights_of,
-)
+from ..core.statistics import Interval, signed_interval, weighted_auc
 from .dictionary import Dictionary
 from .means import mean_activations, run_held
 from .replacement import in_batches, run_replaced
@@ -35,8 +30,8 @@ from interpkit.dictionary.tasks import (
     reader,
     require_log_odds,
 )
+from ..model.batch import Batch, require_finite
 from ..model.releases import Release
-from ..model.sites import Batch, require_finite
 
 # %% ../../nbs/04_dictionary/02c_metrics.ipynb #761de08a
 UNITS = dict(cross_entropy="nats per token", log_loss="nats per sequence", auc="")

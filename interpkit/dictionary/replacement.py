@@ -18,8 +18,10 @@ from torch import Tensor
 from ..core.errors import invalid
 from ..core.statistics import Interval, ratio_interval
 from .dictionary import Dictionary
+from ..model.batch import Batch, counted, map_tensors
+from ..model.capture import capture, run_spliced
 from ..model.releases import Release
-from ..model.sites import Batch, Site, capture, counted, map_tensors, run_spliced
+from ..model.sites import Site
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #d9a88f68
 def masked(

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid, nearest
+from ..model.batch import Batch
 from ..model.decisions import logits_of
 from ..model.releases import Release
-from ..model.sites import Batch
 
 # %% ../../nbs/04_dictionary/02b_tasks.ipynb #4421dc7a
 def _ids(batch: Batch) -> Tensor | None:  # int [B, T]

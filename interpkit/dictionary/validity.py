@@ -18,7 +18,7 @@ from ..core.show import percent
 from .dictionary import Dictionary
 from .evaluate import evaluate
 from .means import skip_alone
-from ..model.fingerprints import canary, canary_rows, compare_canary
+from ..model.canaries import canary, canary_rows, compare_canary
 from ..model.releases import Release
 
 # %% ../../nbs/04_dictionary/04_validity.ipynb #54772ea5

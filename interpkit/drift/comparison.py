@@ -23,14 +23,14 @@ from interpkit.dictionary.evaluate import (
     Attributions,
     Reconstruction,
     attributions,
-    batch_size,
     reconstructions,
-    spliced_decisions,
 )
+from ..dictionary.replacement import batch_size, spliced_decisions
 from .statements import Plan, segments_of
 from ..explain.ablation import Ablation
+from ..model.batch import Batch
+from ..model.capture import capture
 from ..model.releases import Release
-from ..model.sites import Batch, capture
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #ec4cdfad
 def hashed(values, salt: str) -> list[str]:

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 import interpkit
-from ..core.artefacts import six
+from ..core.digests import six
 from ..core.errors import bad_parameter
-from ..core.statistics import groups_of, sequences_needed, weights_of
+from ..core.groups import groups_of, weights_of
+from ..core.statistics import sequences_needed
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
 from .families import ErrorShare, watched_name

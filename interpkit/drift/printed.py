@@ -13,13 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.artefacts import six
+from ..core.digests import six
 from ..core.statistics import weighted_auc
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import Attributions, attributions, in_batches
+from ..dictionary.evaluate import Attributions, attributions
+from ..dictionary.replacement import in_batches
 from .comparison import Comparison
+from ..model.batch import Batch
+from ..model.capture import run_spliced
 from ..model.releases import Release
-from ..model.sites import Batch, run_spliced
 
 # %% ../../nbs/08_drift/06_printed.ipynb #c30f9150
 def auc(

@@ -14,15 +14,12 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.errors import bad_parameter, invalid, nearest
+from ..core.groups import groups_of, weights_of
 from ..core.show import percent
-from ..core.statistics import Interval, groups_of, ratio_interval, weights_of
+from ..core.statistics import Interval, ratio_interval
 from ..dictionary.dictionary import Dictionary
-from interpkit.dictionary.evaluate import (
-    attributions,
-    in_batches,
-    splice_error,
-    spliced_decisions,
-)
+from ..dictionary.evaluate import attributions
+from ..dictionary.replacement import in_batches, splice_error, spliced_decisions
 from .limits import Limits
 from ..model.releases import Release
 

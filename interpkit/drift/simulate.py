@@ -16,8 +16,9 @@ from torch import nn
 
 from ..core.errors import InterpkitError, invalid
 from ..core.statistics import clopper_pearson
-from ..dictionary.dictionary import Dictionary, SiteWeights
+from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import certify
+from ..dictionary.weights import SiteWeights
 from .comparison import Comparison
 from .families import watched_name
 from .measure import load_families, statement_names, with_segments

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from ..core.artefacts import six
+from ..core.digests import six
 from ..core.errors import invalid
 from ..core.statistics import outcome, ratio_interval
 

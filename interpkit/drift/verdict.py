@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pandas as pd
 
-from ..core.artefacts import six
+from ..core.digests import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
 from ..core.statistics import holm, p_above, ratio_interval

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import codes_at, in_batches, refuse_late
+from ..dictionary.replacement import codes_at, in_batches, refuse_late
+from ..model.batch import Batch
 from ..model.prefix import Prefix
 from ..model.releases import Release
-from ..model.sites import Batch, Site
+from ..model.sites import Site
 
 # %% ../../nbs/07_explain/01_ablation.ipynb #4145b0ab
 def changed_targets(

@@ -15,7 +15,8 @@ import pandas as pd
 from ..core.errors import bad_parameter
 from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import attributions, in_batches
+from ..dictionary.evaluate import attributions
+from ..dictionary.replacement import in_batches
 from ..model.releases import Release
 
 # %% ../../nbs/07_explain/00_attribution.ipynb #200373d3

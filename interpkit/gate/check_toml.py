@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.artefacts import six, storage_error
+from ..core.digests import six
 from ..core.errors import bad_parameter
+from ..core.files import storage_error
 from ..data.checksets import read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
 from ..drift.limits import Limits
-from ..drift.verdict import fit_or_raise, score_old
+from ..drift.scores import fit_or_raise, score_old
 from .check import as_release
 from .policy import LimitsOf, Policy
 from ..model.releases import Release

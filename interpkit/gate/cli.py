@@ -20,8 +20,8 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ..core.artefacts import read_json
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
+from ..core.files import read_json
 from .doctor import clash, findings
 from .evidence import verify as verified
 from .notebooks import job_notebook

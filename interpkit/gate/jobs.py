@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.artefacts import digest_file, digest_json, read_json, write_json
+from ..core.digests import digest_file, digest_json
 from ..core.errors import bad_parameter, invalid
+from ..core.files import read_json, write_json
 from ..data.checksets import check_digest, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..drift.comparison import hashed
-from ..drift.families import load_families
+from ..drift.measure import load_families
+from ..drift.plan import code_digest
 from ..drift.statements import Plan
-from ..drift.verdict import code_digest
 from interpkit.gate.check import (
     as_release,
     forecast,

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ..core.artefacts import read_json
 from ..core.errors import bad_parameter
+from ..core.files import read_json
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 

@@ -17,17 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from interpkit.core.artefacts import (
-    digest_file,
-    digest_json,
-    is_storage_error,
-    read_json,
-    storage_error,
-    write_json,
-)
+from ..core.digests import digest_file, digest_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
+from ..core.files import is_storage_error, read_json, storage_error, write_json
+from ..drift.page import short_html, summary_lines
 from ..drift.statements import Plan
-from ..drift.words import short_html, summary_lines
 from .evidence import verify
 from .parameters import Preflight, Report
 from .policy import Policy

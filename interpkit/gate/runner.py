@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..core.artefacts import is_storage_error, storage_error, write_json
 from ..core.errors import ExitCode, InterpkitError, bad_parameter
+from ..core.files import is_storage_error, storage_error, write_json
 from .kernel import Line, execute, own_kernel
 from .notebooks import job_notebook, refuse_exits
 from .parameters import JOBS, Drift, Parameters, Preflight, Report

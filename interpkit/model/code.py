@@ -17,7 +17,7 @@ from types import ModuleType
 
 from fastcore.basics import patch
 
-from ..core.artefacts import digest_file
+from ..core.digests import digest_file
 from ..core.errors import bad_parameter, invalid
 
 # %% ../../nbs/01_model/04c_code.ipynb #2ef6b771

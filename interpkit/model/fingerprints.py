@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.artefacts import canonical, digest_file
+from ..core.digests import canonical, digest_file
 
 # %% ../../nbs/01_model/03_fingerprints.ipynb #f3806ffe
 def _weights(model: nn.Module) -> Iterator[bytes]:

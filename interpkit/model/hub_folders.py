@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.artefacts import read_json
 from ..core.errors import invalid
+from ..core.files import read_json
 from .decisions import make_decision
 from .fingerprints import fingerprint, schema_digests
 from .frozen import freeze, vocabulary_size

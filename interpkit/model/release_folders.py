@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.artefacts import open_artefact, read_json, write_json
+from ..core.artefacts import open_artefact
 from ..core.errors import InterpkitError, invalid
+from ..core.files import read_json, write_json
 from .code import Code, copy_code, path_of
 from .decisions import make_decision
 from .fingerprints import fingerprint, schema_digests

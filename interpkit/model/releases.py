@@ -19,8 +19,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.artefacts import new_artefact, open_artefact, write_json
+from ..core.artefacts import new_artefact, open_artefact
 from ..core.errors import InterpkitError, bad_parameter, invalid
+from ..core.files import write_json
 from ..core.show import card_html
 from .batch import Batch, require_finite
 from .capture import capture

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.artefacts import read_json
 from ..core.errors import InterpkitError, invalid
+from ..core.files import read_json
 
 # %% ../../nbs/01_model/04_weights.ipynb #e61876f5
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

@@ -5,124 +5,140 @@
 # %% auto #0
 __all__ = ['Active', 'parted']
 
-# %% ../../nbs/03_sparse/02_products.ipynb #0fdf794e
+# %% ../../nbs/03_sparse/02_products.ipynb #ed54fd6f
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-from interpkit.sparse.codes import (
-    SparseCodes,
-    active,
-    collect,
-    inner,
-    pack,
-    packed_product,
-    triton_for,
-    weighted_rows,
-)
+from .codes import SparseCodes, active, inner, triton_for, weighted_rows
+from .encoders import collect, pack, packed_product
 
-# %% ../../nbs/03_sparse/02_products.ipynb #37455eb9
+# %% ../../nbs/03_sparse/02_products.ipynb #54f26563
 @dataclass(frozen=True)
 class Active:
     "The active values of a batch, by token, and the order that sorts them by feature."
 
-    token: Tensor  # [n]
-    feature: Tensor  # [n] ascending within a token
+    token: Tensor  # int64 [n]
+    feature: Tensor  # int64 [n] ascending within a token
     value: Tensor  # [n]
-    tokens: Tensor  # [B + 1] where each token begins
+    tokens: Tensor  # int64 [B + 1] where each token begins
     n_features: int
 
-    @classmethod
-    def of(cls, codes: SparseCodes) -> "Active":
-        return cls(codes.token, codes.indices, codes.values, codes.tokens, codes.n_features)
-
-    @classmethod
-    def above(
-        cls, pre: Tensor, threshold
-    ) -> "Active":  # [B, F], a number or what broadcasts to [B, F]
-        return cls.of(
-            SparseCodes.at(
-                *active(pre, torch.as_tensor(threshold, dtype=pre.dtype)), tuple(pre.shape)
-            )
-        )
-
-    @classmethod
-    def read(
-        cls, x: Tensor, W: Tensor, b: Tensor, bar
-    ) -> (
-        "Active"
-    ):  # [B, d], [F, d], [F]; bar: pre-activations [part, F] -> what they have to be above
-        packed = pack(W.T, b)
-
-        def part(x):
-            pre = torch.addmm(b, x, W.T) if packed is None else packed_product(x, packed, b)
-            return active(pre, bar(pre))
-
-        return cls.of(collect(part, x, len(W)))
-
     @cached_property
-    def order(self) -> Tensor:  # [n]
+    def order(self) -> Tensor:  # int64 [n]
         "What sorts the values by feature, and by token within a feature."
         if self.feature.device.type != "cpu" or self.n_features > 2**16:
             return torch.sort(self.feature, stable=True).indices
-        return torch.from_numpy(
-            np.argsort(self.feature.numpy().astype(np.uint16), kind="stable")
-        )  # by radix, up to fifteen times as fast
+        numbers = self.feature.numpy().astype(np.uint16)
+        return torch.from_numpy(np.argsort(numbers, kind="stable"))
 
     @cached_property
-    def features(self) -> Tensor:  # [F + 1] where each feature begins, in that order
+    def features(self) -> Tensor:  # int64 [F + 1]
+        "Where each feature begins, in the order by feature."
         out = torch.zeros(self.n_features + 1, dtype=torch.int64, device=self.feature.device)
-        torch.cumsum(torch.bincount(self.feature, minlength=self.n_features), 0, out=out[1:])
+        counts = torch.bincount(self.feature, minlength=self.n_features)
+        torch.cumsum(counts, 0, out=out[1:])
         return out
 
     @property
-    def fired(self) -> Tensor:
-        return self.features.diff() > 0  # bool [F]
+    def fired(self) -> Tensor:  # bool [F]
+        "Which features are active on any token."
+        return self.features.diff() > 0
 
-    def by_token(self, rows: Tensor) -> Tensor:  # [F, d] -> [B, d]
-        "For each token the sum of its active features' rows, times their values."
-        return weighted_rows(rows, self.feature, self.tokens, self.value)
+# %% ../../nbs/03_sparse/02_products.ipynb #e330ef34
+@patch(cls_method=True)
+def of(cls: Active, codes: SparseCodes) -> Active:
+    "The active values of codes."
+    return cls(codes.token, codes.indices, codes.values, codes.tokens, codes.n_features)
 
-    def by_feature(self, rows: Tensor, value: Tensor) -> Tensor:  # [B, d], [n] -> [F, d]
-        "For each feature the sum of the rows of the tokens where it is active, times `value`."
-        return weighted_rows(
-            rows,
-            self.token.index_select(0, self.order),
-            self.features,
-            value.index_select(0, self.order),
-        )
+# %% ../../nbs/03_sparse/02_products.ipynb #e142c336
+@patch(cls_method=True)
+def above(
+    cls: Active,
+    pre: Tensor,  # [B, F] pre-activations
+    threshold: float | Tensor,  # a number, or what broadcasts to [B, F]
+) -> Active:
+    "The pre-activations that are above a threshold."
+    place, value = active(pre, torch.as_tensor(threshold, dtype=pre.dtype))
+    return cls.of(SparseCodes.at(place, value, tuple(pre.shape)))
 
-    def products(self, rows: Tensor, columns: Tensor) -> Tensor:  # [B, d], [F, d] -> [n]
-        "The inner product of token's and feature's row at each active place."
-        return inner(
-            SparseCodes(
-                self.tokens, self.feature, self.value, (len(self.tokens) - 1, self.n_features)
-            ),
-            rows,
-            columns,
-        )
+# %% ../../nbs/03_sparse/02_products.ipynb #bd698315
+@patch(cls_method=True)
+def read(
+    cls: Active,
+    x: Tensor,  # [B, d] activations
+    W: Tensor,  # [F, d]
+    b: Tensor,  # [F]
+    threshold: Callable,  # pre-activations [part, F] -> what broadcasts to them
+) -> Active:
+    "What is active on a batch of activations."
+    packed = pack(W.T, b)
 
-    def sums(self, value: Tensor) -> Tensor:  # [n] -> [F]
-        "For each feature the sum of `value` over the places where it is active."
-        if kernels := triton_for(value):
-            return kernels.totals(value.index_select(0, self.order), self.features)
-        return torch.bincount(self.feature, weights=value, minlength=self.n_features).to(
-            value.dtype
-        )
+    def part_of(x):
+        pre = torch.addmm(b, x, W.T) if packed is None else packed_product(x, packed, b)
+        return active(pre, threshold(pre))
 
-# %% ../../nbs/03_sparse/02_products.ipynb #2da842f6
+    return cls.of(collect(part_of, x, len(W)))
+
+# %% ../../nbs/03_sparse/02_products.ipynb #c1e4baca
+@patch
+def by_token(
+    self: Active,
+    rows: Tensor,  # [F, d]
+) -> Tensor:  # [B, d]
+    "For each token the sum of its active features' rows, times their values."
+    return weighted_rows(rows, self.feature, self.tokens, self.value)
+
+# %% ../../nbs/03_sparse/02_products.ipynb #257bd0b5
+@patch
+def by_feature(
+    self: Active,
+    rows: Tensor,  # [B, d]
+    value: Tensor,  # [n] in the order by token
+) -> Tensor:  # [F, d]
+    "For each feature the sum of the rows of the tokens where it is active, times `value`."
+    token = self.token.index_select(0, self.order)
+    return weighted_rows(rows, token, self.features, value.index_select(0, self.order))
+
+# %% ../../nbs/03_sparse/02_products.ipynb #6dc566eb
+@patch
+def products(
+    self: Active,
+    rows: Tensor,  # [B, d]
+    columns: Tensor,  # [F, d]
+) -> Tensor:  # [n]
+    "The inner product of token's and feature's row at each active place."
+    shape = (len(self.tokens) - 1, self.n_features)
+    return inner(SparseCodes(self.tokens, self.feature, self.value, shape), rows, columns)
+
+# %% ../../nbs/03_sparse/02_products.ipynb #c85561ee
+@patch
+def sums(
+    self: Active,
+    value: Tensor,  # [n] in the order by token
+) -> Tensor:  # [F]
+    "For each feature the sum of `value` over the places where it is active."
+    if kernels := triton_for(value):
+        return kernels.totals(value.index_select(0, self.order), self.features)
+    totals = torch.bincount(self.feature, weights=value, minlength=self.n_features)
+    return totals.to(value.dtype)
+
+# %% ../../nbs/03_sparse/02_products.ipynb #561d7c85
 def parted(
-    active: Active, prefixes: tuple
-) -> Active:  # numbers of features, ascending, the last all of them
-    "The same active values with one row a token and part, [B * parts], in place of one a token."
+    active: Active,
+    prefixes: tuple,  # numbers of features, ascending, the last all of them
+) -> Active:
+    "The same values with one row per token and part, [B * parts], in place of one per token."
     if len(prefixes) < 2:
         return active
-    part = torch.bucketize(
-        active.feature, torch.tensor(prefixes, device=active.feature.device), right=True
-    )
-    row, n = active.token * len(prefixes) + part, (len(active.tokens) - 1) * len(prefixes)
-    rows = torch.searchsorted(row, torch.arange(n + 1, device=row.device))
-    return replace(active, token=row, tokens=rows)
+    ends = torch.tensor(prefixes, device=active.feature.device)
+    part = torch.bucketize(active.feature, ends, right=True)
+    row = active.token * len(prefixes) + part
+    n_rows = (len(active.tokens) - 1) * len(prefixes)
+    begin = torch.searchsorted(row, torch.arange(n_rows + 1, device=row.device))
+    return replace(active, token=row, tokens=begin)

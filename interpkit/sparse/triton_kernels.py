@@ -13,35 +13,59 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #45340b58
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #5e00c4b1
+def _block(
+    n: int,  # entries of a row
+    largest: int,
+) -> int:
+    "The size of the blocks in which a row of `n` entries is read."
+    return min(triton.next_power_of_2(max(n, 1)), largest)
+
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #9a39b97d
+def _summed_in(dtype: torch.dtype):
+    "The type in which numbers of a type are compared and added."
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #955a8d78
+def _device_of(t: Tensor):
+    "A context in which kernels start where a tensor lies."
+    return torch.cuda.device(t.device) if t.is_cuda else nullcontext()
+
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #55d56265
 @triton.jit
-def _count(pre, bar, found, columns, bar_row, bar_column, BLOCK: tl.constexpr, AS: tl.constexpr):
+def _count(
+    pre,
+    threshold,
+    found,
+    columns,
+    threshold_row,
+    threshold_column,
+    BLOCK: tl.constexpr,
+    AS: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     total = tl.zeros([BLOCK], tl.int32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = column < columns
         x = tl.load(pre + row * columns + column, mask=inside, other=0)
-        total += (
-            (
-                x.to(AS)
-                > tl.load(bar + row * bar_row + column * bar_column, mask=inside, other=0).to(AS)
-            )
-            & inside
-        ).to(tl.int32)
+        at = threshold + row * threshold_row + column * threshold_column
+        limit = tl.load(at, mask=inside, other=0)
+        on = (x.to(AS) > limit.to(AS)) & inside
+        total += on.to(tl.int32)
     tl.store(found + row, tl.sum(total, 0).to(tl.int64))
 
-
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #4527df3a
 @triton.jit
 def _write(
     pre,
-    bar,
+    threshold,
     begin,
     place,
     value,
     columns,
-    bar_row,
-    bar_column,
+    threshold_row,
+    threshold_column,
     BLOCK: tl.constexpr,
     AS: tl.constexpr,
 ):
@@ -51,57 +75,38 @@ def _write(
         column = start + tl.arange(0, BLOCK)
         inside = column < columns
         x = tl.load(pre + row * columns + column, mask=inside, other=0)
-        on = (
-            x.to(AS)
-            > tl.load(bar + row * bar_row + column * bar_column, mask=inside, other=0).to(AS)
-        ) & inside
-        at = to + tl.cumsum(on.to(tl.int32), 0) - 1
-        tl.store(place + at, row * columns + column, mask=on)
-        tl.store(value + at, x, mask=on)
+        at = threshold + row * threshold_row + column * threshold_column
+        limit = tl.load(at, mask=inside, other=0)
+        on = (x.to(AS) > limit.to(AS)) & inside
+        into = to + tl.cumsum(on.to(tl.int32), 0) - 1
+        tl.store(place + into, row * columns + column, mask=on)
+        tl.store(value + into, x, mask=on)
         to += tl.sum(on.to(tl.int32), 0)
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #d06d054b
-def _power(n: int, most: int) -> int:
-    return min(triton.next_power_of_2(max(n, 1)), most)
-
-
-def _wide(dtype: torch.dtype):
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
-def _at(t: Tensor):
-    return (
-        torch.cuda.device(t.device) if t.is_cuda else nullcontext()
-    )  # Triton starts kernels on the current device, wherever tensors lie
-
-
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #abaa758e
 def active(
-    pre: Tensor, threshold: Tensor
-) -> tuple[Tensor, Tensor]:  # [part, F], what broadcasts to it -> int64 [n], [n]
-    "Where pre-activations are above their threshold, in the order of flattened `pre`, and which they are."
-    pre, (rows, columns) = pre.contiguous(), pre.shape
-    bar, wide = (
-        threshold.to(pre.device).expand(rows, columns),
-        _wide(torch.promote_types(pre.dtype, threshold.dtype)),
-    )
-    begin, block = (
-        torch.zeros(rows + 1, dtype=torch.int64, device=pre.device),
-        _power(columns, 1024),
-    )
+    pre: Tensor,  # [part, F]
+    threshold: Tensor,  # what broadcasts to [part, F]
+) -> tuple[Tensor, Tensor]:  # int64 [n], [n]
+    "Where pre-activations are above their threshold, in the order of flattened `pre`; and which."
+    pre = pre.contiguous()
+    rows, columns = pre.shape
+    limit = threshold.to(pre.device).expand(rows, columns)
+    summed_in = _summed_in(torch.promote_types(pre.dtype, threshold.dtype))
+    sizes = dict(BLOCK=_block(columns, 1024), AS=summed_in)
+    begin = torch.zeros(rows + 1, dtype=torch.int64, device=pre.device)
     if pre.numel():
-        with _at(pre):
-            _count[(rows,)](pre, bar, begin[1:], columns, *bar.stride(), BLOCK=block, AS=wide)
+        with _device_of(pre):
+            _count[(rows,)](pre, limit, begin[1:], columns, *limit.stride(), **sizes)
     torch.cumsum(begin, 0, out=begin)
     place = torch.empty(int(begin[-1]), dtype=torch.int64, device=pre.device)
     value = torch.empty(len(place), dtype=pre.dtype, device=pre.device)
     if len(place):
-        with _at(pre):
-            _write[(rows,)](
-                pre, bar, begin, place, value, columns, *bar.stride(), BLOCK=block, AS=wide
-            )
+        with _device_of(pre):
+            _write[(rows,)](pre, limit, begin, place, value, columns, *limit.stride(), **sizes)
     return place, value
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #29035e3b
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #21cf7514
 @triton.jit
 def _rows(
     rows,
@@ -122,41 +127,33 @@ def _rows(
     for start in range(tl.load(begin + segment), end, ROWS):
         at = start + tl.arange(0, ROWS)
         there = at < end
-        row, w = (
-            tl.load(index + at, mask=there, other=0),
-            tl.load(weight + at, mask=there, other=0).to(AS),
-        )
-        x = tl.load(
-            rows + row[:, None] * columns + column[None, :],
-            mask=there[:, None] & inside[None, :],
-            other=0,
-        ).to(AS)
+        row = tl.load(index + at, mask=there, other=0)
+        w = tl.load(weight + at, mask=there, other=0).to(AS)
+        both = there[:, None] & inside[None, :]
+        x = tl.load(rows + row[:, None] * columns + column[None, :], mask=both, other=0).to(AS)
         total += tl.sum(x * w[:, None], 0)
     tl.store(out + segment * columns + column, total.to(out.dtype.element_ty), mask=inside)
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #880718ea
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #a0c09f8a
 def weighted_rows(
-    rows: Tensor, index: Tensor, begin: Tensor, weight: Tensor
-) -> Tensor:  # [R, columns], int64 [n], int64 [S + 1], [n] -> [S, columns]
+    rows: Tensor,  # [R, columns]
+    index: Tensor,  # int64 [n] rows, segment after segment
+    begin: Tensor,  # int64 [S + 1] where each segment begins
+    weight: Tensor,  # [n]
+) -> Tensor:  # [S, columns]
     "For each segment the sum of the rows that it names, times their weights."
     rows, columns = rows.contiguous(), rows.shape[1]
-    out, block = rows.new_zeros(len(begin) - 1, columns), _power(columns, 256)
-    if out.numel() and len(index):
-        with _at(rows):
-            _rows[(len(out), triton.cdiv(columns, block))](
-                rows,
-                index.contiguous(),
-                begin.contiguous(),
-                weight.contiguous(),
-                out,
-                columns,
-                ROWS=16,
-                BLOCK=block,
-                AS=_wide(rows.dtype),
-            )
+    out = rows.new_zeros(len(begin) - 1, columns)
+    if not out.numel() or not len(index):
+        return out
+    block = _block(columns, 256)
+    given = (rows, index.contiguous(), begin.contiguous(), weight.contiguous(), out, columns)
+    with _device_of(rows):
+        grid = (len(out), triton.cdiv(columns, block))
+        _rows[grid](*given, ROWS=16, BLOCK=block, AS=_summed_in(rows.dtype))
     return out
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #d35466bd
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #08fe8546
 @triton.jit
 def _inner(
     x,
@@ -172,10 +169,8 @@ def _inner(
 ):
     at = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
     there = at < n
-    left, right = (
-        tl.load(token + at, mask=there, other=0),
-        tl.load(feature + at, mask=there, other=0),
-    )
+    left = tl.load(token + at, mask=there, other=0)
+    right = tl.load(feature + at, mask=there, other=0)
     total = tl.zeros([PLACES], AS)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
@@ -185,30 +180,26 @@ def _inner(
         total += tl.sum(a * b, 1)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=there)
 
-
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #da53233d
 def inner(
-    x: Tensor, rows: Tensor, token: Tensor, feature: Tensor
-) -> Tensor:  # [N, d], [F, d], int64 [n], int64 [n] -> [n]
+    x: Tensor,  # [N, d]
+    rows: Tensor,  # [F, d]
+    token: Tensor,  # int64 [n]
+    feature: Tensor,  # int64 [n]
+) -> Tensor:  # [n]
     "The inner product of token's and feature's row at each place."
-    x, rows, n, d = x.contiguous(), rows.contiguous(), len(feature), x.shape[1]
+    x, rows = x.contiguous(), rows.contiguous()
+    n, d = len(feature), x.shape[1]
     out = x.new_zeros(n)
-    if n and d:
-        with _at(x):
-            _inner[(triton.cdiv(n, 16),)](
-                x,
-                rows,
-                token.contiguous(),
-                feature.contiguous(),
-                out,
-                n,
-                d,
-                PLACES=16,
-                BLOCK=_power(d, 128),
-                AS=_wide(x.dtype),
-            )
+    if not n or not d:
+        return out
+    given = (x, rows, token.contiguous(), feature.contiguous(), out, n, d)
+    with _device_of(x):
+        grid = (triton.cdiv(n, 16),)
+        _inner[grid](*given, PLACES=16, BLOCK=_block(d, 128), AS=_summed_in(x.dtype))
     return out
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #c748e90f
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #1929494f
 @triton.jit
 def _totals(value, begin, out, BLOCK: tl.constexpr, AS: tl.constexpr):
     segment = tl.program_id(0).to(tl.int64)
@@ -219,42 +210,58 @@ def _totals(value, begin, out, BLOCK: tl.constexpr, AS: tl.constexpr):
         total += tl.load(value + at, mask=at < end, other=0).to(AS)
     tl.store(out + segment, tl.sum(total, 0).to(out.dtype.element_ty))
 
-
-def totals(value: Tensor, begin: Tensor) -> Tensor:  # [n], int64 [S + 1] -> [S]
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #b5cffb9b
+def totals(
+    value: Tensor,  # [n]
+    begin: Tensor,  # int64 [S + 1] where each segment begins
+) -> Tensor:  # [S]
     "The sum of each segment of a list."
     out = value.new_zeros(len(begin) - 1)
-    if len(out) and len(value):
-        with _at(value):
-            _totals[(len(out),)](
-                value.contiguous(), begin.contiguous(), out, BLOCK=128, AS=_wide(value.dtype)
-            )
+    if not len(out) or not len(value):
+        return out
+    given = (value.contiguous(), begin.contiguous(), out)
+    with _device_of(value):
+        _totals[(len(out),)](*given, BLOCK=128, AS=_summed_in(value.dtype))
     return out
 
-# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #d7435e65
-def disagreement(device) -> float:
-    "The largest difference between these kernels on `device` and dense sums in 64 bits on a CPU, over the largest value; infinite where other features are found."
-    g, (B, F, d) = torch.Generator().manual_seed(0), (20, 1100, 270)
-    x, W, pre = (
-        torch.randn(*shape, generator=g, dtype=torch.float32, device="cpu")
-        for shape in ((B, d), (F, d), (B, F))
-    )
-    bar = torch.full((F,), 0.7, dtype=torch.float32, device="cpu")
-    on, (x_, W_, pre_, bar_) = pre > bar, (t.to(device) for t in (x, W, pre, bar))
-    place, value = active(pre_, bar_)
+# %% ../../nbs/03_sparse/03_triton_kernels.ipynb #c12bc0d3
+def disagreement(
+    device,  # on which the kernels are tried
+) -> float:
+    """The largest difference between these kernels and dense sums in 64 bits on a CPU.
+
+    It is relative to the largest value of each result, and infinite where other features are found.
+    """
+    tokens, F, d = 20, 1100, 270
+    g = torch.Generator().manual_seed(0)
+    kind = dict(dtype=torch.float32, device="cpu")
+    x = torch.randn(tokens, d, generator=g, **kind)
+    W = torch.randn(F, d, generator=g, **kind)
+    pre = torch.randn(tokens, F, generator=g, **kind)
+    threshold = torch.full((F,), 0.7, **kind)
+    on = pre > threshold
+    there_x, there_W = x.to(device), W.to(device)
+    place, value = active(pre.to(device), threshold.to(device))
     if not torch.equal(place.cpu(), on.flatten().nonzero().view(-1)):
         return float("inf")
     token, feature = place // F, place % F
-    begin = torch.searchsorted(token, torch.arange(B + 1, device=token.device))
-    found = [
+    begin = torch.searchsorted(token, torch.arange(tokens + 1, device=token.device))
+    by_kernels = [
         value,
-        weighted_rows(W_, feature, begin, value),
-        inner(x_, W_, token, feature),
+        weighted_rows(there_W, feature, begin, value),
+        inner(there_x, there_W, token, feature),
         totals(value, begin),
     ]
-    x, W, codes = x.double(), W.double(), (pre * on).double()
-    wanted = [codes[on], (codes[..., None] * W).sum(1), (x[:, None] * W).sum(2)[on], codes.sum(1)]
-    return float(
-        torch.stack(
-            [(a.cpu().double() - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]
-        ).max()
-    )  # NaN where one is
+    wanted = _dense_results(x.double(), W.double(), (pre * on).double(), on)
+    differences = [
+        (made.cpu().double() - exact).abs().max() / exact.abs().max()
+        for made, exact in zip(by_kernels, wanted, strict=True)
+    ]
+    return float(torch.stack(differences).max())  # NaN where one is
+
+
+def _dense_results(x: Tensor, W: Tensor, codes: Tensor, on: Tensor) -> list[Tensor]:
+    "What the four kernels should give, by sums over all places: no product whose precision varies."
+    weighted = (codes[..., None] * W).sum(1)
+    products = (x[:, None] * W).sum(2)[on]
+    return [codes[on], weighted, products, codes.sum(1)]
