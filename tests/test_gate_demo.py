@@ -6,7 +6,7 @@ from interpkit.core.artefacts import read_json
 from interpkit.data.demo import demo_folder
 from interpkit.drift.statements import Statement
 from interpkit.drift.verdict import Verdict
-from interpkit.gate import demo
+from interpkit.gate import demo, demo_table
 
 TRUTH = dict(
     shares={"effect": dict(share=0.4), "splice error": dict(share=0.01)},
@@ -120,9 +120,9 @@ def test_the_picture_escapes_what_it_shows_and_names_each_release():
         "truth": 0.4,
         "story": "a & b",
     }
-    svg = demo.table_svg([row])
+    svg = demo_table.table_svg([row])
     assert "v&lt;2&gt;" in svg and "a &amp; b" in svg and "<script" not in svg
-    assert "41 %" in demo.table_text([row])
+    assert "41 %" in demo_table.table_text([row])
 
 
 @pytest.mark.slow
