@@ -969,7 +969,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'interpkit.gate.demo.columns_moved': ('09_gate/demo.html#columns_moved', 'interpkit/gate/demo.py'),
                                      'interpkit.gate.demo.command': ('09_gate/demo.html#command', 'interpkit/gate/demo.py'),
                                      'interpkit.gate.demo.contradictions': ('09_gate/demo.html#contradictions', 'interpkit/gate/demo.py'),
-                                     'interpkit.gate.demo.example': ('09_gate/demo.html#example', 'interpkit/gate/demo.py'),
                                      'interpkit.gate.demo.keep': ('09_gate/demo.html#keep', 'interpkit/gate/demo.py'),
                                      'interpkit.gate.demo.main': ('09_gate/demo.html#main', 'interpkit/gate/demo.py'),
                                      'interpkit.gate.demo.other_gates': ('09_gate/demo.html#other_gates', 'interpkit/gate/demo.py'),

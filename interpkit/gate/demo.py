@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHOULD', 'CHECKS', 'CUSTOMERS', 'BEFORE', 'AFTER', 'columns_moved', 'other_gates', 'row_name', 'truth_about',
            'true_share', 'contradictions', 'unmet', 'write_rows', 'run_of', 'command', 'run_one', 'run_demo', 'keep',
-           'main', 'example']
+           'main']
 
-# %% ../../nbs/09_gate/09_demo.ipynb #67e77e74
+# %% ../../nbs/09_gate/09_demo.ipynb #7817a0b5
 import os
 import shutil
 import subprocess
@@ -26,9 +26,8 @@ from ..data.demo import DEMO, demo_folder, demo_quarter, demo_rows
 from ..drift.statements import Statement
 from ..drift.verdict import Verdict
 from .demo_table import table_svg, table_text
-from .parameters import Drift, Preflight, Report, TrainSae
 
-# %% ../../nbs/09_gate/09_demo.ipynb #3a8c9211
+# %% ../../nbs/09_gate/09_demo.ipynb #647d8218
 def columns_moved(before, now) -> float:
     "Share of the columns of two quarters that differ: Kolmogorov-Smirnov, Bonferroni at 1 %."
     from scipy.stats import ks_2samp  # takes a second, and most who import this draw no column
@@ -268,39 +267,6 @@ def main(argv=()) -> int:
         for problem in row["unmet"]:
             print(f"{row['release']}: {problem}", file=sys.stderr)
     return 1 if any(row["unmet"] for row in rows) else 0
-
-# %% ../../nbs/09_gate/09_demo.ipynb #f57e897a
-def example(model):
-    "Parameters of a job on the demo releases; what the job needs of earlier ones is made first."
-    from interpkit.gate import jobs
-
-    demo, run = demo_folder(), Path(tempfile.mkdtemp(prefix="interpkit-demo-")) / "run"
-    name = "v1-bf16" if model is Report else "v2-concept"
-    rows = run.parent / "rows.parquet"
-    demo_rows(name, 600).to_parquet(rows)
-    old, new = str(demo / "releases/v1"), str(demo / "releases" / name)
-    print(f"No parameters given: this is the demo, v1 and {name} on 600 customers.")
-    if issubclass(model, TrainSae):
-        policy = write_json(
-            run.parent / "policy.json", dict(training=dict(features=128, k=8, tokens=60_000))
-        )
-        return model(
-            release=old,
-            data=str(rows),
-            out=str(run / "dictionary"),
-            run=str(run),
-            policy=str(policy),
-        )
-    p = Preflight(
-        old=old, new=new, data=str(rows), run=str(run), dictionary=str(demo / "dictionary")
-    )
-    if model is Preflight:
-        return p
-    jobs.finish(p, "preflight", jobs.preflight(p))
-    if model is Drift:
-        return Drift(run=str(run))
-    jobs.finish(p, "drift", jobs.drift(Drift(run=str(run))))
-    return Report(run=str(run))
 
 # %% ../../nbs/09_gate/09_demo.ipynb #35eef880
 if __name__ == "__main__" and "demo.py" in sys.argv[0]:  # python -m interpkit.gate.demo
