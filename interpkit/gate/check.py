@@ -55,12 +55,12 @@ def as_release(given, name: str, policy: Policy, inputs=None, decision=None) -> 
         "Release.from_module(model, inputs=..., decision=...)",
     )
 
-# %% ../../nbs/09_gate/04_check.ipynb #47e10732
+# %% ../../nbs/09_gate/04_check.ipynb #b0c426da
 def _listed(names: list, most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
 
-
+# %% ../../nbs/09_gate/04_check.ipynb #b2eed313
 def _renamed(old: Release, new: Release) -> list[str]:
     "What a vocabulary lost, gained or moved; empty where nothing, or where a release has none."
     before = {name: i for i, name in token_names(old).items()}
@@ -78,7 +78,7 @@ def _renamed(old: Release, new: Release) -> list[str]:
         if names
     ]
 
-# %% ../../nbs/09_gate/04_check.ipynb #ba3d5db8
+# %% ../../nbs/09_gate/04_check.ipynb #d9beeb6c
 def _columns(old: Release, new: Release) -> list[str]:
     "Which columns a release reads no longer, or reads as well."
     before = set(old.inputs_columns or ())
@@ -92,7 +92,7 @@ def _columns(old: Release, new: Release) -> list[str]:
         if names
     ]
 
-
+# %% ../../nbs/09_gate/04_check.ipynb #2f47b589
 def schema_notes(old: Release, new: Release) -> list[str]:
     "What is different in vocabulary and columns, by name; empty where nothing is."
     return _renamed(old, new) + _columns(old, new)
@@ -151,7 +151,7 @@ def train(
         finish=asked.finish,
     )
 
-# %% ../../nbs/09_gate/04_check.ipynb #81aacc42
+# %% ../../nbs/09_gate/04_check.ipynb #8bc93d74
 def _foreseen(statement: str, segment: str, limit: float, sequences: int, needed: int) -> dict:
     "One row in the form of a preview."
     return dict(
@@ -163,7 +163,7 @@ def _foreseen(statement: str, segment: str, limit: float, sequences: int, needed
         settles=sequences >= needed,
     )
 
-
+# %% ../../nbs/09_gate/04_check.ipynb #46028803
 def _groups_in(rows: pd.DataFrame, by_segment: bool) -> dict[str, int]:
     "How many groups there are in all, under '', and in each segment."
     segments = segments_of(rows) if by_segment else np.full(len(rows), "")
@@ -189,13 +189,13 @@ def forecast(rows: pd.DataFrame, policy: Policy = DEFAULTS, watched: int = 10) -
     rare = "a feature that fires in a third of the sequences"
     return [*shares, _foreseen(rare, "", alone, there[""] // 3, needed_alone)]
 
-# %% ../../nbs/09_gate/04_check.ipynb #73d99568
+# %% ../../nbs/09_gate/04_check.ipynb #8241b18f
 def limits_of(policy: Policy) -> Limits:
     "The limits of a policy, without their reasons."
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
-
+# %% ../../nbs/09_gate/04_check.ipynb #2fa96f8c
 def register(
     old: Release,
     new: Release,
@@ -263,7 +263,7 @@ class CheckResult:
         write_report(evidence, folder / "report.html")
         return folder
 
-# %% ../../nbs/09_gate/04_check.ipynb #bb50590c
+# %% ../../nbs/09_gate/04_check.ipynb #ce968797
 def _examples(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, mode: str) -> dict:
     "Where the features that changed moved most, as hashes ('ids'), as 'rows', or 'none'."
     if mode == "none" or comparison.incompatible:
@@ -274,7 +274,7 @@ def _examples(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, mod
     hashes = comparison.frame.sequence.to_numpy()
     return examples_of(table, verdict, comparison.rows[inputs].set_axis(hashes))
 
-
+# %% ../../nbs/09_gate/04_check.ipynb #d5f6e261
 def score(
     old: Release,
     new: Release,
@@ -312,7 +312,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(Path(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #76c86663
+# %% ../../nbs/09_gate/04_check.ipynb #9bf70778
 KEYWORDS = tuple(name for name in Policy.model_fields if name != "decision")
 
 
@@ -353,7 +353,7 @@ def check(
     rows = read_check_set(data, old.inputs_columns)
     return _checked(old, new, rows, dictionary, train_data, policy, out)
 
-
+# %% ../../nbs/09_gate/04_check.ipynb #b2ebf032
 def _checked(
     old: Release, new: Release, rows: pd.DataFrame, dictionary, train_data, policy: Policy, out
 ) -> CheckResult:

@@ -37,11 +37,11 @@ def columns_moved(before, now) -> float:
     level = 0.01 / old.shape[1]
     return float(np.mean([ks_2samp(old[c], new[c], method="asymp").pvalue < level for c in old]))
 
-# %% ../../nbs/09_gate/09_demo.ipynb #1d90f601
+# %% ../../nbs/09_gate/09_demo.ipynb #b8c26dec
 def _outcome(ok: bool) -> str:
     return "PASS" if ok else "FAIL"
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #9d71e506
 def other_gates(printed: dict, moved: float) -> dict:
     "PASS or FAIL of the three gates, from what a check prints and never judges."
     behaviour = printed["behaviour"]
@@ -52,7 +52,7 @@ def other_gates(printed: dict, moved: float) -> dict:
         "input drift": _outcome(moved < 0.5),
     }
 
-# %% ../../nbs/09_gate/09_demo.ipynb #1227c857
+# %% ../../nbs/09_gate/09_demo.ipynb #603ff184
 SHOULD = {"v1-bf16": "PASS", "v1-tail": "PASS", "v2": "FAIL", "v2-concept": "FAIL"}
 CHECKS = [*((name, "dictionary") for name in SHOULD), ("v2-concept", "clt")]
 
@@ -61,7 +61,7 @@ def row_name(name: str, through: str) -> str:
     "What a row of the table is called: the release, and the CLT where it was seen through one."
     return name if through == "dictionary" else f"{name}, {through.upper()}"
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #999a1a40
 def truth_about(name: str, through: str) -> dict:
     "What was measured of a release through one of v1's dictionaries."
     truth = read_json(demo_folder() / "truth.json")
@@ -75,12 +75,12 @@ def true_share(truth: dict, name: str) -> float | None:
         return truth.get(f"watched_{family}", {}).get(label)
     return truth["shares"].get(name, {}).get("share")
 
-# %% ../../nbs/09_gate/09_demo.ipynb #a1f1b045
+# %% ../../nbs/09_gate/09_demo.ipynb #f63a7479
 def _is_wrong(s: Statement, true: float) -> bool:
     "Whether an outcome says the opposite of what is true."
     return (s.outcome == "PASS" and true >= s.limit) or (s.outcome == "FAIL" and true <= s.limit)
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #bf9bafe3
 def contradictions(verdict: Verdict, truth: dict) -> list[str]:
     "Every statement about the whole check set whose outcome is not what is true."
     wrong = []
@@ -91,7 +91,7 @@ def contradictions(verdict: Verdict, truth: dict) -> list[str]:
             wrong.append(f"{s.name}: {s.outcome} {limit}, but the truth is {percent(true, 1)}")
     return wrong
 
-# %% ../../nbs/09_gate/09_demo.ipynb #23675e8c
+# %% ../../nbs/09_gate/09_demo.ipynb #a4b0b119
 def _wrong_reason(name: str, verdict: Verdict, through: str) -> list[str]:
     "What is wrong about the families by which v2-concept failed; nothing of other releases."
     failed = {s.name.split(": ")[0] for s in verdict.statements if s.outcome == "FAIL"}
@@ -102,7 +102,7 @@ def _wrong_reason(name: str, verdict: Verdict, through: str) -> list[str]:
     by = ", ".join(sorted(failed)) or "nothing"
     return [f"FAIL by {by}, where effect {'alone ' if alone else ''}is right"]
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #47b9bafb
 def unmet(name: str, verdict: Verdict, truth: dict, through: str = "dictionary") -> list[str]:
     "What about a demo verdict is not as it has to be; empty where all is well."
     wrong = contradictions(verdict, truth)
@@ -110,7 +110,7 @@ def unmet(name: str, verdict: Verdict, truth: dict, through: str = "dictionary")
         wrong.append(f"{verdict.outcome} where {SHOULD[name]} is right")
     return wrong + _wrong_reason(name, verdict, through)
 
-# %% ../../nbs/09_gate/09_demo.ipynb #f5cb802f
+# %% ../../nbs/09_gate/09_demo.ipynb #06dad62d
 CUSTOMERS = 1000
 
 
@@ -119,12 +119,12 @@ def write_rows(name: str, path: Path) -> Path:
     demo_rows(name, CUSTOMERS).to_parquet(path)
     return path
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #c9004176
 def run_of(name: str, through: str, folder) -> Path:
     "The run folder of a check."
     return Path(folder) / (name if through == "dictionary" else f"{name}-{through}")
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #78b55616
 def command(name: str, through: str, folder: Path) -> list[str]:
     "The check of one release, as it is typed; its rows are written beside the run."
     demo = demo_folder()
@@ -142,7 +142,7 @@ def command(name: str, through: str, folder: Path) -> list[str]:
         typed += [option, str(value)]
     return typed
 
-# %% ../../nbs/09_gate/09_demo.ipynb #fce21fd7
+# %% ../../nbs/09_gate/09_demo.ipynb #90c6b177
 def _run(name: str, through: str, folder: Path, threads: int) -> Path:
     "Run one check; raises where it gave no verdict."
     run = run_of(name, through, folder)
@@ -162,7 +162,7 @@ def _run(name: str, through: str, folder: Path, threads: int) -> Path:
         )
     return run
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #a073df06
 def run_one(name: str, through: str, folder: Path, threads: int = 1) -> dict:
     "Run one check in a process of its own; the row of the table."
     began = time.monotonic()
@@ -228,7 +228,7 @@ def run_demo(folder="runs/demo", at_once: int = 2) -> list[dict]:
     print(f"\nThe report to read first: {folder / 'v2-concept' / 'report.html'}")
     return rows
 
-# %% ../../nbs/09_gate/09_demo.ipynb #dba59b62
+# %% ../../nbs/09_gate/09_demo.ipynb #8d535238
 def _photograph(page: Path, picture: Path):
     "A picture of a page, where there is a chromium; elsewhere nothing."
     browser = shutil.which("chromium") or shutil.which("google-chrome")
@@ -239,7 +239,7 @@ def _photograph(page: Path, picture: Path):
     options += ["--window-size=900,1180", f"--screenshot={picture}"]
     subprocess.run([browser, *options, page.resolve().as_uri()], capture_output=True)
 
-
+# %% ../../nbs/09_gate/09_demo.ipynb #18c6bcde
 def keep(folder, nbs) -> Path:
     "Copy evidence, report and table of a demo run to where README and docs show them."
     run = Path(folder) / "v2-concept"

@@ -11,7 +11,7 @@ from html import escape
 from ..core.show import COLOURS, MARKS
 from ..drift.words import share
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #aa01694f
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #9a4ab9e7
 HEADS = {
     "release": "release",
     "behaviour": "behaviour",
@@ -29,7 +29,7 @@ HEADS = {
 def _value(column: str, x) -> str:
     return share(x) if column in ("changed", "truth") else str(x)
 
-
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #4e0c0705
 def table_text(rows: list[dict]) -> str:
     "The table for a terminal."
     table = [list(HEADS.values())]
@@ -61,7 +61,7 @@ def _put(x: int, y: int, text: str, colour="#1a1a1a", size: int = 13, weight="no
         f'font-weight="{weight}">{escape(text)}</text>'
     )
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #a88ee35d
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #1ff447ed
 def _lines(text: str, most: int = 60) -> list[str]:
     "A text in lines of at most `most` characters, broken between words."
     lines = [""]
@@ -72,7 +72,7 @@ def _lines(text: str, most: int = 60) -> list[str]:
             lines.append(word)
     return lines
 
-
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #1b33c325
 def _story(y: int, text: str) -> list[str]:
     "A story beside its row: one line at the height of the row, several around it."
     lines = _lines(text)
@@ -97,7 +97,7 @@ def _heads(height: int) -> list[str]:
     ]
     return drawn
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #0a5c139d
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #7eacb5cd
 def _outcome(y: int, row: dict, column: str) -> str:
     "An outcome with its mark and colour; interpkit's own in bold, *same* with the share."
     outcome = row[column]
@@ -107,7 +107,7 @@ def _outcome(y: int, row: dict, column: str) -> str:
     weight = "bold" if column in ("valid", "same") else "normal"
     return _put(COLUMNS_AT[column], y, text, COLOURS[outcome], weight=weight)
 
-
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #c82ee7e4
 def _row_drawn(y: int, row: dict) -> list[str]:
     line = f'<line x1="8" y1="{y - 22}" x2="1234" y2="{y - 22}" stroke="#c9c9c9"/>'
     drawn = [line, _put(COLUMNS_AT["release"], y, row["release"], weight="bold")]

@@ -23,7 +23,7 @@ from ..core.errors import InterpkitError, invalid
 from ..drift.statements import COLUMNS, SIGNED, Plan, decide
 from ..drift.verdict import Verdict, judge
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #03cf52bf
+# %% ../../nbs/09_gate/02_evidence.ipynb #4b5aee69
 def _write_table(table: pd.DataFrame, path: Path):
     "Rows in one order, whatever order the families returned."
     kept = [name for name in [*COLUMNS, *SIGNED] if name in table]
@@ -31,7 +31,7 @@ def _write_table(table: pd.DataFrame, path: Path):
     rows = table[kept].sort_values(order, kind="stable").reset_index(drop=True)
     rows.to_parquet(path, index=False)
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #7c241edb
 def _read_table(path: Path) -> pd.DataFrame:
     "The table again; raises (exit code 65) where the file is no table."
     import pyarrow as pa
@@ -45,7 +45,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             "restore the evidence folder from where it was kept",
         ) from None
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #48182959
+# %% ../../nbs/09_gate/02_evidence.ipynb #0be9f835
 def _read_as(kind, folder: Path, name: str, what: str):
     "`kind.from_dict` of a JSON file; raises (exit code 65) where the file holds something else."
     try:
@@ -57,11 +57,11 @@ def _read_as(kind, folder: Path, name: str, what: str):
             "read it with the version of interpkit that wrote it",
         ) from None
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #5e18ec1e
 def _plan_of(folder: Path) -> Plan:
     return _read_as(Plan, folder, "preregistration.json", "a pre-registration")
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #578cf384
 def _verdict_of(folder: Path) -> Verdict:
     return _read_as(Verdict, folder, "verdict.json", "a verdict")
 
@@ -73,12 +73,12 @@ def derive(folder) -> Verdict:
     table = _read_table(folder / "table.parquet")
     return judge(decide(table, plan), plan, table, _verdict_of(folder).notes)
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #76e58c18
+# %% ../../nbs/09_gate/02_evidence.ipynb #e3014e21
 def _short(x) -> str:
     text = str(x)
     return text if len(text) <= 60 else text[:57] + "..."
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #eabfedad
 def _differences(stated: dict, derived: dict) -> str:
     "The parts in which two verdicts differ, each with what either says; '' where none does."
     keys = sorted(set(stated) | set(derived))
@@ -89,7 +89,7 @@ def _differences(stated: dict, derived: dict) -> str:
         for key in changed
     )
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #a9ffecc9
 def _differs(folder: Path) -> str:
     "Which parts of verdict.json do not follow from plan and table; '' where all do."
     return _differences(read_json(folder / "verdict.json"), derive(folder).to_dict())
@@ -135,7 +135,7 @@ class Verified:
     def __repr__(self):
         return f"Verified({self.verdict.headline}; {self.rows:,} rows; evidence {self.digest[:12]})"
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #b9f06cc2
+# %% ../../nbs/09_gate/02_evidence.ipynb #3cbda0aa
 def _refuse_other_copy(run: Path, evidence: Path):
     "Raise where the verdict that lies beside the evidence is not the one in it."
     copy = run / "verdict.json"
@@ -148,7 +148,7 @@ def _refuse_other_copy(run: Path, evidence: Path):
             "take the verdict from evidence/verdict.json, or run the check again",
         )
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #a62e2075
 def _refuse_other_digest(evidence: Path, digest: str, expect: str | None):
     "Raise where this is another folder than the one whose digest was filed."
     if expect and not digest.startswith(expect):
@@ -182,14 +182,14 @@ def verify(
         )
     return Verified(_verdict_of(evidence), digest, len(_read_table(evidence / "table.parquet")))
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #8cf3dd8c
+# %% ../../nbs/09_gate/02_evidence.ipynb #11cf1dec
 def _moved_most(table: pd.DataFrame, feature: str, most: int) -> pd.Series:
     "The sequences whose effect of a feature moved most, as hashes; ties by hash."
     rows = table[table.statement == f"effect: {feature}"]
     order = ["numerator", "sequence"]
     return rows.sort_values(order, ascending=[False, True], kind="stable").sequence.head(most)
 
-
+# %% ../../nbs/09_gate/02_evidence.ipynb #0cbd0bf2
 def examples_of(
     table: pd.DataFrame,
     verdict: Verdict,

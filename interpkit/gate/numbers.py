@@ -21,7 +21,7 @@ def _outcome(s: Statement) -> str:
         return f"{s.outcome}: {s.reason}"
     return s.outcome
 
-# %% ../../nbs/09_gate/00a_numbers.ipynb #c02141cb
+# %% ../../nbs/09_gate/00a_numbers.ipynb #5fa8e36c
 def _statement_row(s: Statement) -> dict:
     return {
         "statement": named(Statement(s.name, s.question, s.limit)),
@@ -34,12 +34,12 @@ def _statement_row(s: Statement) -> dict:
         "outcome": _outcome(s),
     }
 
-
+# %% ../../nbs/09_gate/00a_numbers.ipynb #52099584
 def statement_rows(statements) -> list[dict]:
     "One row per statement, as a person reads it."
     return [_statement_row(s) for s in statements]
 
-# %% ../../nbs/09_gate/00a_numbers.ipynb #2cf7d69f
+# %% ../../nbs/09_gate/00a_numbers.ipynb #9c518726
 def _changed_row(change: dict) -> dict:
     return {
         "feature": quoted(change["feature"]),
@@ -49,17 +49,17 @@ def _changed_row(change: dict) -> dict:
         "direction": direction(change["change"]),
     }
 
-
+# %% ../../nbs/09_gate/00a_numbers.ipynb #42a524d8
 def changed_rows(verdict: Verdict) -> list[dict]:
     "One row per feature that is shown to have changed."
     return [_changed_row(change) for change in verdict.changed]
 
-# %% ../../nbs/09_gate/00a_numbers.ipynb #fb80a3ee
+# %% ../../nbs/09_gate/00a_numbers.ipynb #c9ad40f4
 def _brief(x, most: int = 120) -> str:
     text = one_line(x)
     return text if len(text) <= most else text[: most - 1] + "…"
 
-
+# %% ../../nbs/09_gate/00a_numbers.ipynb #e18abdc0
 def _example_row(feature: str, example: dict) -> dict:
     shown = {"feature": quoted(feature), "sequence": example["sequence"]}
     if "row" in example:
@@ -74,16 +74,16 @@ def example_rows(printed: dict | None) -> list[dict]:
         rows += [_example_row(feature, example) for example in examples]
     return rows
 
-# %% ../../nbs/09_gate/00a_numbers.ipynb #1db758e1
+# %% ../../nbs/09_gate/00a_numbers.ipynb #c6cf3231
 def _release_words(release: dict) -> str:
     return f"{release.get('name')}, fingerprint {release.get('fingerprint')}"
 
-
+# %% ../../nbs/09_gate/00a_numbers.ipynb #5d2ac5a8
 def _limit_words(plan: Plan) -> str:
     limits = {("watched feature" if s.watched else s.name): s.limit for s in plan.statements}
     return "; ".join(f"{name} {share(limit)}" for name, limit in limits.items())
 
-
+# %% ../../nbs/09_gate/00a_numbers.ipynb #c79fb161
 def _own_words(plan: Plan) -> str:
     measured = [f"{name.replace('_', ' ')} {share(x)}" for name, x in plan.own.items()]
     return "; ".join(measured) or "not recorded"
@@ -168,7 +168,7 @@ def _pair_rows(site: str, numbers: dict) -> list[dict]:
         if f"{key}_old" in numbers
     ]
 
-# %% ../../nbs/09_gate/00a_numbers.ipynb #5fa13567
+# %% ../../nbs/09_gate/00a_numbers.ipynb #976fa742
 def _angle_rows(site: str, numbers: dict) -> list[dict]:
     return [
         {
@@ -180,7 +180,7 @@ def _angle_rows(site: str, numbers: dict) -> list[dict]:
         for which in ("largest", "mean")
     ]
 
-
+# %% ../../nbs/09_gate/00a_numbers.ipynb #8eed430a
 def site_rows(printed: dict) -> list[dict]:
     "Reconstruction and subspace, one row per site and number."
     reconstruction = printed.get("reconstruction", {}).get("sites", {})

@@ -34,12 +34,12 @@ from interpkit.gate.numbers import (
     unsettled_rows,
 )
 
-# %% ../../nbs/09_gate/01_report.ipynb #78dd62b7
+# %% ../../nbs/09_gate/01_report.ipynb #c45217bc
 def safe(text) -> str:
     "One line of text, escaped for HTML."
     return escape(one_line(text))
 
-
+# %% ../../nbs/09_gate/01_report.ipynb #c60feaf9
 def paragraph(text: str, kind: str = "") -> str:
     "A paragraph, with `kind` as its class."
     opened = f"<p class={kind}>" if kind else "<p>"
@@ -55,11 +55,11 @@ def marked(text: str) -> str:
             return f"<b class={word}><span aria-hidden=true>{mark}</span> {word}</b>{rest}"
     return text
 
-# %% ../../nbs/09_gate/01_report.ipynb #34ff7209
+# %% ../../nbs/09_gate/01_report.ipynb #97d60478
 def _row_html(row: dict) -> str:
     return "<tr>" + "".join(f"<td>{marked(str(x))}</td>" for x in row.values()) + "</tr>\n"
 
-
+# %% ../../nbs/09_gate/01_report.ipynb #9c30473d
 def table(rows: list[dict], kind: str = "") -> str:
     "A table of records; the values that are outcomes get their mark."
     if not rows:
@@ -69,7 +69,7 @@ def table(rows: list[dict], kind: str = "") -> str:
     body = "".join(map(_row_html, rows))
     return f"{opened}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
 
-# %% ../../nbs/09_gate/01_report.ipynb #81f311ee
+# %% ../../nbs/09_gate/01_report.ipynb #588f10c5
 ASKED = {
     "Valid?": "Does the dictionary carry this release's decisions?",
     "Same?": "Do the explanations say what they said?",
@@ -89,7 +89,7 @@ def _part_body(part: Part) -> list[str]:
         body.append(f"<pre>{safe(part.command)}</pre>")
     return body
 
-
+# %% ../../nbs/09_gate/01_report.ipynb #0a737338
 def _part_html(part: Part) -> str:
     asked = f"<small>{safe(ASKED[part.title])}</small>" if part.title in ASKED else ""
     title = f"<h2>{safe(part.title)}{asked}</h2>"
