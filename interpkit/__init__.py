@@ -1,22 +1,34 @@
-"Keeps the interpretation of a production model valid, affordable and accountable from one model release to the next."
+"""Keeps the interpretation of a production model valid, affordable and accountable.
+
+From one model release to the next: `train` a dictionary, `evaluate` it, `explain` decisions with
+it, `check` a new release against the old one, `verify` what a check has found.
+"""
+
+from importlib import import_module
+
+from interpkit import _moved  # noqa: F401  tells where modules of the version before are now
 
 __version__ = "0.2.0"
 
-_PLACES = {
-    "check": "interpkit.gate.check",
-    "Release": "interpkit.model.releases",
-    "Dictionary": "interpkit.dictionary.dictionary",
+_DOOR = {  # what the package offers at its top, and where it lives
+    "train": "interpkit.training.train:train_dictionary",
+    "evaluate": "interpkit.dictionary.evaluate:evaluate",
+    "explain": "interpkit.explain",  # a package that can be called, see there
+    "check": "interpkit.gate.check:check",
+    "verify": "interpkit.gate.evidence:verify",
+    "Release": "interpkit.model.releases:Release",
+    "Dictionary": "interpkit.dictionary.dictionary:Dictionary",
 }
-__all__ = list(_PLACES)
+__all__ = list(_DOOR)
 
 
 def __getattr__(name: str):
-    "What the package offers at its top is imported when it is first asked for."
-    if name not in _PLACES:
+    "Import what is asked for: torch takes seconds, and `ipk verify` does without it."
+    if name not in _DOOR:
         raise AttributeError(f"module 'interpkit' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_PLACES[name]), name)
+    place, _, attribute = _DOOR[name].partition(":")
+    module = import_module(place)
+    return getattr(module, attribute) if attribute else module
 
 
 def __dir__():
@@ -24,7 +36,11 @@ def __dir__():
 
 
 def _warn_of_clash():
-    "The name interpkit on PyPI belongs to another project; installed beside this one, either overwrites files of the other."
+    """Warn of another package of this name.
+
+    The name interpkit on PyPI belongs to another project; installed beside this one, either
+    overwrites files of the other.
+    """
     from importlib import metadata
 
     try:
@@ -34,8 +50,10 @@ def _warn_of_clash():
     import warnings
 
     warnings.warn(
-        f"the package interpkit {other} is installed: an unrelated project with the same import name, which overwrites files of interpkit-notebooks. "
-        "Repair: pip uninstall -y interpkit interpkit-notebooks && pip install interpkit-notebooks",
+        f"the package interpkit {other} is installed: an unrelated project with the same import "
+        "name, which overwrites files of interpkit-notebooks. Repair: "
+        "pip uninstall -y interpkit interpkit-notebooks, "
+        "then install interpkit-notebooks again from its source: pip install -e .",
         stacklevel=3,
     )
 

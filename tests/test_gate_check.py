@@ -1,23 +1,25 @@
 "A check in one call: what it answers, what it refuses, and that it keeps to itself."
 
+import copy
+import inspect
+import json
+import shutil
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import refused
 
 from interpkit.core.artefacts import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
-from interpkit.gate.check import check, schema_notes, training_rows
+from interpkit.data.demo import demo_folder, demo_rows
+from interpkit.gate.check import KEYWORDS, check, schema_notes, training_rows
+from interpkit.gate.parameters import Policy
 from interpkit.model.releases import Release
-
-
-def refused(code=ExitCode.INVALID, **kw) -> InterpkitError:
-    with pytest.raises(InterpkitError) as e:
-        check(**kw)
-    assert e.value.code == code, e.value
-    return e.value
 
 
 @pytest.fixture
@@ -27,32 +29,27 @@ def given(tiny):
 
 def test_folders_modules_and_releases_ask_the_same_question(tiny, given):
     loaded = [Release.load(tiny.releases[n]) for n in ("v1", "v2")]
-    a = check(**given).verdict
-    b = check(*loaded, tiny.rows, dictionary=tiny.dictionary).verdict
-    assert canonical(a.to_dict()) == canonical(b.to_dict()) and (a.outcome, a.action) == (
-        "FAIL",
-        "REVIEW",
-    )
+    folders = check(**given).verdict
+    live = check(*loaded, tiny.rows, dictionary=tiny.dictionary).verdict
+    assert canonical(folders.to_dict()) == canonical(live.to_dict())
+    assert (folders.outcome, folders.action) == ("FAIL", "REVIEW")
 
 
 def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(given, tiny):
     assert check(**given | dict(new=tiny.v1)).action == "REUSE"
     wide = check(**given | dict(new=tiny.wide))
-    assert (
-        wide.action == "RETRAIN"
-        and wide.verdict.exit_code == 10
-        and "24 wide" in wide.verdict.notes[0]
-    )
+    assert wide.action == "RETRAIN"
+    assert wide.verdict.exit_code == 10
+    assert "24 wide" in wide.verdict.notes[0]
 
 
 def test_too_few_sequences_are_inconclusive_and_say_how_many_more(given, tiny, parquet):
-    found = check(**given | dict(new=tiny.v1, data=parquet(tiny.rows.head(30))))
-    assert (found.verdict.outcome, found.action, found.verdict.exit_code) == (
-        "INCONCLUSIVE",
-        "COLLECT",
-        11,
-    ) and found.verdict.collect > 30
-    assert not any(r["settles"] for r in found.preview)
+    result = check(**given | dict(new=tiny.v1, data=parquet(tiny.rows.head(30))))
+    assert result.verdict.outcome == "INCONCLUSIVE"
+    assert result.action == "COLLECT"
+    assert result.verdict.exit_code == 11
+    assert result.verdict.collect > 30
+    assert not any(row["settles"] for row in result.preview)
 
 
 BROKEN = {
@@ -75,58 +72,72 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_input_is_named_and_leaves_nothing(tiny, given, parquet, tmp_path, what):
-    broken, said = BROKEN[what]
-    e = refused(**given | broken(tiny, parquet), out=tmp_path / "out")
-    assert said in str(e) and not (tmp_path / "out").exists()
+    broken, named = BROKEN[what]
+    asked = given | broken(tiny, parquet)
+    refused(lambda: check(**asked, out=tmp_path / "out"), named)
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_of_another_tokenizer_are_named(parquet):
-    from interpkit.data.demo import demo_folder, demo_rows
-
-    demo, rows = demo_folder(), demo_rows("v1", 80)
-    rows["input_ids"] = [
-        x if i != 7 else [*x[:3], 5000, *x[4:]] for i, x in enumerate(rows["input_ids"])
-    ]
-    e = refused(
-        old=demo / "releases/v1",
-        new=demo / "releases/v1-tail",
-        data=parquet(rows),
-        dictionary=demo / "dictionary",
+    demo = demo_folder()
+    rows = demo_rows("v1", 80)
+    ids = list(rows["input_ids"])
+    ids[7] = [*ids[7][:3], 5000, *ids[7][4:]]
+    error = refused(
+        lambda: check(
+            demo / "releases/v1",
+            demo / "releases/v1-tail",
+            parquet(rows.assign(input_ids=ids)),
+            dictionary=demo / "dictionary",
+        )
     )
-    assert "row 7" in e.given and "tokenizer" in e.mend
+    assert "row 7" in error.given
+    assert "tokenizer" in error.mend
 
 
-def test_weights_that_are_missing_cut_or_pickled_are_named(tiny, given, tmp_path):
-    import shutil
+SPOILT = {
+    "missing": lambda f: f.unlink(),
+    "cut": lambda f: f.write_bytes(f.read_bytes()[:-40]),
+    "changed": lambda f: f.write_bytes(f.read_bytes()[:-4] + b"\0\0\0\1"),
+}
 
-    for name, spoil in {
-        "missing": lambda f: f.unlink(),
-        "cut": lambda f: f.write_bytes(f.read_bytes()[:-40]),
-        "changed": lambda f: f.write_bytes(f.read_bytes()[:-4] + b"\0\0\0\1"),
-    }.items():
-        shutil.copytree(tiny.v2, tmp_path / name)
-        spoil(tmp_path / name / "model.safetensors")
-        assert "model.safetensors" in str(refused(**given | dict(new=str(tmp_path / name))))
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_weights_that_are_missing_cut_or_changed_are_named(tiny, given, tmp_path, what):
+    release = tmp_path / what
+    shutil.copytree(tiny.v2, release)
+    SPOILT[what](release / "model.safetensors")
+    refused(lambda: check(**given | dict(new=str(release))), "model.safetensors")
 
 
 def test_an_unknown_argument_site_or_watched_feature_is_named(given):
-    assert "'watched'" in refused(ExitCode.BAD_PARAMETERS, **given, watchd=["unit 3"]).mend
-    assert "unit 3" in refused(ExitCode.BAD_PARAMETERS, **given, watched=["unti 3"]).mend
-    assert "1" in refused(**given | dict(dictionary=None), sites=["9:out"]).mend
+    bad = ExitCode.BAD_PARAMETERS
+    assert "'watched'" in refused(lambda: check(**given, watchd=["unit 3"]), code=bad).mend
+    assert "unit 3" in refused(lambda: check(**given, watched=["unti 3"]), code=bad).mend
+    untrained = given | dict(dictionary=None)
+    assert "1" in refused(lambda: check(**untrained, sites=["9:out"])).mend
+
+
+def test_a_check_names_the_keywords_of_a_policy(given):
+    named = inspect.signature(check).parameters
+    assert set(KEYWORDS) == set(Policy.model_fields) - {"decision"}
+    assert set(KEYWORDS) <= set(named)
+    assert all(named[name].default is None for name in KEYWORDS)
+
+
+def test_a_keyword_goes_before_the_policy_and_none_says_nothing(given):
+    policy = dict(draws=3, seed=5)
+    plan = check(**given, policy=policy, draws=2, seed=None).plan
+    assert (plan.draws, plan.seed) == (2, 5)
 
 
 def test_nan_decisions_of_the_new_release_are_no_verdict(tiny, given):
-    import copy
-
-    broken = copy.deepcopy(tiny.old.model)
+    model = copy.deepcopy(tiny.old.model)
     with torch.no_grad():
-        broken[2].bias.fill_(float("nan"))
-    assert (
-        "finite decisions"
-        in refused(
-            **given | dict(new=Release.from_module(broken, sites=["1:out"], name="broken"))
-        ).asked
-    )
+        model[2].bias.fill_(float("nan"))
+    broken = Release.from_module(model, sites=["1:out"], name="broken")
+    error = refused(lambda: check(**given | dict(new=broken)))
+    assert "finite decisions" in error.asked
 
 
 def test_a_check_opens_no_connection(given, monkeypatch, tmp_path):
@@ -141,15 +152,14 @@ def test_a_check_opens_no_connection(given, monkeypatch, tmp_path):
 
 def test_a_dictionary_is_trained_on_other_sequences_than_those_that_are_checked(tiny):
     learn, rest = training_rows(tiny.rows)
-    assert (
-        not set(learn.sequence_id) & set(rest.sequence_id)
-        and len(learn) + len(rest) == len(tiny.rows)
-        and 0.4 < len(learn) / len(tiny.rows) < 0.6
-    )
+    assert not set(learn.sequence_id) & set(rest.sequence_id)
+    assert len(learn) + len(rest) == len(tiny.rows)
+    assert 0.4 < len(learn) / len(tiny.rows) < 0.6
     with pytest.raises(InterpkitError, match="stand in both"):
         training_rows(tiny.rows, tiny.rows.head(3))
-    own, all_rows = training_rows(tiny.rows.tail(500), tiny.rows.head(100))
-    assert len(own) == 100 and len(all_rows) == 500
+    given, checked = training_rows(tiny.rows.tail(500), tiny.rows.head(100))
+    assert len(given) == 100
+    assert len(checked) == 500
 
 
 def test_customers_are_not_split_between_training_and_check(tiny):
@@ -160,10 +170,10 @@ def test_customers_are_not_split_between_training_and_check(tiny):
 
 def test_a_check_without_a_dictionary_trains_one_says_so_and_keeps_it(tiny, tmp_path, capsys):
     rng = np.random.default_rng(0)
-    rows = pd.DataFrame(
-        rng.normal(size=(3000, 6)).astype("float32"), columns=[f"x{i}" for i in range(6)]
-    ).assign(sequence_id=[f"n{i}" for i in range(3000)])
-    found = check(
+    columns = [f"x{i}" for i in range(6)]
+    rows = pd.DataFrame(rng.normal(size=(3000, 6)).astype("float32"), columns=columns)
+    rows["sequence_id"] = [f"n{i}" for i in range(3000)]
+    result = check(
         tiny.v1,
         tiny.v1,
         rows,
@@ -171,17 +181,13 @@ def test_a_check_without_a_dictionary_trains_one_says_so_and_keeps_it(tiny, tmp_
         training=dict(features=64, k=12, tokens=600_000),
     )
     assert "No dictionary given" in capsys.readouterr().out
-    assert found.passed and (tmp_path / "out" / "dictionary" / "validity.json").exists()
-    assert (
-        found.dictionary.validity["fingerprint"] == tiny.old.fingerprint
-        and len(found.table[found.table.statement == "effect"]) < 1700
-    )
+    assert result.passed
+    assert (tmp_path / "out" / "dictionary" / "validity.json").exists()
+    assert result.dictionary.validity["fingerprint"] == tiny.old.fingerprint
+    assert len(result.table[result.table.statement == "effect"]) < 1700
 
 
 def test_changed_columns_and_vocabularies_are_named(tiny, tmp_path):
-    import json
-    from types import SimpleNamespace
-
     def release(name, columns, vocabulary=None):
         folder = None
         if vocabulary:
@@ -226,21 +232,19 @@ def texts(folder):
 
 @pytest.mark.parametrize("examples", ["ids", "none"])
 def test_no_customer_leaves_the_run_folder(given, planted, tmp_path, examples):
-    found = check(**given | dict(data=planted), out=tmp_path / "out", examples=examples)
-    import pyarrow.parquet as pq
-
-    for p, data in texts(tmp_path / "out"):
-        if p.suffix == ".parquet":
-            data = pq.read_table(p).to_pandas().to_csv().encode()
-        assert SECRET.encode() not in data and b"0.3141592" not in data, p
-    assert SECRET not in str(found) and SECRET not in found._repr_html_()
-    assert bool(found.printed["examples"]) == (examples == "ids")
+    result = check(**given | dict(data=planted), out=tmp_path / "out", examples=examples)
+    for path, data in texts(tmp_path / "out"):
+        if path.suffix == ".parquet":
+            data = pq.read_table(path).to_pandas().to_csv().encode()
+        assert SECRET.encode() not in data, path
+        assert b"0.3141592" not in data, path
+    assert SECRET not in str(result)
+    assert SECRET not in result._repr_html_()
+    assert bool(result.printed["examples"]) == (examples == "ids")
 
 
 def test_rows_are_shown_where_a_team_asks_for_them(given, planted, tmp_path):
-    found = check(**given | dict(data=planted), out=tmp_path / "out", examples="rows")
-    feature, examples = next(iter(found.printed["examples"].items()))
-    assert (
-        examples[0]["row"]["sequence_id"].startswith(SECRET)
-        and SECRET in (tmp_path / "out" / "report.html").read_text()
-    )
+    result = check(**given | dict(data=planted), out=tmp_path / "out", examples="rows")
+    examples = next(iter(result.printed["examples"].values()))
+    assert examples[0]["row"]["sequence_id"].startswith(SECRET)
+    assert SECRET in (tmp_path / "out" / "report.html").read_text()

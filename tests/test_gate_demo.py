@@ -6,7 +6,7 @@ from interpkit.core.artefacts import read_json
 from interpkit.data.demo import demo_folder
 from interpkit.drift.statements import Statement
 from interpkit.drift.verdict import Verdict
-from interpkit.gate import demo
+from interpkit.gate import demo, demo_table
 
 TRUTH = dict(
     shares={"effect": dict(share=0.4), "splice error": dict(share=0.01)},
@@ -56,22 +56,18 @@ def test_an_outcome_that_is_not_true_contradicts(statement, wrong):
 def test_v2_concept_has_to_fail_by_effect_alone():
     fine = verdict(("effect", "", 0.41, 0.25, "FAIL"))
     assert demo.unmet("v2-concept", fine, TRUTH) == []
-    assert any(
-        "effect alone" in x
-        for x in demo.unmet(
-            "v2-concept",
-            verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL")),
-            TRUTH,
-        )
-    )
+    both = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL"))
+    assert any("effect alone" in x for x in demo.unmet("v2-concept", both, TRUTH))
     assert any("PASS is right" in x for x in demo.unmet("v1-tail", fine, TRUTH))
 
 
 def test_the_gates_judge_by_their_own_rules():
-    printed = lambda auc, fvu: dict(
-        behaviour=dict(auc_old=0.8, auc_new=auc),
-        reconstruction=dict(sites={"a": dict(fvu_old=0.01, fvu_new=fvu)}),
-    )
+    def printed(auc, fvu):
+        return dict(
+            behaviour=dict(auc_old=0.8, auc_new=auc),
+            reconstruction=dict(sites={"a": dict(fvu_old=0.01, fvu_new=fvu)}),
+        )
+
     assert demo.other_gates(printed(0.791, 0.0109), 0.4) == {
         "behaviour": "PASS",
         "reconstruction": "PASS",
@@ -88,22 +84,20 @@ def test_the_truth_knows_every_release_and_says_what_the_table_needs():
     truth = read_json(demo_folder() / "truth.json")["releases"]
     assert set(demo.SHOULD) | {"v1"} == set(truth)
     for name in demo.SHOULD:
-        assert {"effect", "activation", "splice error", "error share"} <= set(
-            truth[name]["shares"]
-        ) and truth[name]["sequences"] >= 10 * demo.CUSTOMERS
+        families = {"effect", "activation", "splice error", "error share"}
+        assert families <= set(truth[name]["shares"]), name
+        assert truth[name]["sequences"] >= 10 * demo.CUSTOMERS, name
 
 
 def test_through_a_clt_effect_has_to_fail_with_whatever_else():
     both = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL"))
-    assert demo.unmet("v2-concept", both, TRUTH, "clt") == [] and demo.unmet(
-        "v2-concept", verdict(("activation", "", 0.41, 0.25, "FAIL")), TRUTH, "clt"
-    )
-    found = demo.truth_about("v2-concept", "clt")
-    assert (
-        found["sequences"] >= 10 * demo.CUSTOMERS
-        and found["shares"]["effect"]["share"] > 0.25
-        and demo.row_name("v2", "dictionary") == "v2"
-    )
+    without = verdict(("activation", "", 0.41, 0.25, "FAIL"))
+    assert demo.unmet("v2-concept", both, TRUTH, "clt") == []
+    assert demo.unmet("v2-concept", without, TRUTH, "clt") != []
+    truth = demo.truth_about("v2-concept", "clt")
+    assert truth["sequences"] >= 10 * demo.CUSTOMERS
+    assert truth["shares"]["effect"]["share"] > 0.25
+    assert demo.row_name("v2", "dictionary") == "v2"
 
 
 def test_the_picture_escapes_what_it_shows_and_names_each_release():
@@ -120,15 +114,16 @@ def test_the_picture_escapes_what_it_shows_and_names_each_release():
         "truth": 0.4,
         "story": "a & b",
     }
-    svg = demo.table_svg([row])
-    assert "v&lt;2&gt;" in svg and "a &amp; b" in svg and "<script" not in svg
-    assert "41 %" in demo.table_text([row])
+    svg = demo_table.table_svg([row])
+    assert "v&lt;2&gt;" in svg
+    assert "a &amp; b" in svg
+    assert "<script" not in svg
+    assert "41 %" in demo_table.table_text([row])
 
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
     rows = demo.run_demo(tmp_path / "demo")
-    assert [r["unmet"] for r in rows] == [[], [], [], [], []] and rows[-1][
-        "release"
-    ] == "v2-concept, CLT"
+    assert [r["unmet"] for r in rows] == [[], [], [], [], []]
+    assert rows[-1]["release"] == "v2-concept, CLT"
     assert demo.keep(tmp_path / "demo", tmp_path / "nbs").joinpath("report.html").exists()

@@ -6,17 +6,22 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from helpers import refused
 
 from interpkit.core.artefacts import write_json
 from interpkit.core.errors import InterpkitError
+from interpkit.drift.comparison import Comparison
+from interpkit.drift.families import measure_all
 from interpkit.drift.figures import (
     deletion_figure,
     firing_figure,
     statements_figure,
     watched_figure,
 )
-from interpkit.drift.statements import Plan, Statement
-from interpkit.drift.verdict import judge
+from interpkit.drift.printed import printed
+from interpkit.drift.simulate import small_world
+from interpkit.drift.statements import Plan, Statement, decide
+from interpkit.drift.verdict import judge, plan_check, preview
 from interpkit.drift.words import interval, page_one, share, short_html, summary_lines
 from interpkit.gate import report
 from interpkit.gate.report import report_html, write_report
@@ -32,20 +37,13 @@ LIMITS = {
 def statement(name, ratio, lower, upper, change=None, segment="", n=1000, n_eff=None):
     question, limit = LIMITS.get(name, ("same", 0.5))
     n_eff = n if n_eff is None else n_eff
-    result = (
-        "INCONCLUSIVE"
-        if n_eff < 50
-        else "PASS"
-        if upper < limit
-        else "FAIL"
-        if lower > limit
-        else "INCONCLUSIVE"
-    )
-    reason = (
-        "the limit lies inside of the interval"
-        if n_eff >= 50
-        else f"{n_eff} effective groups, at least 50 needed"
-    )
+    outcome, reason = "INCONCLUSIVE", "the limit lies inside of the interval"
+    if n_eff < 50:
+        reason = f"{n_eff} effective groups, at least 50 needed"
+    elif upper < limit:
+        outcome = "PASS"
+    elif lower > limit:
+        outcome = "FAIL"
     return Statement(
         name,
         question,
@@ -58,7 +56,7 @@ def statement(name, ratio, lower, upper, change=None, segment="", n=1000, n_eff=
         float(n_eff),
         ratio / 30 or 1e-9,
         change,
-        result,
+        outcome,
         reason,
     )
 
@@ -137,16 +135,19 @@ def folder_of(path, v, plan=None, printed=PRINTED, preview=None):
     return path
 
 
-def said(v, title, **kw):
-    return " ".join(
-        next(p for p in page_one(v, PRINTED, plan_of(v.statements)) if p.title == title).sentences
-    )
+def said(v, title):
+    "The sentences of one part of page 1, as one text."
+    parts = page_one(v, PRINTED, plan_of(v.statements))
+    return " ".join(next(p for p in parts if p.title == title).sentences)
 
 
 class Text(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.out, self.tags, self.attributes, self.hidden = [], [], [], 0
+        self.out = []
+        self.tags = []
+        self.attributes = []
+        self.hidden = 0
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -178,14 +179,17 @@ def test_review_says_what_the_design_says():
     ]
     assert "Valid? PASS (splice error 0.2 %, at most 5.1 %; error share 2 %, at most 7 %)." in lines
     assert said(v, "Same?") == (
-        "FAIL: 91 % of the explanations changed [85, 98], at most 25 % may; activations changed by 0 % [0, 0.1], at most 25 % may (PASS). "
-        '1 of 2 watched features acts differently (at most 50 % of each may change): "foreign travel" 62 % changed [57, 68], on the whole weaker by 38 %.'
+        "FAIL: 91 % of the explanations changed [85, 98], at most 25 % may; "
+        "activations changed by 0 % [0, 0.1], at most 25 % may (PASS). "
+        "1 of 2 watched features acts differently (at most 50 % of each may change): "
+        '"foreign travel" 62 % changed [57, 68], on the whole weaker by 38 %.'
     )
     assert (
-        "AUC 0.805 old and 0.734 new on 880 labelled sequences; rank correlation 0.71; 6.1 % of the decisions flipped; 34 % of the highest 5 % replaced."
-        in said(v, "Behaviour")
-    )
-    assert "signs" in said(v, "Next") and lines[-1].strip() == "ipk verify evidence"
+        "AUC 0.805 old and 0.734 new on 880 labelled sequences; rank correlation 0.71; "
+        "6.1 % of the decisions flipped; 34 % of the highest 5 % replaced."
+    ) in said(v, "Behaviour")
+    assert "signs" in said(v, "Next")
+    assert lines[-1].strip() == "ipk verify evidence"
 
 
 def test_reuse_holds_and_keeps_the_dictionary():
@@ -197,9 +201,9 @@ def test_reuse_holds_and_keeps_the_dictionary():
         ],
         "v1-tail",
     )
-    assert v.headline == "v1 -> v1-tail: PASS, REUSE" and said(
-        v, "v1 -> v1-tail: PASS, REUSE."
-    ).startswith("The old explanations hold for this release.")
+    assert v.headline == "v1 -> v1-tail: PASS, REUSE"
+    lead = said(v, "v1 -> v1-tail: PASS, REUSE.")
+    assert lead.startswith("The old explanations hold for this release.")
     assert said(v, "Same?").endswith(
         "The one watched feature acts and fires as before (at most 50 % of each may change)."
     )
@@ -212,11 +216,9 @@ def test_retrain_gives_the_interval_and_the_command():
         said(v, "Valid?")
         == "FAIL (splice error 39 % [31, 50], at most 5.1 %; error share 2 %, at most 7 %)."
     )
-    assert (
-        v.action == "RETRAIN"
-        and summary_lines(v)[-1].strip().startswith("ipk train --release")
-        and "does not carry its decisions" in summary_lines(v)[1]
-    )
+    assert v.action == "RETRAIN"
+    assert summary_lines(v)[-1].strip().startswith("ipk train --release")
+    assert "does not carry its decisions" in summary_lines(v)[1]
 
 
 def test_collect_says_how_many_more_and_what_is_open():
@@ -230,26 +232,28 @@ def test_collect_says_how_many_more_and_what_is_open():
     )
     assert v.action == "COLLECT"
     assert (
-        'Collect about 2,400 sequences, 1,400 more than these 1,000. 2 of 6 statements are open: effect of "foreign travel"; effect in segment "online".'
-        in said(v, "Next")
-    )
+        "Collect about 2,400 sequences, 1,400 more than these 1,000. 2 of 6 statements are open: "
+        'effect of "foreign travel"; effect in segment "online".'
+    ) in said(v, "Next")
     assert (
-        'Of 1 segment, 1 open: "online" (20 % of the explanations changed [15, 27], at most 25 % may).'
-        in said(v, "Same?")
-    )
+        'Of 1 segment, 1 open: "online" '
+        "(20 % of the explanations changed [15, 27], at most 25 % may)."
+    ) in said(v, "Same?")
     assert "yet" in summary_lines(v)[1]
 
 
 def test_collect_never_asks_for_fewer_than_there_are():
     v = verdict([*FINE, statement("effect: rare", 0.1, 0.05, 0.2, n_eff=31)], collect=100)
-    assert "more than these" not in said(v, "Next") and "beyond these 1,000" in said(v, "Next")
+    assert "more than these" not in said(v, "Next")
+    assert "beyond these 1,000" in said(v, "Next")
     assert '"rare" 10 % changed [5, 20], in 31 sequences only' in said(v, "Same?")
 
 
 def test_a_share_at_its_limit_is_not_a_matter_of_numbers():
     v = verdict([*FINE[:3], statement("effect", 0.2501, 0.23, 0.27)], collect=None)
     assert said(v, "Next").startswith(
-        "No number of sequences would settle it: a share sits at its limit. 1 of 4 statements is open: effect."
+        "No number of sequences would settle it: a share sits at its limit. "
+        "1 of 4 statements is open: effect."
     )
 
 
@@ -260,28 +264,24 @@ def test_a_release_of_another_width_is_said_once():
     ]
     v = verdict(whole, "v3-wide", notes=("1:out is 24 wide in v3-wide and 16 in the dictionary",))
     assert "1:out is 24 wide in v3-wide and 16 in the dictionary." in summary_lines(v)
-    assert said(
-        v, "Same?"
-    ) == "FAIL: every explanation counts as changed." and "can't be read on this release" in said(
-        v, "Valid?"
-    )
-    assert "foreign travel" not in "".join(summary_lines(v)) and "<svg" not in report_html(
-        v, plan_of(whole), dict(behaviour=PRINTED["behaviour"])
-    )
+    assert said(v, "Same?") == "FAIL: every explanation counts as changed."
+    assert "can't be read on this release" in said(v, "Valid?")
+    assert "foreign travel" not in "".join(summary_lines(v))
+    printed = dict(behaviour=PRINTED["behaviour"])
+    assert "<svg" not in report_html(v, plan_of(whole), printed)
 
 
 def test_no_labels_no_watched_features_constant_decisions():
     v = verdict(FINE)
     b = dict(PRINTED["behaviour"], auc_old=None, auc_new=None, labelled=0, rank_correlation=None)
     text = "\n".join(summary_lines(v, dict(behaviour=b)))
-    assert (
+    no_auc = (
         "No labels, so no AUC; no rank correlation, because one release always decides the same"
-        in text
-        and "No feature is watched on its own." in text
     )
-    assert "No AUC, because all labels are alike" in "\n".join(
-        summary_lines(v, dict(behaviour=b | dict(labelled=5)))
-    )
+    assert no_auc in text
+    assert "No feature is watched on its own." in text
+    alike = "\n".join(summary_lines(v, dict(behaviour=b | dict(labelled=5))))
+    assert "No AUC, because all labels are alike" in alike
 
 
 def test_large_shares_are_multiples():
@@ -294,10 +294,8 @@ def test_large_shares_are_multiples():
         ]
     )
     text = said(v, "Same?")
-    assert (
-        "the explanations changed by 2.9x their size [2.1x, 3.9x]" in text
-        and '"more" 3.1x changed [2.5x, 3.9x], on the whole 3.9 times as strong' in text
-    )
+    assert "the explanations changed by 2.9x their size [2.1x, 3.9x]" in text
+    assert '"more" 3.1x changed [2.5x, 3.9x], on the whole 3.9 times as strong' in text
     assert '"rare" 140 % changed [120, 170], on the whole in the opposite direction' in text
 
 
@@ -319,20 +317,12 @@ def test_sensitivity_names_what_would_change():
 
 def test_an_interval_never_reads_like_its_limit():
     for lower, upper in ((0.2504, 0.31), (0.21, 0.2496), (0.2451, 0.2549)):
-        ends = (
-            interval(
-                Statement(
-                    "effect", "same", 0.25, ratio=(lower + upper) / 2, lower=lower, upper=upper
-                )
-            )
-            .strip("[]")
-            .split(", ")
-        )
-        assert (
-            "25" not in ends
-            and ((float(ends[0]) > 25) == (lower > 0.25))
-            and ((float(ends[1]) > 25) == (upper > 0.25))
-        )
+        middle = (lower + upper) / 2
+        near = Statement("effect", "same", 0.25, ratio=middle, lower=lower, upper=upper)
+        ends = interval(near).strip("[]").split(", ")
+        assert "25" not in ends
+        assert (float(ends[0]) > 25) == (lower > 0.25)
+        assert (float(ends[1]) > 25) == (upper > 0.25)
     assert share(float("inf")) == "unknown"
 
 
@@ -358,13 +348,11 @@ def test_what_could_not_be_measured_is_not_said_to_be_zero(tmp_path):
         )
         v = verdict([*FINE, lost], collect=2000)
         assert (
-            f'Whether 1 of 1 watched features acts differently is open (at most 50 % of each may change): "rare" ({reason}).'
-            in said(v, "Same?")
-        )
-        assert (
-            f"INCONCLUSIVE : {reason}"
-            in read(write_report(folder_of(tmp_path / "run", v)).read_text())[1]
-        )
+            "Whether 1 of 1 watched features acts differently is open "
+            f'(at most 50 % of each may change): "rare" ({reason}).'
+        ) in said(v, "Same?")
+        _, text = read(write_report(folder_of(tmp_path / "run", v)).read_text())
+        assert f"INCONCLUSIVE : {reason}" in text
 
 
 def test_a_teams_own_family_is_named_and_its_error_rates_are_not_claimed():
@@ -373,14 +361,10 @@ def test_a_teams_own_family_is_named_and_its_error_rates_are_not_claimed():
     )
     v = verdict([*FINE, own])
     assert "calibration 30 % [26, 35], at most 20 %" in said(v, "Same?")
-    errors = next(
-        p
-        for p in page_one(v, plan=replace(plan_of([*FINE, own]), families=("bank.tests:Mine",)))
-        if p.title == "Error rates"
-    )
-    assert "Not covered by that benchmark: the team's own bank.tests:Mine" in " ".join(
-        errors.sentences
-    )
+    plan = replace(plan_of([*FINE, own]), families=("bank.tests:Mine",))
+    errors = next(p for p in page_one(v, plan=plan) if p.title == "Error rates")
+    not_covered = "Not covered by that benchmark: the team's own bank.tests:Mine"
+    assert not_covered in " ".join(errors.sentences)
 
 
 # the page
@@ -407,11 +391,10 @@ def test_page_one_is_in_the_order_in_which_a_person_asks(tmp_path):
     ]
     at = [text.index(x) for x in order]
     assert at == sorted(at)
-    assert (
-        "gate_error_rates" in text[at[6] : at[7]]
-        and "the other 511 of 512 features" in text[at[7] : at[8]]
-        and "model.layers.1:out alone" in text[at[7] : at[8]]
-    )
+    error_rates, not_tested = text[at[6] : at[7]], text[at[7] : at[8]]
+    assert "gate_error_rates" in error_rates
+    assert "the other 511 of 512 features" in not_tested
+    assert "model.layers.1:out alone" in not_tested
     for number in (
         "1,000",
         "85, 98",
@@ -433,10 +416,8 @@ def test_words_are_the_same_in_terminal_and_page(tmp_path):
     for part in page_one(v, PRINTED, plan_of(v.statements)):
         for sentence in part.sentences:
             assert sentence in text or sentence.split(" ", 1)[1] in text, sentence
-    assert (
-        "</span> PASS</b> (splice error 0.2 %, at most 5.1 %;" in html
-        and "</span> FAIL</b>: 91 % of the explanations changed [85, 98], at most 25 % may;" in html
-    )
+    assert "</span> PASS</b> (splice error 0.2 %, at most 5.1 %;" in html
+    assert "</span> FAIL</b>: 91 % of the explanations changed [85, 98], at most 25 % may;" in html
 
 
 NASTY = "<script>alert('1')</script> & \"$x^2$\" \x1b[31m\nnext <img src=http://evil.example/x.png>"
@@ -461,54 +442,38 @@ def test_everything_is_escaped_and_nothing_runs_or_loads(tmp_path):
             PRINTED["reconstruction"], firing=[dict(feature=NASTY, old=0.1, new=0.2)]
         ),
     )
-    html = write_report(
-        folder_of(
-            tmp_path / "run",
-            v,
-            printed=printed,
-            preview=[
-                dict(
-                    statement="effect",
-                    segment=NASTY,
-                    limit=0.25,
-                    sequences=10,
-                    needed=99,
-                    settles=False,
-                )
-            ],
-        )
-    ).read_text()
+    foreseen = dict(
+        statement="effect", segment=NASTY, limit=0.25, sequences=10, needed=99, settles=False
+    )
+    run = folder_of(tmp_path / "run", v, printed=printed, preview=[foreseen])
+    html = write_report(run).read_text()
     p, _ = read(html)
     assert not {"script", "img", "link", "iframe", "object", "embed", "form", "base"} & set(p.tags)
     assert not [k for k, _ in p.attributes if k.startswith("on") or k == "src"]
-    urls = [
-        value
-        for k, value in p.attributes
-        if k in ("href", "xlink:href") and not value.startswith("#")
-    ] + re.findall(r"url\((?!#)[^)]*\)|@import", html)
-    assert urls == [] and "default-src 'none'" in html and "\x1b" not in html
-    assert not [line for line in summary_lines(v, printed) if "\x1b" in line or "\n" in line]
+    links = [value for k, value in p.attributes if k in ("href", "xlink:href")]
+    assert all(value.startswith("#") for value in links)
+    assert re.findall(r"url\((?!#)[^)]*\)|@import", html) == []
+    assert "default-src 'none'" in html
+    assert "\x1b" not in html
+    for line in summary_lines(v, printed):
+        assert "\x1b" not in line
+        assert "\n" not in line
     fragment, _ = read(short_html(v, printed))
-    assert "script" not in fragment.tags and "img" not in fragment.tags
+    assert "script" not in fragment.tags
+    assert "img" not in fragment.tags
 
 
 def test_ids_are_unique_and_references_resolve(tmp_path):
-    p, _ = read(
-        write_report(
-            folder_of(
-                tmp_path / "run",
-                verdict(
-                    [*CHANGED, TRAVEL, statement("activation: foreign travel", 0.2, 0.1, 0.3, 0.1)]
-                ),
-            )
-        ).read_text()
-    )
+    fires = statement("activation: foreign travel", 0.2, 0.1, 0.3, 0.1)
+    run = folder_of(tmp_path / "run", verdict([*CHANGED, TRAVEL, fires]))
+    p, _ = read(write_report(run).read_text())
     ids = [value for k, value in p.attributes if k == "id"]
-    assert len(ids) == len(set(ids)) > 10 and p.tags.count("svg") == 5
-    assert {value[1:] for k, value in p.attributes if k in ("href", "xlink:href")} <= set(ids)
-    assert {x for k, value in p.attributes if k == "aria-labelledby" for x in value.split()} <= set(
-        ids
-    )
+    assert len(ids) == len(set(ids)) > 10
+    assert p.tags.count("svg") == 5
+    links = {value[1:] for k, value in p.attributes if k in ("href", "xlink:href")}
+    assert links <= set(ids)
+    labels = [value.split() for k, value in p.attributes if k == "aria-labelledby"]
+    assert set().union(*labels) <= set(ids)
 
 
 def test_same_folder_same_bytes(tmp_path):
@@ -517,7 +482,9 @@ def test_same_folder_same_bytes(tmp_path):
         write_report(folder_of(tmp_path / name, v), tmp_path / f"{name}.html").read_bytes()
         for name in ("a", "another-name")
     )
-    assert one == two and str(tmp_path).encode() not in one and b"dc:date" not in one
+    assert one == two
+    assert str(tmp_path).encode() not in one
+    assert b"dc:date" not in one
     assert sorted(x.name for x in (tmp_path / "a").iterdir()) == [
         "preregistration.json",
         "printed.json",
@@ -530,19 +497,19 @@ def test_figures_say_in_words_what_they_show():
     svg = statements_figure(
         [statement("effect", 0.91, 0.85, 0.98), statement("splice error", 0.002, 0.001, 0.004)]
     )
-    assert (
+    shown = (
         "effect: 91 % [85, 98], limit 25 %: FAIL; splice error: 0.2 % [0.1, 0.4], limit 5.1 %: PASS"
-        in unescape(svg)
-        and ">FAIL<" in svg
-        and 'role="img"' in svg
     )
-    assert "−38 %" in watched_figure([TRAVEL]) and "20 % → 31 %" in firing_figure(
-        PRINTED["reconstruction"]["firing"]
-    )
-    assert deletion_figure(PRINTED["deletion"]) == deletion_figure(
-        dict(reversed(PRINTED["deletion"].items()))
-    )
-    assert svg.lstrip().startswith("<svg") and "<?xml" not in svg and "DOCTYPE" not in svg
+    assert shown in unescape(svg)
+    assert ">FAIL<" in svg
+    assert 'role="img"' in svg
+    assert "−38 %" in watched_figure([TRAVEL])
+    assert "20 % → 31 %" in firing_figure(PRINTED["reconstruction"]["firing"])
+    turned = dict(reversed(PRINTED["deletion"].items()))
+    assert deletion_figure(PRINTED["deletion"]) == deletion_figure(turned)
+    assert svg.lstrip().startswith("<svg")
+    assert "<?xml" not in svg
+    assert "DOCTYPE" not in svg
 
 
 def test_figures_do_not_depend_on_a_persons_matplotlib_style():
@@ -561,24 +528,20 @@ def test_many_segments_are_drawn_in_part_and_listed_in_full(tmp_path):
     ]
     v = verdict([*FINE, *many])
     _, text = read(write_report(folder_of(tmp_path / "run", v)).read_text())
-    assert (
-        "Each of the 60 segments passes as well." in text
-        and "closest to their limit" in text
-        and text.count('"segment 7"') == 1
-    )
+    assert "Each of the 60 segments passes as well." in text
+    assert "closest to their limit" in text
+    assert text.count('"segment 7"') == 1
 
 
 def test_a_foreign_file_is_refused(tmp_path):
     folder = folder_of(tmp_path / "run", verdict(FINE))
     write_json(folder / "verdict.json", dict(verdict="PASS"))
-    with pytest.raises(InterpkitError) as e:
-        write_report(folder)
-    assert e.value.code == 65 and not (folder / "report.html").exists()
+    refused(lambda: write_report(folder))
+    assert not (folder / "report.html").exists()
     write_json(
         folder / "verdict.json", dict(verdict(FINE).to_dict(), verdict="PASS onclick=alert(1)")
     )
-    with pytest.raises(InterpkitError, match="onclick"):
-        write_report(folder)
+    refused(lambda: write_report(folder), "onclick")
     (folder / "verdict.json").unlink()
     with pytest.raises(InterpkitError, match="verdict.json"):
         write_report(folder)
@@ -594,36 +557,26 @@ def test_a_full_disk_leaves_no_half_report(tmp_path, monkeypatch):
     monkeypatch.setattr(report.os, "replace", full)
     with pytest.raises(InterpkitError) as e:
         write_report(folder)
-    assert (
-        e.value.code == 75
-        and (folder / "report.html").read_text() == "old"
-        and not [x for x in folder.iterdir() if "aside" in x.name]
-    )
+    assert e.value.code == 75
+    assert (folder / "report.html").read_text() == "old"
+    assert not [x for x in folder.iterdir() if "aside" in x.name]
 
 
 def test_no_customer_id_reaches_the_report(tmp_path):
-    from interpkit.drift.comparison import Comparison
-    from interpkit.drift.families import measure_all
-    from interpkit.drift.printed import printed
-    from interpkit.drift.simulate import small_world
-    from interpkit.drift.statements import decide
-    from interpkit.drift.verdict import plan_check, preview
-
-    w = small_world(n=300)
-    rows = w.rows.assign(
+    world = small_world(n=300)
+    rows = world.rows.assign(
         sequence_id=[f"customer-{i:06d}" for i in range(300)],
         group_id=[f"household-{i // 2:06d}" for i in range(300)],
     )
-    plan, scores = plan_check(w.old, w.dictionary, rows, new=dict(name="v2", fingerprint="b" * 64))
-    c = Comparison(w.old, w.new, w.dictionary, rows, plan, salt="salt")
-    table = measure_all(c)
-    html = write_report(
-        folder_of(tmp_path / "run", judge(decide(table, plan), plan, table), plan, printed(c)),
-        preview=preview(plan, scores, rows),
-    ).read_text()
-    assert (
-        "customer-" not in html
-        and "household-" not in html
-        and not set(c.frame.sequence) & set(re.findall(r"[0-9a-f]{16}", html))
-    )
-    assert "v1 -&gt; v2" in html and "150 groups" in html
+    new = dict(name="v2", fingerprint="b" * 64)
+    plan, scores = plan_check(world.old, world.dictionary, rows, new=new)
+    comparison = Comparison(world.old, world.new, world.dictionary, rows, plan, salt="salt")
+    table = measure_all(comparison)
+    v = judge(decide(table, plan), plan, table)
+    run = folder_of(tmp_path / "run", v, plan, printed(comparison))
+    html = write_report(run, preview=preview(plan, scores, rows)).read_text()
+    assert "customer-" not in html
+    assert "household-" not in html
+    assert not set(comparison.frame.sequence) & set(re.findall(r"[0-9a-f]{16}", html))
+    assert "v1 -&gt; v2" in html
+    assert "150 groups" in html

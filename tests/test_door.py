@@ -1,0 +1,174 @@
+"The door: what `import interpkit` offers, and what it says of modules and names that have moved."
+
+import importlib
+import importlib.util
+import inspect
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import interpkit
+from interpkit import _moved
+
+DOOR = {"train", "evaluate", "explain", "check", "verify", "Release", "Dictionary"}
+
+
+def python(code: str) -> str:
+    "What a fresh Python prints."
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# What it offers
+
+
+def test_the_door_offers_its_names_and_no_torch_until_they_are_asked_for():
+    assert set(interpkit.__all__) == DOOR
+    assert set(dir(interpkit)) >= DOOR
+    heavy = python(
+        "import sys, interpkit, interpkit.explain; dir(interpkit); "
+        "print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    )
+    assert heavy == "set()"
+
+
+def test_each_name_is_what_its_module_holds():
+    from interpkit.dictionary.dictionary import Dictionary
+    from interpkit.dictionary.evaluate import evaluate
+    from interpkit.gate.check import check
+    from interpkit.gate.evidence import verify
+    from interpkit.model.releases import Release
+    from interpkit.training.train import train_dictionary
+
+    assert interpkit.train is train_dictionary
+    assert interpkit.evaluate is evaluate
+    assert interpkit.check is check
+    assert interpkit.verify is verify
+    assert interpkit.Release is Release
+    assert interpkit.Dictionary is Dictionary
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="chekc"):
+        interpkit.chekc  # noqa: B018
+
+
+def test_verify_needs_no_torch():
+    said = python("import sys, interpkit; interpkit.verify; print('torch' in sys.modules)")
+    assert said == "False"
+
+
+ORDERS = {
+    "the door first": "import interpkit; a = interpkit.explain; import interpkit.explain.ablation",
+    "the floor first": "import interpkit.explain.ablation; import interpkit; a = interpkit.explain",
+    "the name alone": "from interpkit import explain as a; import interpkit.explain.ablation",
+    "a module as a name": "import interpkit.explain.ablation as _; import interpkit; "
+    "a = interpkit.explain",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_explain_can_be_called_in_whatever_order_it_is_imported(order):
+    said = python(
+        f"{ORDERS[order]}\n"
+        "import interpkit.explain.attribution\n"
+        "interpkit.explain.attribution.explain = lambda *given: given\n"
+        "assert a is interpkit.explain\n"
+        "assert callable(interpkit.explain.ablation.all_effects)\n"
+        "print(a('release', 'dictionary', 'rows'), interpkit.explain(1, 2, 3, top=4))"
+    )
+    assert said == "('release', 'dictionary', 'rows', 10) (1, 2, 3, 4)"
+
+
+def test_explain_explains(tiny):
+    [explanation] = interpkit.explain(tiny.old, tiny.dictionary, tiny.rows.head(1), top=3)
+    assert len(explanation.features) == 3
+
+
+def test_explain_takes_what_the_function_takes():
+    from interpkit.explain.attribution import explain
+
+    door = inspect.signature(interpkit.explain).parameters
+    assert list(door) == list(inspect.signature(explain).parameters)
+    assert door["top"].default == inspect.signature(explain).parameters["top"].default
+
+
+# What has moved
+
+
+@pytest.mark.parametrize("old, new", _moved.moves(_moved.MODULES).items())
+def test_a_module_that_moved_tells_its_new_home(old, new):
+    parents = [old.rsplit(".", n)[0] for n in range(old.count("."))]
+    first = next(p for p in reversed(parents) if p in _moved.moves(_moved.MODULES))
+    with pytest.raises(ImportError) as caught:
+        importlib.import_module(old)
+    assert _moved.moves(_moved.MODULES)[first] in str(caught.value)
+    assert importlib.util.find_spec(new) is not None
+
+
+def test_a_module_that_moved_is_told_also_by_its_package():
+    with pytest.raises(ImportError, match="interpkit.sparse.products"):
+        from interpkit.dictionary import kernels  # noqa: F401
+
+
+def test_a_folder_that_an_old_version_left_does_not_hide_where_a_module_went(tmp_path):
+    (tmp_path / "release").mkdir()
+    code = f"import interpkit; interpkit.__path__.append({str(tmp_path)!r})\n"
+    code += "try: import interpkit.release.check\nexcept ImportError as e: print(e)"
+    assert python(code) == "interpkit.release.check has moved: it is interpkit.gate.check now"
+
+
+def test_what_was_never_there_is_not_said_to_have_moved():
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("interpkit.nowhere")
+    assert "moved" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", _moved.NAMES.strip().splitlines())
+def test_a_name_that_moved_tells_its_new_home(line):
+    old, new = line.split(" -> ")
+    place, name = new.split(":")
+    assert hasattr(importlib.import_module(f"interpkit.{place}"), name)
+    place, name = old.split(":")
+    module = importlib.import_module(f"interpkit.{place}")
+    if "." in name:
+        owner, _, name = name.partition(".")
+        told = pytest.raises(AttributeError, match=new.split(":")[1])
+        module = getattr(module, owner)
+    elif name in vars(module):
+        return  # the old home still uses it
+    else:
+        told = pytest.raises(ImportError, match=f"from interpkit.{new.split(':')[0]} import")
+    with told:
+        getattr(module, name)
+
+
+def test_a_moved_name_is_told_by_an_import_too():
+    with pytest.raises(ImportError, match="from interpkit.gate.demo_table import HEADS"):
+        from interpkit.gate.demo import HEADS  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name 'HEADERS'"):
+        from interpkit.gate.demo import HEADERS  # noqa: F401
+
+
+def test_a_module_that_tells_is_otherwise_as_it_was():
+    from interpkit.gate import demo
+
+    assert "def run_demo" in inspect.getsource(demo)
+    assert not hasattr(demo, "nothing_of_this_name")
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        demo.nothing_of_this_name  # noqa: B018
+
+
+def test_a_method_that_moved_is_told_by_its_class():
+    class Thing:
+        pass
+
+    loader = SimpleNamespace(exec_module=lambda module: None)
+    _moved._teach(loader, {"Thing.fly": "from interpkit.birds import fly"})
+    loader.exec_module(SimpleNamespace(__name__="things", Thing=Thing))
+    with pytest.raises(AttributeError, match="from interpkit.birds import fly"):
+        Thing().fly()
+    assert not hasattr(Thing(), "fly")
