@@ -148,7 +148,7 @@ def test_a_name_that_moved_tells_its_new_home(line):
 
 def test_a_moved_name_is_told_by_an_import_too():
     with pytest.raises(ImportError, match="from interpkit.gate.demo_table import HEADS"):
-        from interpkit.gate.demo import HEADS  # noqa: F401
+        from interpkit.gate.demo_table import HEADS  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name 'HEADERS'"):
         from interpkit.gate.demo import HEADERS  # noqa: F401
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from helpers import refused
 
-from interpkit.core.artefacts import canonical
+from interpkit.core.digests import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.data.demo import demo_folder, demo_rows
 from interpkit.gate.check import KEYWORDS, check, schema_notes, training_rows
-from interpkit.gate.parameters import Policy
+from interpkit.gate.policy import Policy
 from interpkit.model.releases import Release
 
 
@@ -178,7 +178,7 @@ def test_a_check_without_a_dictionary_trains_one_says_so_and_keeps_it(tiny, tmp_
         tiny.v1,
         rows,
         out=tmp_path / "out",
-        training=dict(features=64, k=12, tokens=600_000),
+        training=dict(n_features=64, k=12, tokens=600_000),
     )
     assert "No dictionary given" in capsys.readouterr().out
     assert result.passed

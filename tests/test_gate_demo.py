@@ -2,7 +2,7 @@
 
 import pytest
 
-from interpkit.core.artefacts import read_json
+from interpkit.core.files import read_json
 from interpkit.data.demo import demo_folder
 from interpkit.drift.statements import Statement
 from interpkit.drift.verdict import Verdict

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from helpers import refused
 
-from interpkit.core.artefacts import canonical, read_json, write_json, write_manifest
+from interpkit.core.artefacts import write_manifest
+from interpkit.core.digests import canonical
 from interpkit.core.errors import InterpkitError
+from interpkit.core.files import read_json, write_json
 from interpkit.gate.check import check
 from interpkit.gate.evidence import derive, verify, write_evidence
 

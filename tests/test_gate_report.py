@@ -8,21 +8,23 @@ from html.parser import HTMLParser
 import pytest
 from helpers import refused
 
-from interpkit.core.artefacts import write_json
 from interpkit.core.errors import InterpkitError
+from interpkit.core.files import write_json
 from interpkit.drift.comparison import Comparison
-from interpkit.drift.families import measure_all
 from interpkit.drift.figures import (
     deletion_figure,
     firing_figure,
     statements_figure,
     watched_figure,
 )
+from interpkit.drift.measure import measure_all
+from interpkit.drift.page import page_one, short_html, summary_lines
+from interpkit.drift.plan import plan_check, preview
 from interpkit.drift.printed import printed
 from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
-from interpkit.drift.verdict import judge, plan_check, preview
-from interpkit.drift.words import interval, page_one, share, short_html, summary_lines
+from interpkit.drift.verdict import judge
+from interpkit.drift.words import interval, share
 from interpkit.gate import report
 from interpkit.gate.report import report_html, write_report
 

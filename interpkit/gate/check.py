@@ -21,15 +21,16 @@ from ..data.checksets import check_digest, hash_split, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
 from ..drift.comparison import Comparison
-from ..drift.families import measure_all
 from ..drift.limits import Limits
+from ..drift.measure import measure_all
+from ..drift.page import short_html, summary_lines
+from ..drift.plan import plan_check
+from ..drift.plan import preview as preview_of
 from ..drift.printed import printed as printed_numbers
 from ..drift.statements import Plan, decide, segments_of
-from ..drift.verdict import Verdict, judge, plan_check
-from ..drift.verdict import preview as preview_of
-from ..drift.words import short_html, summary_lines
+from ..drift.verdict import Verdict, judge
 from .evidence import examples_of, write_evidence
-from .parameters import Policy
+from .policy import Policy
 from .progress import Progress
 from .report import write_report
 from ..model.releases import Release
@@ -138,7 +139,7 @@ def train(
         release,
         rows,
         sites,
-        n_features=asked.features or None,
+        n_features=asked.n_features or None,
         k=asked.k or None,
         tokens=asked.tokens,
         lr=asked.lr or None,
@@ -339,7 +340,7 @@ def check(
     draws=None,  # ablations per sequence
     limits=None,  # {'effect': {'limit': 0.2, 'why': '...'}}
     own=None,  # what the dictionary has on its own release, where that is known
-    training=None,  # how a dictionary is trained: {'features': 512, 'k': 16, 'tokens': 400_000}
+    training=None,  # how a dictionary is trained: {'n_features': 512, 'k': 16, 'tokens': 400_000}
     **unknown,  # refused, with the name that was meant
 ) -> CheckResult:
     """Check a new release against an old one: registered first, then scored, then decided.

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.artefacts import read_json, write_json
 from ..core.errors import InterpkitError
+from ..core.files import read_json, write_json
 from ..core.show import percent
 from ..data.demo import DEMO, demo_folder, demo_quarter, demo_rows
 from ..drift.statements import Statement

@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from interpkit.core.artefacts import (
-    canonical,
-    digest_file,
-    new_artefact,
-    open_artefact,
-    read_json,
-    write_json,
-)
+from ..core.artefacts import new_artefact, open_artefact
+from ..core.digests import canonical, digest_file
 from ..core.errors import InterpkitError, invalid
+from ..core.files import read_json, write_json
 from ..drift.statements import COLUMNS, SIGNED, Plan, decide
 from ..drift.verdict import Verdict, judge
 

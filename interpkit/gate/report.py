@@ -11,18 +11,20 @@ import os
 from html import escape
 from pathlib import Path
 
-from ..core.artefacts import read_json, storage_error
 from ..core.errors import invalid
+from ..core.files import read_json, storage_error
 from ..core.show import MARKS
+from ..drift.answers import unreadable
 from interpkit.drift.figures import (
     deletion_figure,
     firing_figure,
     statements_figure,
     watched_figure,
 )
+from ..drift.page import Part, page_one
 from ..drift.statements import Plan
 from ..drift.verdict import Verdict
-from ..drift.words import Part, known, one_line, page_one, share, unreadable
+from ..drift.words import known, one_line, share
 from interpkit.gate.numbers import (
     WORDS,
     behaviour_rows,

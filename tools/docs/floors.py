@@ -128,7 +128,7 @@ FOLDERS = (  # in the order in which they are read
     ),
 )
 FLOORS = tuple(f for f in FOLDERS if f.floor)
-BEFORE = ("index.ipynb", "words.md")  # single pages before the folders
+BEFORE = ("index.ipynb", "guide.md", "words.md")  # single pages before the folders
 AFTER = ("formats.md",)  # and after them
 
 
