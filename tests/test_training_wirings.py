@@ -1,4 +1,6 @@
-"From a Hugging Face model to a certified dictionary of every wiring, and what is refused before anything is stored."
+"""From a Hugging Face model to a certified dictionary of every wiring.
+
+And what is refused before anything is stored."""
 
 from functools import lru_cache
 
@@ -6,15 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import refused
 from torch import nn
 
-from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.dictionary import WIRINGS, Dictionary
 from interpkit.dictionary.validity import verify_canary
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site, capture, mlp_sites
-from interpkit.training.train import train_dictionary, wired
+from interpkit.training.pairing import wired
+from interpkit.training.train import train_dictionary
 
 V, WIDTH, LAYERS = 40, 16, 3
 
@@ -81,15 +84,6 @@ def train(family="llama", **kwargs) -> Dictionary:
     )
 
 
-def refused(code, call, *said) -> InterpkitError:
-    with pytest.raises(InterpkitError) as e:
-        call()
-    assert e.value.code == code, e.value
-    for text in said:
-        assert text in str(e.value), (text, str(e.value))
-    return e.value
-
-
 @pytest.mark.parametrize("wiring", WIRINGS)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
@@ -98,29 +92,28 @@ def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
     expected = dict(
         sae=(r.default_sites, r.default_sites), transcoder=(reads[1:2], writes[1:2])
     ).get(wiring, (reads, writes))
-    assert d.wiring == wiring and (d.sites, d.targets) == expected
+    assert d.wiring == wiring
+    assert (d.sites, d.targets) == expected
     assert [list(w.W_dec.shape) for w in d.weights] == [
         [48, LAYERS - i if wiring == "clt" else 1, WIDTH] for i in range(len(d.sites))
     ]
     m = d.validity["measured"]
-    assert abs(m["l0"] / 4 - 1) < 0.15, m  # a site
-    assert (
-        all(np.isfinite(v) for v in m.values())
-        and len(set(d.labels)) == d.n_features
-        and 0 < m["splice_error"] < 1
-    )
+    assert abs(m["l0"] / 4 - 1) < 0.15  # per site
+    assert all(np.isfinite(v) for v in m.values())
+    assert len(set(d.labels)) == d.n_features
+    # three processors times three seeds: splice error 0.16 to 1.15, FVU 0.15 to 0.32
+    assert 0 < m["splice_error"] < 1.6
     verify_canary(r, d)
     assert (check_dictionary(d, release=r, rows=rows()).outcome == "holds").all()
     d.save(tmp_path / "d")
     assert Dictionary.load(tmp_path / "d", r).fingerprint == d.fingerprint
-    acts = capture(
-        r.model, tuple(dict.fromkeys((*d.sites, *d.targets))), r.batch(r.pin(rows().iloc[:64]))
-    )
-    real = r.batch(r.pin(rows().iloc[:64])).mask
-    made = d.forward({s: acts[s] for s in d.sites})
+    batch = r.batch(r.pin(rows().iloc[:64]))
+    acts = capture(r.model, tuple(dict.fromkeys((*d.sites, *d.targets))), batch)
+    rebuilt = d.forward({s: acts[s] for s in d.sites})
     for t in d.targets:
-        y, x = acts[t][real], made[t][real]
-        assert float((x - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.7, (wiring, t)
+        y, made = acts[t][batch.mask], rebuilt[t][batch.mask]
+        fvu = float((made - y).square().sum() / (y - y.mean(0)).square().sum())
+        assert fvu < 0.7, t
 
 
 @pytest.mark.parametrize(
@@ -136,33 +129,27 @@ def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
 )
 def test_options_of_a_recipe_reach_a_clt(options):
     d = train(wiring="clt", **options)
-    said = {
-        n: list(v) + [48] if n == "prefixes" else v
-        for n, v in options.items()
-        if n in ("prefixes", "tied", "skip")
-    }
-    assert {
-        n: list(v) if n == "prefixes" else v for n, v in d.training.items() if n in said
-    } == said
-    assert (
-        d.training["trainer"].split()[-1].lower().startswith(options.get("objective", "batchtopk"))
-    )
-    assert d.tied == bool(options.get("tied")) and all(
-        (w.W_skip is not None) == bool(options.get("skip")) for w in d.weights
-    )
-    assert all(len(w.threshold.unique()) > 1 for w in d.weights) == (
-        options.get("objective") == "jumprelu"
-    )
+    expected = {n: x for n, x in options.items() if n in ("prefixes", "tied", "skip")}
+    if "prefixes" in expected:
+        expected["prefixes"] = (16, 48)
+    for name, x in expected.items():
+        recorded = d.training[name]
+        assert (tuple(recorded) if name == "prefixes" else recorded) == x
+    objective = options.get("objective", "batchtopk")
+    assert d.training["trainer"].split()[-1].lower().startswith(objective)
+    assert d.tied == bool(options.get("tied"))
+    for w in d.weights:
+        assert (w.W_skip is not None) == bool(options.get("skip"))
+    has_own_thresholds = all(len(w.threshold.unique()) > 1 for w in d.weights)
+    assert has_own_thresholds == (objective == "jumprelu")
     verify_canary(release("llama"), d)
     check_dictionary(d)
 
 
 # what is refused, and before anything is stored
 
-IN, OUT = (
-    ["model.layers.0:in", "model.layers.1:in"],
-    ["model.layers.0.mlp:out", "model.layers.1.mlp:out"],
-)
+IN = ["model.layers.0:in", "model.layers.1:in"]
+OUT = ["model.layers.0.mlp:out", "model.layers.1.mlp:out"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +186,7 @@ IN, OUT = (
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_stored(tmp_path, kwargs, said):
-    refused(64, lambda: train(store=tmp_path / "store", **kwargs), *said)
+    refused(lambda: train(store=tmp_path / "store", **kwargs), *said, code=64)
     assert not (tmp_path / "store").exists()
 
 
@@ -213,7 +200,6 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_stored(tmp_path, k
 )
 def test_a_site_that_does_not_exist_shows_the_nearest_and_leaves_the_store_free(tmp_path, kwargs):
     refused(
-        65,
         lambda: train(store=tmp_path / "store", **kwargs),
         "no module 'model.layers.1.mpl'",
         "model.layers.1.mlp",
@@ -225,20 +211,16 @@ def test_a_site_that_does_not_exist_shows_the_nearest_and_leaves_the_store_free(
 class Pools(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embed, self.mix, self.wide, self.pooled, self.head = (
-            nn.Embedding(V, 8),
-            nn.Linear(8, 8),
-            nn.Linear(8, 12),
-            nn.Linear(8, 8),
-            nn.Linear(8, 1),
-        )
+        self.embed = nn.Embedding(V, 8)
+        self.mix = nn.Linear(8, 8)
+        self.wide = nn.Linear(8, 12)
+        self.pooled = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 1)
 
     def forward(self, input_ids, attention_mask):
         h = self.embed(input_ids)
-        return (
-            self.head(torch.tanh(self.pooled(torch.relu(self.mix(h)).mean(1))))
-            + self.wide(h).mean((1, 2))[:, None]
-        )
+        pooled = torch.tanh(self.pooled(torch.relu(self.mix(h)).mean(1)))
+        return self.head(pooled) + self.wide(h).mean((1, 2))[:, None]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +264,6 @@ def test_sites_that_do_not_go_together_are_named_before_anything_is_stored(
         device="cpu",
     )
     refused(
-        65,
         lambda: train_dictionary(
             pools,
             rows(),
@@ -319,7 +300,8 @@ def test_a_transcoder_of_pooled_sites_and_one_to_another_width_work():
             wiring="transcoder",
             targets=[target],
         )
-        assert d.weights[0].d_out == width and np.isfinite(d.validity["measured"]["fvu"])
+        assert d.weights[0].d_out == width
+        assert np.isfinite(d.validity["measured"]["fvu"])
 
 
 def test_a_model_whose_mlps_are_not_known_asks_for_sites():
@@ -330,7 +312,7 @@ def test_a_model_whose_mlps_are_not_known_asks_for_sites():
         sites=["mix:out"],
         device="cpu",
     )
-    refused(64, lambda: wired(pools, "clt"), "sites=['...:in'], targets=['...:out']")
+    refused(lambda: wired(pools, "clt"), "sites=['...:in'], targets=['...:out']", code=64)
     assert wired(pools, "transcoder", "mix:in", Site("mix")) == (
         (Site("mix", "in"),),
         (Site("mix"),),
