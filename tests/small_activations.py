@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import normalize, pad
 
-from interpkit.training.trainer import Shape
+from interpkit.training.gradients import Shape
 
 D, TRUE, K = 32, 96, 6  # width, known directions, directions per token
 

@@ -15,7 +15,7 @@ from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import SiteWeights, unit_rows
 from interpkit.model.sites import Site
 from interpkit.sparse.products import Active
-from interpkit.training.trainer import Parameters, Shape, gradients
+from interpkit.training.gradients import Parameters, Shape, gradients
 
 pytestmark = pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
 if find_spec("jax"):

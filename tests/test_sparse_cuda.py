@@ -10,8 +10,10 @@ from interpkit.model.sites import Site
 from interpkit.sparse.codes import decode, triton_for
 from interpkit.sparse.encoders import Encoder, encode
 from interpkit.sparse.products import Active
-from interpkit.training.fit import fit, go_on
-from interpkit.training.trainer import OBJECTIVES, Parameters, gradients, recipe
+from interpkit.training.checkpoint import go_on
+from interpkit.training.fit import fit
+from interpkit.training.gradients import Parameters, gradients
+from interpkit.training.recipe import OBJECTIVES, recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -14,7 +14,7 @@ from small_activations import stream
 from interpkit.core.errors import ExitCode
 from interpkit.sparse import codes
 from interpkit.training.fit import fit
-from interpkit.training.trainer import OBJECTIVES, recipe
+from interpkit.training.recipe import OBJECTIVES, recipe
 
 COMPILED = torch.cuda.is_available()
 pytest.importorskip("triton", minversion=None if COMPILED else "3.7")  # older ones can't interpret

@@ -15,9 +15,11 @@ from helpers import refused
 from torch import nn
 
 from interpkit.data.demo import demo_folder, demo_rows
-from interpkit.dictionary.dictionary import TENSORS, Dictionary, SiteWeights
-from interpkit.dictionary.evaluate import evaluate, replaced_output, run_replaced
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.evaluate import evaluate
+from interpkit.dictionary.replacement import replaced_output, run_replaced
 from interpkit.dictionary.validity import verify_canary
+from interpkit.dictionary.weights import TENSORS, SiteWeights
 from interpkit.model.releases import Release
 from interpkit.training.finish import finish, set_aside
 from interpkit.training.task_loss import task_loss

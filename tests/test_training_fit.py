@@ -36,8 +36,8 @@ from small_trainings import (
 )
 
 from interpkit.core import artefacts
-from interpkit.core.artefacts import read_json
 from interpkit.core.errors import InterpkitError
+from interpkit.core.files import read_json
 from interpkit.training import checkpoint, watch
 from interpkit.training import trainer as stepping
 from interpkit.training.checkpoint import go_on, keep, made_by

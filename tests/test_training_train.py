@@ -16,11 +16,12 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.checksets import hash_split
-from interpkit.dictionary.dictionary import TENSORS, Dictionary, SiteWeights
+from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.labels import correlations, label_features, name_by
 from interpkit.dictionary.validity import certify, verify_canary
+from interpkit.dictionary.weights import TENSORS, SiteWeights
 from interpkit.drift.limits import Limits
-from interpkit.drift.verdict import fit_or_raise, score_old
+from interpkit.drift.scores import fit_or_raise, score_old
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 from interpkit.training.finish import calibrate

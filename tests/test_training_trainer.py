@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from interpkit.data.store import ActivationStore
-from interpkit.dictionary.dictionary import TENSORS
+from interpkit.dictionary.weights import TENSORS
 from interpkit.model.releases import Release
 from interpkit.sparse.codes import places
 from interpkit.sparse.products import Active

@@ -12,10 +12,13 @@ from helpers import refused
 from torch import nn
 
 from interpkit.dictionary.checks import check_dictionary
-from interpkit.dictionary.dictionary import WIRINGS, Dictionary
+from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import verify_canary
+from interpkit.dictionary.wirings import WIRINGS
+from interpkit.model.block_kinds import mlp_sites
+from interpkit.model.capture import capture
 from interpkit.model.releases import Release
-from interpkit.model.sites import Site, capture, mlp_sites
+from interpkit.model.sites import Site
 from interpkit.training.pairing import wired
 from interpkit.training.train import train_dictionary
 

@@ -34,7 +34,8 @@ from .policy import Policy
 from .progress import Progress
 from .report import write_report
 from ..model.releases import Release
-from ..training.train import train_dictionary, wired
+from ..training.pairing import wired
+from ..training.train import train_dictionary
 
 # %% ../../nbs/09_gate/04_check.ipynb #36b19240
 DEFAULTS = Policy()

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.artefacts import new_artefact, open_artefact, read_json, write_json
+from ..core.artefacts import new_artefact, open_artefact
 from ..core.errors import bad_parameter
+from ..core.files import read_json, write_json
 from ..sparse.codes import triton_for
 from .gradients import Parameters
 from .recipe import Recipe

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import invalid
-from ..dictionary.dictionary import SiteWeights
+from ..dictionary.weights import SiteWeights
 from .start import FAR
 from .trainer import Trainer
 

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InterpkitError, bad_parameter, invalid
-from ..dictionary.dictionary import Dictionary, SiteWeights, unit_rows
-from ..dictionary.evaluate import in_batches, replaced_output, run_replaced
+from ..dictionary.dictionary import Dictionary
+from ..dictionary.replacement import in_batches, replaced_output, run_replaced
+from ..dictionary.weights import SiteWeights, unit_rows
+from ..model.batch import counted
+from ..model.capture import capture
 from ..model.releases import Release
-from ..model.sites import capture, counted
 from .task_loss import logits_of, task_loss, unexplained
 from .units import all_sites, moved, sizes_at, still, units_of
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.artefacts import read_json, recover
+from ..core.artefacts import recover
 from ..core.errors import InterpkitError, invalid
+from ..core.files import read_json
 from .checkpoint import go_on, keep
 from .complaints import check_fold, complaints, stop_where_collapsed
 from .recipe import Recipe

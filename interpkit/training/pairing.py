@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..core.errors import bad_parameter, nearest
-from ..dictionary.dictionary import WIRINGS
+from ..dictionary.wirings import WIRINGS
+from ..model.block_kinds import mlp_sites
 from ..model.releases import Release
-from ..model.sites import Site, mlp_sites
+from ..model.sites import Site
 
 # %% ../../nbs/05_training/06_pairing.ipynb #80fcfa1a
 def listed(name: str, sites) -> tuple[Site, ...]:

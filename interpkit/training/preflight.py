@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import invalid
-from ..data.store import cast_finite
-from ..dictionary.dictionary import Dictionary, SiteWeights
-from ..dictionary.evaluate import refuse_late
+from ..data.shards import cast_finite
+from ..dictionary.dictionary import Dictionary
+from ..dictionary.replacement import refuse_late
+from ..dictionary.weights import SiteWeights
+from ..model.batch import Batch, counted
+from ..model.capture import run_spliced
+from ..model.gradients import grad_at_sites
 from ..model.releases import Release
-from ..model.sites import Batch, Site, counted, grad_at_sites, run_spliced
+from ..model.sites import Site
 from .pairing import groups_of
 from .task_loss import task_loss
 

@@ -12,9 +12,10 @@ from torch.nn.functional import kl_div
 
 from ..core.errors import bad_parameter
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import codes_at
+from ..dictionary.replacement import codes_at
+from ..model.batch import Batch, counted
 from ..model.releases import Release
-from ..model.sites import Batch, Site, counted
+from ..model.sites import Site
 
 # %% ../../nbs/05_training/04a_task_loss.ipynb #da4ebc99
 def logits_of(output) -> Tensor | None:

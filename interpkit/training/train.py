@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.artefacts import digest_json
+from ..core.digests import digest_json
 from ..data.checksets import check_digest
 from ..data.store import ActivationStore
 from ..data.stream import ActivationStream
-from ..dictionary.dictionary import Dictionary, SiteWeights
+from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import label_features
 from ..dictionary.validity import certify
+from ..dictionary.weights import SiteWeights
 from ..model.inputs import row_numbers
 from ..model.releases import Release
 from ..model.sites import Site

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid
-from ..dictionary.dictionary import SiteWeights, unit_rows
+from ..dictionary.weights import SiteWeights, unit_rows
 from ..sparse.products import Active
 from .gradients import Parameters, Shape, gradients
 from interpkit.training.objectives import (

@@ -12,9 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..dictionary.dictionary import Dictionary, SiteWeights
+from ..dictionary.dictionary import Dictionary
+from ..dictionary.weights import SiteWeights
+from ..model.batch import counted
+from ..model.capture import capture
 from ..model.releases import Release
-from ..model.sites import Site, capture, counted
+from ..model.sites import Site
 
 # %% ../../nbs/05_training/04b_units.ipynb #7569f5c5
 def all_sites(dictionary: Dictionary) -> tuple[Site, ...]:

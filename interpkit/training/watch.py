@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.artefacts import aside_name, remove_leftovers, storage_error
+from ..core.files import aside_name, remove_leftovers, storage_error
 from ..core.show import is_live
 from .trainer import Trainer
 
