@@ -134,6 +134,6 @@ def fit_or_raise(dictionary: Dictionary, scores: OldScores, limits: Limits):
                 f"a dictionary that explains its own release ({what} at most {percent(limit)})",
                 f"{what} {percent(own.ratio)}: unfit",
                 "train a better one, with more active features per token, more features or more "
-                "tokens: ipk train --release DIR --data FILE --k N --features N --tokens N "
+                "tokens: ipk train --release DIR --data FILE --k N --n-features N --tokens N "
                 "--out DIR; or judge by a decision that varies more",
             )
