@@ -1,12 +1,15 @@
 "The door: what `import interpkit` offers, and what it says of modules and names that have moved."
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import mypy_patch
 import pytest
 
 import interpkit
@@ -182,3 +185,19 @@ def test_a_method_that_moved_is_told_by_its_class():
     with pytest.raises(AttributeError, match="from interpkit.birds import fly"):
         Thing().fly()
     assert not hasattr(Thing(), "fly")
+
+
+# Type checkers
+
+
+@pytest.mark.parametrize("name", ["Release", "Dictionary"])
+def test_a_type_checker_sees_the_methods_that_notebooks_patch_in(name):
+    module = getattr(interpkit, name).__module__
+    declared = set()
+    tree = ast.parse(Path(importlib.import_module(module).__file__).read_text())
+    owner = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    for node in ast.walk(owner):
+        if isinstance(node, ast.AnnAssign):
+            declared.add(node.target.id)
+    public = {m for m in mypy_patch.patched()[f"{module}.{name}"] if not m.startswith("_")}
+    assert public <= declared

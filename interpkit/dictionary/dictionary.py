@@ -8,10 +8,11 @@ __all__ = ['Dictionary']
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #82059223
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from fastcore.basics import patch
@@ -62,6 +63,22 @@ class Dictionary:
     canary: dict = field(default_factory=dict)  # name -> Tensor: what the canary batch gave
     wiring: str = "sae"
     targets: tuple[Site, ...] = ()  # where it writes, one per source; of an SAE its sites
+
+    if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
+        tied: ClassVar[bool]
+        frozen: ClassVar[bool]
+        summary: ClassVar[Callable[..., dict]]
+        at: ClassVar[Callable[..., SiteWeights]]
+        locate: ClassVar[Callable[..., tuple[Site, int]]]
+        writes: ClassVar[Callable[..., dict[Site, Tensor]]]
+        encode: ClassVar[Callable[..., Any]]
+        written: ClassVar[Callable[..., Tensor]]
+        decode: ClassVar[Callable[..., Any]]
+        forward: ClassVar[Callable[..., dict[Site, Tensor]]]
+        to: ClassVar[Callable[..., "Dictionary"]]
+        subset: ClassVar[Callable[..., "Dictionary"]]
+        save: ClassVar[Callable[..., Path]]
+        load: ClassVar[Callable[..., "Dictionary"]]
 
     def __post_init__(self):
         sites, targets, labels = as_sites(self.sites), as_sites(self.targets), self.labels
