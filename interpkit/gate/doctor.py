@@ -31,7 +31,7 @@ def version_of(package: str) -> str:
 def clash() -> str:
     "How to repair an installation that the unrelated `interpkit` of PyPI lies beside; else ''."
     other = version_of("interpkit")
-    if not other and not hasattr(interpkit, "_PLACES"):
+    if not other and not hasattr(interpkit, "_DOOR"):
         other = "(of an unknown version)"  # its files are here, and nothing that says so
     if not other:
         return ""
