@@ -698,6 +698,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.replaced_output': ( '04_dictionary/replacement.html#replaced_output',
                                                                                                         'interpkit/dictionary/replacement.py'),
+                                                  'interpkit.dictionary.replacement.require_measurable': ( '04_dictionary/replacement.html#require_measurable',
+                                                                                                           'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.run_replaced': ( '04_dictionary/replacement.html#run_replaced',
                                                                                                      'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.splice': ( '04_dictionary/replacement.html#splice',

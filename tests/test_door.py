@@ -11,9 +11,11 @@ from types import SimpleNamespace
 
 import mypy_patch
 import pytest
+from helpers import refused
 
 import interpkit
 from interpkit import _moved
+from interpkit.drift.simulate import small_world
 
 DOOR = {"train", "evaluate", "explain", "check", "verify", "Release", "Dictionary"}
 
@@ -201,3 +203,28 @@ def test_a_type_checker_sees_the_methods_that_notebooks_patch_in(name):
             declared.add(node.target.id)
     public = {m for m in mypy_patch.patched()[f"{module}.{name}"] if not m.startswith("_")}
     assert public <= declared
+
+
+# A slip in a call
+
+
+@pytest.fixture(scope="module")
+def parts():
+    "A release, its dictionary and rows."
+    world = small_world(n=60)
+    return dict(release=world.old, dictionary=world.dictionary, rows=world.rows)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "explain"])
+@pytest.mark.parametrize("order", ["dictionary release rows", "release rows dictionary"])
+def test_a_call_in_another_order_is_told_the_right_one(name, order, parts):
+    call = getattr(interpkit, name)
+    given = [parts[part] for part in order.split()]
+    refused(lambda: call(*given), f"{name}(release, dictionary, rows)", code=64)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "explain"])
+def test_a_live_module_is_no_release(name, parts):
+    call = getattr(interpkit, name)
+    given = (parts["release"].model, parts["dictionary"], parts["rows"])
+    refused(lambda: call(*given), "Release.from_module", code=64)

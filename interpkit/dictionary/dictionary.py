@@ -53,7 +53,10 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #0487d789
 @dataclass(frozen=True)
 class Dictionary:
-    "Sparse features read at the source sites of a model and written to its target sites."
+    """Sparse features read at the source sites of a model and written to its target sites.
+
+    `interpkit.train(release, rows)` makes one, `Dictionary.load(folder)` reads one.
+    """
 
     sites: tuple[Site, ...]  # where it reads, in the order in which the model passes them
     weights: tuple[SiteWeights, ...]  # one per source

@@ -24,6 +24,7 @@ from interpkit.dictionary.replacement import (
     in_batches,
     masked,
     refuse_late,
+    require_measurable,
     splice_error,
     spliced_decisions,
 )
@@ -206,6 +207,7 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #97596910
 def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
+    require_measurable(release, dictionary, rows, "evaluate")
     dictionary = dictionary.to(release.device)
     weight = weights_of(rows)
     recon = {s: Reconstruction() for s in dictionary.sites}

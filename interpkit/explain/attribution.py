@@ -16,7 +16,7 @@ from ..core.errors import bad_parameter
 from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
-from ..dictionary.replacement import in_batches
+from ..dictionary.replacement import in_batches, require_measurable
 from ..model.releases import Release
 
 # %% ../../nbs/07_explain/00_attribution.ipynb #200373d3
@@ -74,6 +74,7 @@ def explain(
     top: int = 10,  # features of each explanation
 ) -> list[Explanation]:
     "An explanation for each row: its `top` features by the size of their attribution."
+    require_measurable(release, dictionary, rows, "explain")
     if len(rows) > 1000:
         raise bad_parameter(
             "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"

@@ -50,7 +50,10 @@ from .sites import Site, choose_sites
 # %% ../../nbs/01_model/05_releases.ipynb #5c280acb
 @dataclass(frozen=True, eq=False)
 class Release:
-    "One frozen model, ready to be asked: rows in, decisions out."
+    """One frozen model, ready to be asked: rows in, decisions out.
+
+    `Release.load(folder)` reads one, `Release.from_module(model, ...)` makes one of a live module.
+    """
 
     name: str
     model: nn.Module  # eval, float32, no gradients for parameters
