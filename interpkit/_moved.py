@@ -5,7 +5,9 @@ Who imports one that has moved gets an ImportError that tells its new home. Both
 """
 
 import sys
+from dis import opmap
 from importlib.machinery import PathFinder
+from types import FrameType
 
 MODULES = """
 dictionary.sparse -> dictionary.dictionary
@@ -311,7 +313,7 @@ class OldModules:
         if fullname in self.moved:
             elsewhere = names_by_module(NAMES).get(fullname, {})
             told = [f"{fullname} has moved: it is {self.moved[fullname]} now", *elsewhere.values()]
-            raise ImportError("; ".join(told), name=fullname)
+            raise ModuleNotFoundError("; ".join(told), name=fullname)
 
 
 class OldNames:
@@ -339,6 +341,11 @@ class _OldMethod:
         raise AttributeError(self.told)
 
 
+def _is_import(frame: FrameType) -> bool:
+    "Whether a frame is at `from module import name`, which asks a module for an attribute as well."
+    return frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_FROM"]
+
+
 def _teach(loader, names: dict[str, str]):
     "Let a module, once it is loaded, answer for the names that have left it."
     execute = loader.exec_module
@@ -348,10 +355,15 @@ def _teach(loader, names: dict[str, str]):
         told = {n: f"{module.__name__}.{n} has moved: {now}" for n, now in names.items()}
 
         def __getattr__(name: str):
-            if name in told:
+            if name not in told:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            if _is_import(sys._getframe(1)):
                 raise ImportError(told[name], name=module.__name__)
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            raise AttributeError(told[name])  # hasattr, pickle and mocks ask for attributes
 
+        for name in set(told) & set(vars(module)):
+            if vars(module)[name] is None:  # what is left of a function that became a method
+                delattr(module, name)
         module.__getattr__ = __getattr__
         for method in (n for n in names if "." in n):
             owner, _, name = method.partition(".")

@@ -1,6 +1,7 @@
 "What is measured of a dictionary, against formulas written out one sequence at a time."
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -209,3 +210,15 @@ def test_numbers_do_not_depend_on_batches(monkeypatch):
     once = evaluate(w.old, w.dictionary, w.rows)
     monkeypatch.setattr("interpkit.dictionary.replacement.batch_size", lambda *a: 3)
     assert evaluate(w.old, w.dictionary, w.rows) == pytest.approx(once, rel=1e-4)
+
+
+def test_an_evaluation_is_a_dict_with_names():
+    w = world()
+    found = evaluate(w.old, w.dictionary, w.rows)
+    assert isinstance(found, dict)
+    assert json.loads(json.dumps(found)) == found
+    assert found.splice_error == found["splice_error"]
+    assert (dict(a=1) | found)["a"] == 1
+    assert pickle.loads(pickle.dumps(found)) == found
+    with pytest.raises(AttributeError, match="splice_error"):
+        found.splice  # noqa: B018

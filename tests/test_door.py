@@ -228,3 +228,19 @@ def test_a_live_module_is_no_release(name, parts):
     call = getattr(interpkit, name)
     given = (parts["release"].model, parts["dictionary"], parts["rows"])
     refused(lambda: call(*given), "Release.from_module", code=64)
+
+
+def test_who_asks_for_an_attribute_gets_an_attribute_error():
+    from interpkit.drift import verdict
+
+    assert not hasattr(verdict, "Limits")
+    assert getattr(verdict, "Limits", None) is None
+    with pytest.raises(AttributeError, match="from interpkit.drift.limits import Limits"):
+        verdict.Limits  # noqa: B018
+    with pytest.raises(ImportError, match="from interpkit.drift.limits import Limits"):
+        from interpkit.drift.verdict import Limits  # noqa: F401
+
+
+def test_a_function_that_became_a_method_is_told_too():
+    with pytest.raises(ImportError, match="interpkit.dictionary.dictionary.Dictionary.load"):
+        from interpkit.dictionary.dictionary import load  # noqa: F401

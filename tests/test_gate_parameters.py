@@ -185,3 +185,9 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
     (tmp_path / "p.toml").write_text(policy_text(p, found))
     assert Policy.read(tmp_path / "p.json") == p
     assert Policy.read(tmp_path / "p.toml") == p
+
+
+@pytest.mark.parametrize("text", ["[1]", '"abc"', "[]"])
+def test_a_policy_that_holds_no_names_is_refused(tmp_path, text):
+    (tmp_path / "policy.json").write_text(text)
+    refused(lambda: Policy.read(tmp_path / "policy.json"), code=64)

@@ -749,3 +749,19 @@ def test_complaints_are_about_the_layer_that_is_meant():
     assert "layers.0:in ended with 2.00" in first
     assert "75% of the features at layers.1:in" in second
     assert "layers.2:in ended with 6.00" in third
+
+
+@pytest.mark.parametrize(
+    "batches, told",
+    [
+        ([[torch.zeros(8, 4)]] * 3, "two lists of tensors"),
+        ([(torch.zeros(8, 4), torch.zeros(8, 4))] * 3, "two lists of tensors"),
+        (
+            [([torch.zeros(8, 4)] * 2, [torch.zeros(8, 4)] * 2)]
+            + [([torch.zeros(8, 4)], [torch.zeros(8, 4)])] * 3,
+            "the same sources and targets",
+        ),
+    ],
+)
+def test_batches_of_another_form_are_refused(batches, told):
+    refused(lambda: fit(batches, Recipe(16, 2, 10_000, 8, 1e-3)), told)

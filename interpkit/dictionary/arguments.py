@@ -52,6 +52,8 @@ def number_of(
 # %% ../../nbs/04_dictionary/00b_arguments.ipynb #64fe8f3e
 def for_each(sites: Any, values: Any, what: str) -> dict[Site, Any]:
     "`values` by site, with one for each of `sites`. Raises (exit code 65) where one lacks."
+    if not sites:
+        return {}
     if not isinstance(values, dict):
         raise _lacking(sites, type(values).__name__, what)
     if all(site in values for site in sites):

@@ -254,7 +254,7 @@ def decode(
     acts: dict | None = None,  # source -> [..., d], where there is a skip
 ) -> dict[Site, Tensor]:  # target -> [..., d_out]
     "What is put at each target."
-    if len(self.sites) == 1 and not isinstance(codes, dict):
+    if len(self.sites) == 1 and isinstance(codes, (Tensor, SparseCodes)):
         codes = {self.sites[0]: codes}
     codes = for_each(self.sites, codes, "codes")
     if all(torch.is_tensor(codes[s]) for s in self.sites):

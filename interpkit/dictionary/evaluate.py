@@ -6,8 +6,7 @@
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #459deafc
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -153,32 +152,18 @@ def reconstructions(
     return parts
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #0e865a27
-@dataclass(frozen=True, eq=False, repr=False)
-class Evaluation(Mapping):
-    "What a dictionary is worth on a release; also a mapping of these names to their numbers."
+class Evaluation(dict):
+    """What a dictionary is worth on a release: numbers by name, also as attributes.
 
-    splice_error: float  # share of the decision's variance that is lost
-    error_share: float  # share of attribution outside of the features, at the worst node
-    fvu: float  # share of the activations' variance that is lost, mean over sites
-    l0: float  # active features per token, mean over sites
-    dead_share: float  # of the features: those that never fire
-    dense_share: float  # of the features: those that fire on more than a tenth of the tokens
-    sequences: int
-    tokens: int
+    `splice_error` and `fvu` are shares of variance that are lost; `error_share` is the share of
+    attribution outside of the features, at the worst node; `l0` counts active features per token;
+    `dead_share` of the features never fire, `dense_share` fire on more than a tenth of the tokens.
+    """
 
-    def __getitem__(self, name: str) -> float | int:
-        if name not in set(self):
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (field.name for field in fields(self))
-
-    def __len__(self) -> int:
-        return len(fields(self))
-
-    def __or__(self, other: Mapping) -> dict:
-        return dict(self) | dict(other)
+    def __getattr__(self, name: str) -> float | int:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"an Evaluation has {', '.join(self)}; given: {name!r}")
 
     def __repr__(self):
         lost = f"splice error {percent(self.splice_error, 1)}"

@@ -18,6 +18,7 @@ from ..core.show import percent
 from .dictionary import Dictionary
 from .evaluate import evaluate
 from .means import skip_alone
+from .replacement import require_measurable
 from ..model.canaries import canary, canary_rows, compare_canary
 from ..model.releases import Release
 
@@ -66,6 +67,7 @@ def certify(
     like: pd.DataFrame | None = None,  # in whose likeness the canary is drawn; default: `rows`
 ) -> Dictionary:
     "The dictionary with its validity: fingerprints, what was measured, and a canary batch."
+    require_measurable(release, dictionary, rows, "certify")
     synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
     validity = dict(
         release=release.name,
@@ -141,6 +143,7 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
 
     Activations must agree to a relative 1e-3, and 99.9 % of the active features.
     """
+    require_measurable(release, dictionary, pd.DataFrame(), "verify_canary")
     dictionary = dictionary.to(release.device)
     _require_certificate(release, dictionary)
     made_for = dictionary.validity

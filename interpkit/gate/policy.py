@@ -97,6 +97,10 @@ def as_written(given) -> dict:
 # %% ../../nbs/09_gate/00a_policy.ipynb #80128dcf
 def with_flags(policy: dict, flags: dict) -> dict:
     "A policy with flags in place of what it said; `training__k` is `k` under [training]."
+    if not isinstance(policy, dict):
+        raise bad_parameter(
+            "a policy: names with their values", f"a {type(policy).__name__}", "see ipk init"
+        )
     changed = dict(policy)
     for name, x in flags.items():
         if x is None:

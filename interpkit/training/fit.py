@@ -32,8 +32,14 @@ def in_lists(batch) -> Sides:
     "A batch as sources and targets; a single tensor is that of an SAE."
     if torch.is_tensor(batch):
         return [batch], []
-    sources, targets = batch
-    return list(sources), list(targets)
+    sides = list(batch) if isinstance(batch, (tuple, list)) else []
+    if len(sides) != 2 or any(torch.is_tensor(side) for side in sides):
+        raise invalid(
+            "batches: a tensor [tokens, d] of an SAE, or (sources, targets), two lists of tensors",
+            f"a {type(batch).__name__} of " + ", ".join(type(x).__name__ for x in sides),
+            "([source], [target]) for a transcoder",
+        )
+    return list(sides[0]), list(sides[1])
 
 
 def on_device(batch: Sides, device) -> Sides:
@@ -74,6 +80,13 @@ def begun(
     ahead = read_ahead(batches, recipe.steps)
     if not ahead:
         raise invalid(f"activations at {site}", "none", "pass rows that have tokens")
+    counts = {(len(sources), len(targets)) for sources, targets in ahead}
+    if len(counts) > 1:
+        raise invalid(
+            "batches that all hold the same sources and targets",
+            ", ".join(f"{s} sources and {t} targets" for s, t in sorted(counts)),
+            "pass every source and target in every batch",
+        )
     sizes = [len(sources[0]) for sources, _ in ahead]
     sources, targets = (
         [torch.cat(parts).to(device) for parts in zip(*side, strict=True)]
