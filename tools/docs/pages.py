@@ -15,6 +15,8 @@ from nbdev.config import nbpath2html
 from nbdev.doclinks import patch_name
 from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 
+from interpkit.model.releases import Release
+
 # Cells
 
 
@@ -76,6 +78,7 @@ def documented(source: str, module: str) -> str:
 def _entry(module: str, name: str) -> str:
     "Heading, signature and docstring of one name."
     thing = import_module(module)
+    vars(thing).setdefault("Release", Release)  # modules below releases know it by type alone
     for part in name.split("."):
         thing = getattr(thing, part)
     if isinstance(thing, property):
