@@ -111,7 +111,7 @@ def made(case="tied clt, one skip", dtype=torch.float32, seed=0) -> Dictionary:
 
 
 def inputs(d: Dictionary, seed=1, shape=(TOKENS,)):
-    "Activations, one tensor a source, and random targets."
+    "Activations, one tensor per source, and random targets."
     draw = draws(seed, d.weights[0].W_enc.dtype)
     return [draw(*shape, w.d) for w in d.weights], [draw(*shape, w.d_out) for w in d.weights]
 

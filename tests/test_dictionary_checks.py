@@ -169,7 +169,7 @@ FAULTS = {
             ),
         ),
     ),
-    "one code a token": (
+    "one code per token": (
         "sparse codes",
         lambda d: faulty(
             d, encode=lambda self, s, h: Dictionary.encode(self, s, h).dense().sum(-1)

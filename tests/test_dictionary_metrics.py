@@ -514,7 +514,7 @@ def test_an_encoder_predicts_no_next_token():
 def test_a_function_of_another_shape_is_refused(made):
     w = world()
     e = declined(w.old, w.dictionary, w.rows, made)
-    assert "one number a sequence" in e.asked
+    assert "one number per sequence" in e.asked
     assert e.code == 65
 
 

@@ -80,7 +80,8 @@ def test_the_wheel_holds_package_and_job_notebooks_and_nothing_else(wheel):
     tops = {n.split("/")[0] for n in names}
     tops.remove("interpkit")
     assert len(tops) == 1 and tops.pop().startswith("interpkit_notebooks-")
-    jobs = {f"interpkit/jobs/{j}.ipynb" for j in ("preflight", "train_sae", "drift", "report")}
+    names_of_jobs = ("preflight", "train_sae", "train_clt", "drift", "report")
+    jobs = {f"interpkit/jobs/{j}.ipynb" for j in names_of_jobs}
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "interpkit").rglob("*.py")}
     assert jobs <= set(names)
     assert sources <= set(names)

@@ -345,7 +345,7 @@ def test_l0_out_of_band_at_one_layer_is_named(tmp_path, monkeypatch, bias, objec
     options = dict(objective=objective, revive_until=0.0)
     recipe = how("clt", **options)
     e = refused(lambda: run("clt", recipe, folder=tmp_path, every=20), "at layers.2:in in step")
-    asked = ("about 4 active features a token", "a loss that falls", "features that fire")
+    asked = ("about 4 active features per token", "a loss that falls", "features that fire")
     assert any(text in e.asked for text in asked)
     last_good(tmp_path, e, "clt", **options)
 

@@ -323,7 +323,7 @@ def test_extreme_k(k):
     assert (w.threshold >= 0).all()
 
 
-# from a table: one token a row
+# from a table: one token per row
 
 
 def test_rows_of_one_token_with_the_defaults(tmp_path):

@@ -162,7 +162,7 @@ OUT = ["model.layers.0.mlp:out", "model.layers.1.mlp:out"]
         (dict(wiring="clt", targets=OUT), ["only targets"]),
         (
             dict(wiring="clt", sites=IN, targets=OUT[:1]),
-            ["one target a source", "2 sites", "1 targets"],
+            ["one target per source", "2 sites", "1 targets"],
         ),
         (dict(wiring="per_layer", sites=IN[:1], targets=OUT), ["1 sites", "2 targets"]),
         (dict(wiring="transcoder", sites=IN, targets=OUT), ["wiring='per_layer'"]),
@@ -233,7 +233,7 @@ class Pools(nn.Module):
             "transcoder",
             ["mix:in"],
             ["pooled:out"],
-            ["same positions", "mix:in", "pooled:out", "one row a token"],
+            ["same positions", "mix:in", "pooled:out", "one row per token"],
         ),
         (
             "per_layer",

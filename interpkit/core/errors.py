@@ -14,7 +14,7 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     "What `ipk` and every job exit with. Only `RETRY` is worth a second try with the same input."
 
-    PASS = 0  # REUSE or ADAPT
+    PASS = 0  # REUSE
     ERROR = 1  # a defect of interpkit or of its surroundings
     FAIL = 10  # REVIEW or RETRAIN
     INCONCLUSIVE = 11  # COLLECT

@@ -51,7 +51,7 @@ def number_of(
 
 # %% ../../nbs/04_dictionary/00b_arguments.ipynb #64fe8f3e
 def for_each(sites: Any, values: Any, what: str) -> dict[Site, Any]:
-    "`values` by site, with one for each of `sites`. Raises (exit code 65) where one lacks."
+    "`values` by site, with one for each of `sites`. Raises (exit code 65) where one is missing."
     if not sites:
         return {}
     if not isinstance(values, dict):

@@ -158,7 +158,8 @@ def _own(metric: Callable) -> Callable:
         x = metric(out, batch, rows)
         if not torch.is_tensor(x) or x.shape != (batch.n,):
             raise invalid(
-                f"one number a sequence from {metric_name(metric)}: a tensor of shape [{batch.n}]",
+                f"one number per sequence from {metric_name(metric)}: "
+                f"a tensor of shape [{batch.n}]",
                 f"{list(x.shape) if torch.is_tensor(x) else type(x).__name__}",
                 "metric=lambda output, batch, rows: ... .mean(1)",
             )

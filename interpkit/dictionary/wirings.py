@@ -32,7 +32,7 @@ def require_targets(wiring: str, sites: tuple[Site, ...], targets: tuple[Site, .
     if not (differ and apart and single):
         read, written = ", ".join(map(str, sites)), ", ".join(map(str, targets))
         raise invalid(
-            "one target a source, all different, and none of them a source unless it is an SAE",
+            "one target per source, all of them different; only an SAE's targets are its sources",
             f"wiring {wiring!r} from {read} to {written}",
             "name targets in the order of the sources; "
             "transcoders of several layers are 'per_layer'",
@@ -72,7 +72,7 @@ def require_lengths(sites: tuple, weights: tuple, labels: tuple) -> None:
     n_features = sum(w.n_features for w in weights)
     if len(sites) != len(weights) or len(labels) != n_features:
         raise invalid(
-            "one set of weights a site and one label a feature",
+            "one set of weights per site and one label per feature",
             f"{len(sites)} sites, {len(weights)} sets of weights, "
             f"{len(labels)} labels for {n_features} features",
             "pass tuples of matching lengths",

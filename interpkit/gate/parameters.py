@@ -149,7 +149,11 @@ class TrainSae(Parameters):
     )
     run: str = Field(min_length=1, description="folder of this run", examples=["runs/train-v1"])
     half: bool = Field(
-        default=False, description="whether to leave the other hash half of the rows for a check"
+        default=False,
+        description=(
+            "whether to train on one half of the rows (by a hash of the sequence) "
+            "and leave the other half for a check"
+        ),
     )
     policy: str = Field(default="", description="check.toml; empty: all defaults")
 

@@ -118,7 +118,7 @@ def check_wiring_options(wiring: str, options: dict):
         )
     if options.get("tied") and wiring != "clt":
         raise bad_parameter(
-            "tied=True with several targets a feature",
+            "tied=True with several targets per feature",
             f"wiring={wiring!r}",
             "wiring='clt', or leave it out",
         )

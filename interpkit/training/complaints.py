@@ -49,7 +49,7 @@ def stop_where_collapsed(trainer: Trainer):
             )
         if not recipe.k / 2 <= l0 <= 2 * recipe.k:
             raise invalid(
-                f"about {recipe.k} active features a token",
+                f"about {recipe.k} active features per token",
                 f"{l0:.3g} {where}",
                 f"another k, a smaller learning rate than lr={recipe.lr:g}, or more tokens",
             )
@@ -67,7 +67,7 @@ def complaints(trainer: Trainer) -> list[str]:
     for i, (l0, dead) in enumerate(zip(trainer.l0, trainer.dead_shares(), strict=True)):
         if abs(l0 / recipe.k - 1) >= 0.05 and recipe.steps >= 100:
             texts.append(
-                f"training at {trainer.named(i)} ended with {l0:.2f} active features a token, "
+                f"training at {trainer.named(i)} ended with {l0:.2f} active features per token, "
                 f"{recipe.k} were asked for: train on more tokens, or ask for fewer"
             )
         if dead > 0.5:

@@ -43,7 +43,7 @@ def check_paired(wiring: str, sites: tuple[Site, ...], targets: tuple[Site, ...]
     "Raise (exit code 64) unless there is one target per source, and all of them differ."
     if len(sites) != len(targets):
         raise bad_parameter(
-            "one target a source, in the same order",
+            "one target per source, in the same order",
             f"{len(sites)} sites ({', '.join(map(str, sites))}), "
             f"{len(targets)} targets ({', '.join(map(str, targets))})",
             "name as many targets as sites",

@@ -47,7 +47,7 @@ def check_together(acts: dict[Site, Tensor], pairs: list[tuple[Site, Site]]):
         raise invalid(
             "sites with the same positions",
             ", ".join(f"{list(acts[site].shape)} at {site}" for site in sites),
-            "take sources and targets that both have one row a token",
+            "take sources and targets that both have one row per token",
         )
     targets = [target for _, target in pairs]
     if len({acts[target].shape[2] for target in targets}) > 1:

@@ -76,7 +76,7 @@ def _check_sizes(recipe: Recipe):
         raise bad_parameter(
             "0 < k <= n_features",
             f"k={recipe.k}, n_features={recipe.n_features}",
-            "ask for fewer active features a token",
+            "ask for fewer active features per token",
         )
     enough = min(recipe.tokens, recipe.batch_size) >= 1
     if not (enough and 0 < recipe.lr < math.inf):

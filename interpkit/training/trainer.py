@@ -75,7 +75,7 @@ def check_pairs(sources: list[Tensor], targets: list[Tensor]):
         )
     if len(targets or sources) != len(sources) or (not targets and len(sources) > 1):
         raise bad_parameter(
-            "one target a source",
+            "one target per source",
             f"{len(sources)} sources, {len(targets)} targets",
             "an SAE has one site; train one for each",
         )
