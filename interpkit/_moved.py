@@ -180,6 +180,7 @@ gate.policy:measured_own -> gate.check_toml:measured_own
 gate.policy:policy_text -> gate.check_toml:policy_text
 gate.policy:toml -> gate.check_toml:toml
 gate.report:MARKS -> core.show:MARKS
+gate.report:CSS -> gate.page_style:CSS
 gate.report:WORDS -> gate.numbers:WORDS
 gate.report:behaviour_rows -> gate.numbers:behaviour_rows
 gate.report:changed_rows -> gate.numbers:changed_rows
