@@ -33,6 +33,10 @@ if [ "$mode" = quick ]; then
   exit 0
 fi
 
+step "style"
+ruff format --check .
+python tools/style.py
+
 step "notebooks"
 # a job notebook needs the parameters of a run: tests/test_gate_jobs.py runs them all by papermill
 nbdev-test --n-workers "$workers" --pause 0.1 --skip-folder-re '^[_.]|^jobs$'
