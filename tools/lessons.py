@@ -7,6 +7,7 @@ are for people who read notebooks on the web.
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools" / "docs"))
@@ -51,6 +53,9 @@ def shown(cell) -> list[dict]:
             output.execution_count = None
         if "metadata" in output:
             output.metadata = {}
+        data = output.get("data", {})
+        if len(data) > 1 and re.search(r" at 0x[0-9a-f]+>", data.get("text/plain", "")):
+            del data["text/plain"]  # an address; the richer form stays
         outputs.append(output)
     return outputs
 
@@ -71,6 +76,18 @@ def refresh(notebook: Path) -> list[str]:
     return differ
 
 
+def told_of(notebook: Path) -> bool:
+    "Refresh a notebook and say what came of it; whether it failed."
+    name = notebook.relative_to(ROOT).as_posix()
+    try:
+        differ = refresh(notebook)
+    except CellExecutionError as error:
+        print(f"{name}: {error}", flush=True)
+        return True
+    print(f"{name}: differs from run to run in {', '.join(differ)}" if differ else name, flush=True)
+    return False
+
+
 def main():
     "Refresh all lessons, or those that are named."
     parser = argparse.ArgumentParser(description="Store what lessons and tutorials show.")
@@ -78,11 +95,17 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     told = parser.parse_args()
     os.environ["IPK_PROGRESS"] = os.devnull  # progress bars are for a person who waits
+    os.environ["SOURCE_DATE_EPOCH"] = "0"  # pictures without the hour at which they were drawn
+    settings = Path(tempfile.mkdtemp()) / "matplotlibrc"
+    settings.write_text("svg.hashsalt: interpkit\n")  # and with the same names inside
+    os.environ["MATPLOTLIBRC"] = str(settings)
     notebooks = [p.resolve() for p in told.notebooks] or lessons()
     with ThreadPoolExecutor(told.workers) as pool:
-        for notebook, differ in zip(notebooks, pool.map(refresh, notebooks), strict=True):
-            note = f": differs from run to run in {', '.join(differ)}" if differ else ""
-            print(f"{notebook.relative_to(ROOT)}{note}", flush=True)
+        failed = [
+            p for p, fails in zip(notebooks, pool.map(told_of, notebooks), strict=True) if fails
+        ]
+    if failed:
+        sys.exit(f"left as they were: {', '.join(p.relative_to(ROOT).as_posix() for p in failed)}")
 
 
 if __name__ == "__main__":
