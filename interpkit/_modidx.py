@@ -526,6 +526,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.Evaluation.__repr__': ( '04_dictionary/evaluate.html#evaluation.__repr__',
                                                                                                       'interpkit/dictionary/evaluate.py'),
+                                               'interpkit.dictionary.evaluate.Evaluation.__setattr__': ( '04_dictionary/evaluate.html#evaluation.__setattr__',
+                                                                                                         'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.Evaluation._repr_html_': ( '04_dictionary/evaluate.html#evaluation._repr_html_',
                                                                                                          'interpkit/dictionary/evaluate.py'),
                                                'interpkit.dictionary.evaluate.Evaluation.table': ( '04_dictionary/evaluate.html#evaluation.table',

@@ -314,7 +314,7 @@ class OldModules:
         if fullname in self.moved:
             elsewhere = names_by_module(NAMES).get(fullname, {})
             told = [f"{fullname} has moved: it is {self.moved[fullname]} now", *elsewhere.values()]
-            raise ModuleNotFoundError("; ".join(told), name=fullname)
+            raise ImportError("; ".join(told), name=fullname)
 
 
 class OldNames:

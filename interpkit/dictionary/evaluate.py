@@ -165,6 +165,9 @@ class Evaluation(dict):
             return self[name]
         raise AttributeError(f"an Evaluation has {', '.join(self)}; given: {name!r}")
 
+    def __setattr__(self, name: str, value: object):
+        raise AttributeError(f"numbers of an Evaluation are its items; given: .{name} = {value!r}")
+
     def __repr__(self):
         lost = f"splice error {percent(self.splice_error, 1)}"
         outside = f"error share {percent(self.error_share, 1)}"
