@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_world', 'with_plan', 'check_contract', 'error_rates', 'check_family']
 
-# %% ../../nbs/08_drift/07_simulate.ipynb #6109ce1c
+# %% ../../nbs/08_drift/07_simulate.ipynb #1c3ca93e
 import copy
 from dataclasses import replace
 
@@ -22,7 +22,8 @@ from ..dictionary.weights import SiteWeights
 from .comparison import Comparison
 from .families import watched_name
 from .measure import load_families, statement_names, with_segments
-from .statements import Plan, Statement, decide, measured, segments_of
+from .segments import segments_of
+from .statements import Plan, Statement, decide, measured
 from ..model.releases import Release
 from ..model.sites import Site
 
@@ -88,7 +89,7 @@ def with_plan(comparison: Comparison, families, names=()) -> Comparison:
     )
     return Comparison(comparison.old, comparison.new, dictionary, comparison.rows, plan)
 
-# %% ../../nbs/08_drift/07_simulate.ipynb #8e5701b2
+# %% ../../nbs/08_drift/07_simulate.ipynb #f6ad1c77
 def _whole(family, comparison: Comparison) -> pd.DataFrame:
     "The family's table with segments; raises where a statement has no rows."
     table = family.measure(comparison)
@@ -102,7 +103,7 @@ def _whole(family, comparison: Comparison) -> pd.DataFrame:
             "return rows_of(comparison, name, numerator, denominator), "
             "for a watched feature under watched_name(...)",
         )
-    return with_segments(table, comparison, list(comparison.plan.segments))
+    return with_segments(table, comparison)
 
 # %% ../../nbs/08_drift/07_simulate.ipynb #6511857d
 def _other_release(comparison: Comparison, new: Release) -> Comparison:
