@@ -1551,6 +1551,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'interpkit/gate/parameters.py')},
             'interpkit.gate.policy': { 'interpkit.gate.policy.Limit': ('09_gate/policy.html#limit', 'interpkit/gate/policy.py'),
                                        'interpkit.gate.policy.LimitsOf': ('09_gate/policy.html#limitsof', 'interpkit/gate/policy.py'),
+                                       'interpkit.gate.policy.NewNames': ('09_gate/policy.html#newnames', 'interpkit/gate/policy.py'),
                                        'interpkit.gate.policy.Own': ('09_gate/policy.html#own', 'interpkit/gate/policy.py'),
                                        'interpkit.gate.policy.Policy': ('09_gate/policy.html#policy', 'interpkit/gate/policy.py'),
                                        'interpkit.gate.policy.Policy.read': ('09_gate/policy.html#policy.read', 'interpkit/gate/policy.py'),

@@ -27,7 +27,8 @@ from ..drift.page import short_html, summary_lines
 from ..drift.plan import plan_check
 from ..drift.plan import preview as preview_of
 from ..drift.printed import printed as printed_numbers
-from ..drift.statements import Plan, decide, segments_of
+from ..drift.segments import segments_of
+from ..drift.statements import Plan, decide
 from ..drift.verdict import Verdict, judge
 from .evidence import examples_of, write_evidence
 from .policy import Policy
