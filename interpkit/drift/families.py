@@ -6,7 +6,7 @@
 __all__ = ['rows_of', 'overlap_rows', 'watched_name', 'SpliceError', 'ErrorShare', 'ActiveFeatures', 'feature_weights',
            'Activation', 'chances', 'draw', 'Drawn', 'firing', 'emerging', 'Effect', 'Decisions']
 
-# %% ../../nbs/08_drift/02_families.ipynb #2d5570cc
+# %% ../../nbs/08_drift/02_families.ipynb #369505a3
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from scipy import sparse
 
 from ..dictionary.dictionary import Dictionary
 from .comparison import Comparison, centred, hashed_seed
-from .scores import attribution_shares
-from .segments import ALERTS
+from .scores import attribution_shares, effective_groups
+from .segments import ALERTS, LEAST
 
 # %% ../../nbs/08_drift/02_families.ipynb #3ac1dd72
 def rows_of(
@@ -234,7 +234,7 @@ def firing(comparison: Comparison, feature: int, most: int = 2000) -> np.ndarray
     order = [hashed_seed(seed, "watched", feature, ids.iloc[k]) for k in i]
     return np.sort(i[np.argsort(order)[:most]])
 
-# %% ../../nbs/08_drift/02_families.ipynb #edf4bdf4
+# %% ../../nbs/08_drift/02_families.ipynb #88802f04
 def emerging(comparison: Comparison) -> list[int]:
     "Features that the plan does not watch and that the new release leans on, largest first."
     plan, size = comparison.plan, comparison.observed.size_new
@@ -242,9 +242,17 @@ def emerging(comparison: Comparison) -> list[int]:
     if ALERTS in comparison.members:
         alerts = comparison.weight * comparison.members[ALERTS]
         most = np.maximum(most, attribution_shares(size, alerts))
+    leads = (most >= plan.watched_share) & (_groups(comparison) >= LEAST)
     order = np.argsort(-most, kind="stable").tolist()
-    new = [f for f in order if most[f] >= plan.watched_share and f not in plan.watched]
+    new = [f for f in order if leads[f] and f not in plan.watched]
     return new[: plan.emerging]
+
+
+def _groups(comparison: Comparison) -> np.ndarray:  # [F]
+    "Effective groups in which each feature fires in either release."
+    fires = (comparison.observed.active_old + comparison.observed.active_new) > 0
+    frame = comparison.frame
+    return effective_groups(fires, comparison.weight, frame.group.to_numpy())
 
 # %% ../../nbs/08_drift/02_families.ipynb #804d22fc
 class Effect:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'plan_check', 'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #fdea6bce
+# %% ../../nbs/08_drift/03a_plan.ipynb #227c6611
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,9 @@ from interpkit.drift.scores import (
     OldScores,
     effective_groups,
     fit_or_raise,
+    leading,
     score_old,
+    too_rare,
     watched_features,
 )
 from .segments import judged, members_of
@@ -149,7 +151,7 @@ def _own_shares(scores: OldScores, own: dict) -> dict:
     shares = dict(splice_error=scores.splice.ratio, error_share=worst_error) | own
     return {k: six(x) for k, x in shares.items()}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #63eed7f2
+# %% ../../nbs/08_drift/03a_plan.ipynb #9a73688b
 DEFAULTS = Limits()
 
 
@@ -180,6 +182,8 @@ def plan_check(
     chosen = watched_features(dictionary, scores, watched_share, watched)
     loaded = load_families(families)
     sizes, small = segments_in(rows, scores.alerts, segments)
+    rare = [f for f in leading(scores, watched_share) if too_rare(scores, f) and f not in chosen]
+    small |= {f"feature {dictionary.names[f]}": int(scores.firing[f]) for f in rare}
     by_name = limits_of(scores, limits, own, statement_names(ErrorShare(), dictionary))
     plan = Plan(
         statements_of(loaded, dictionary, chosen, sizes, by_name, limits.watched),
