@@ -147,6 +147,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'interpkit.core.cautions._neighbours': ( '00_core/cautions.html#_neighbours',
                                                                                   'interpkit/core/cautions.py'),
                                          'interpkit.core.cautions._ranks': ('00_core/cautions.html#_ranks', 'interpkit/core/cautions.py'),
+                                         'interpkit.core.cautions._sorted': ('00_core/cautions.html#_sorted', 'interpkit/core/cautions.py'),
                                          'interpkit.core.cautions._table_agreement': ( '00_core/cautions.html#_table_agreement',
                                                                                        'interpkit/core/cautions.py'),
                                          'interpkit.core.cautions._token_agreement': ( '00_core/cautions.html#_token_agreement',
