@@ -125,7 +125,7 @@ def _sorted(ranks: np.ndarray) -> bool:  # [n]
     moves = steps[steps != 0]
     return len(moves) > 0 and not 0.05 < (moves > 0).mean() < 0.95
 
-# %% ../../nbs/00_core/02d_cautions.ipynb #74124e8c
+# %% ../../nbs/00_core/02d_cautions.ipynb #dd885586
 def _agreement(rows):
     "The number of rows, and a function of two lists of rows that says how much they agree."
     if not isinstance(rows, pd.DataFrame):
@@ -134,8 +134,8 @@ def _agreement(rows):
             pairs = [_neighbours(np.asarray(x).tolist()) for x in rows]
             return len(pairs), lambda i, j: _token_agreement(pairs, i, j)
         rows = pd.DataFrame(np.asarray(rows, float))
-    varied = (_ranks(c) for _, c in rows.items() if c.astype(str).nunique() > 1)
-    varied = [ranks for ranks in varied if not _sorted(ranks)]
+    columns = (_ranks(c) for _, c in rows.items() if c.astype(str).nunique() > 1)
+    varied = [ranks for ranks in columns if not _sorted(ranks)]
     if not varied:
         return 0, None
     ranks = np.stack(varied, axis=1)

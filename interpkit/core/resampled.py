@@ -145,25 +145,25 @@ def _own_table(
         )
     return a, b, w
 
-# %% ../../nbs/00_core/02c_resampled.ipynb #44427425
+# %% ../../nbs/00_core/02c_resampled.ipynb #51cff128
 def _worlds(a, b, w, codes, blocks) -> list:  # [n] each -> (units, counts -> check sums)
     "The world in which groups differ and, with blocks, the one in which blocks do."
     n = len(a)
     codes = np.arange(n) if codes is None else codes
     groups = codes.max() + 1
-    sums = [np.bincount(codes, x, groups) for x in (a, b, w)]
-    added = _added(*sums, np.arange(groups), groups)
+    top, bottom, weight = (np.bincount(codes, x, groups) for x in (a, b, w))
+    added = _added(top, bottom, weight, np.arange(groups), groups)
     if blocks is None:
         return [(groups, lambda counts: _of_groups(counts, added, None))]
     m = blocks.max() + 1
     cell = codes * m + blocks
-    parts = [np.bincount(cell, x, groups * m).reshape(groups, m) for x in (a, b, w)]
-    block_of_cell = np.tile(np.arange(m), groups)
-    held = parts[2].ravel() > 0
-    of_block = _added(*(p.ravel()[held] for p in parts), block_of_cell[held], m)
-    most = parts[1].max(axis=0)
+    top, bottom, weight = (np.bincount(cell, x, groups * m) for x in (a, b, w))
+    held = np.flatnonzero(weight)
+    of_block = _added(top[held], bottom[held], weight[held], held % m, m)
+    cells = top.reshape(groups, m), bottom.reshape(groups, m)
+    most = cells[1].max(axis=0)
     return [
-        (groups, lambda counts: _of_groups(counts, added, (parts[0], parts[1]))),
+        (groups, lambda counts: _of_groups(counts, added, cells)),
         (m, lambda counts: _of_blocks(counts, of_block, most)),
     ]
 

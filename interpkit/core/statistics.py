@@ -156,7 +156,7 @@ def _checked_columns(
             )
     return a, b, w
 
-# %% ../../nbs/00_core/02a_statistics.ipynb #19024c8d
+# %% ../../nbs/00_core/02a_statistics.ipynb #ba815fbe
 def _bounded(interval: Interval, a: np.ndarray, b: np.ndarray) -> Interval:
     "The interval cut at 1, of a share whose numerators never exceed their denominators."
     over = a > b * 1.001  # rounding of sums in single precision stays far below
@@ -166,12 +166,10 @@ def _bounded(interval: Interval, a: np.ndarray, b: np.ndarray) -> Interval:
             f"{int(over.sum())} larger ones, first in row {int(over.argmax())}",
             "pass bounded=False",
         )
-    ends = dict(ratio=interval.ratio, lower=interval.lower)
-    cut = {name: min(x, 1.0) for name, x in ends.items()}
-    # a denominator of zero leaves everything open, up to 1 too
-    return replace(interval, **cut, upper=min(interval.upper, 1.0))
+    ratio, lower, upper = (min(x, 1.0) for x in (interval.ratio, interval.lower, interval.upper))
+    return replace(interval, ratio=ratio, lower=lower, upper=upper)
 
-# %% ../../nbs/00_core/02a_statistics.ipynb #de225695
+# %% ../../nbs/00_core/02a_statistics.ipynb #48cd5346
 def ratio_interval(
     numerator,  # [n] >= 0
     denominator,  # [n] >= 0
@@ -200,7 +198,8 @@ def ratio_interval(
         a = _in_units(a, exponent - unit)
     w = _scaled(weights, np.ones(len(weights)))[0]
     time = (0.0, 0.0) if block is None or not b.any() else _by_time(block, a, b)
-    interval = _interval(*sum_by_group(group, a, b, w), alpha, statements, time)
+    tops, bottoms, sums = sum_by_group(group, a, b, w)
+    interval = _interval(tops, bottoms, sums, alpha, statements, time)
     interval = replace(interval, total=_held_in_range(interval.total, unit))
     return _bounded(interval, num, den) if bounded else interval
 
