@@ -195,7 +195,7 @@ def _labels(x, n: int) -> np.ndarray | None:  # int [n]
         )
     return codes_of(x)
 
-# %% ../../nbs/00_core/02c_resampled.ipynb #ee3501a8
+# %% ../../nbs/00_core/02c_resampled.ipynb #075b56f8
 def resampled_error_rates(
     numerator,  # [n] of the old release's own table; None: changes are drawn
     denominator,  # [n]
@@ -229,7 +229,7 @@ def resampled_error_rates(
     count = np.array([_counted(world, limit, level, checks, rng) for world in worlds])
     rates = dict(limit=limit, statements=statements, groups=int(worlds[0][0]), checks=checks)
     rates |= dict(blocks=0 if blocks is None else int(worlds[1][0]))
-    for name, k in zip(("false_fail", "false_pass"), count.max(0), strict=False):
-        low, high = clopper_pearson(int(k), checks)
+    for name, k in zip(("false_fail", "false_pass"), count.max(0).tolist(), strict=False):
+        low, high = clopper_pearson(k, checks)
         rates |= {name: k / checks, f"{name}_at_least": low, f"{name}_at_most": high}
-    return rates | dict(settles=count[:, 2].min() / checks)
+    return rates | dict(settles=int(count[:, 2].min()) / checks)
