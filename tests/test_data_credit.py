@@ -231,3 +231,14 @@ def test_the_same_rows_cost_nothing_and_a_turned_rule_much(rows):
     refreshed = compared(v1, column_effects(credit_release("honest refresh"), rows))
     assert poisoned["inputs"] > 0.3 > 0.15 > refreshed["inputs"]
     assert overlap_lost(np.zeros(3), np.zeros(3)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", [1, 2])
+def test_other_nets_keep_their_releases_apart_as_the_first_does(net):
+    truth = credit_truth(net=net)
+    limits = dict(inputs=0.15, inputs_of_alerts=0.15, decisions=0.1, decisions_of_alerts=0.1)
+    worst = np.max([truth[c].astype(float) / limit for c, limit in limits.items()], axis=0)
+    must_go = truth.due.str.startswith("REVIEW").to_numpy()
+    assert (worst[~must_go] < 0.8).all(), truth
+    assert (worst[must_go] > 1.2).all(), truth
