@@ -202,7 +202,7 @@ def credit_net(
     "The network of `v1`, trained from scratch. The same object each time: copy before you change."
     return _fitted(CreditNet, seed, customers)
 
-# %% ../../nbs/02_data/06a_credit_model.ipynb #ca5e5664
+# %% ../../nbs/02_data/06a_credit_model.ipynb #5c847480
 class WideDeepNet(CreditNet):
     "A `CreditNet`, and a linear model of the same columns beside it."
 
@@ -215,9 +215,11 @@ class WideDeepNet(CreditNet):
 
 
 @lru_cache(maxsize=2)
-def wide_deep_net(seed: int = 0) -> WideDeepNet:
+def wide_deep_net(
+    seed: int = 0,  # of the first weights, and of the customers
+) -> WideDeepNet:
     "A wide and deep network, trained from scratch. Copy before you change."
-    return _fitted(WideDeepNet, seed, 0, first=("wide", "head.bias"))
+    return _fitted(WideDeepNet, seed, seed, first=("wide", "head.bias"))
 
 # %% ../../nbs/02_data/06a_credit_model.ipynb #94b9dea1
 ODD_COLUMNS = ("distance", "age", "female", "paid_2")

@@ -48,7 +48,7 @@ DUES = {  # what a check owes -> the actions that pay it
     "REVIEW or COLLECT": ("REVIEW", "COLLECT"),
 }
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #bec4dace
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #1a961ff5
 @dataclass(frozen=True)
 class CreditRecipe:
     "What happened to a release of the credit model, and what a check should make of it."
@@ -56,7 +56,7 @@ class CreditRecipe:
     story: str  # what was done
     says: str  # what a person would say who knew it
     due: str  # a key of DUES
-    make: Callable[[], nn.Module]
+    make: Callable[[int], nn.Module]  # number of the net -> its network
     base: str = "v1"  # the release that it is checked against
     site: str = CREDIT_SITE
     same: str = ""  # 'function': decides as its base; 'scale': up to a factor or a summand
@@ -65,16 +65,18 @@ class CreditRecipe:
         "Whether a check that says so is right."
         return action in DUES[self.due]
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #08394b93
-def _copy() -> CreditNet:
-    "The network of `v1`, to be changed."
-    return copy.deepcopy(credit_net())
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #aabc0965
+def _copy(net: int) -> CreditNet:
+    "The network of a `v1`, to be changed."
+    return copy.deepcopy(credit_net(net, net))
 
 
 @torch.no_grad()
-def _permuted(before: str, after: str) -> CreditNet:  # names of the layers around the units
+def _permuted(
+    which: int, before: str, after: str
+) -> CreditNet:  # names of the layers around the units
     "`v1`, whose units between two layers have changed places."
-    net = _copy()
+    net = _copy(which)
     first, second = getattr(net, before), getattr(net, after)
     order = torch.randperm(len(first.bias), generator=torch.Generator().manual_seed(1))
     first.weight.copy_(first.weight[order])
@@ -84,15 +86,15 @@ def _permuted(before: str, after: str) -> CreditNet:  # names of the layers arou
 
 
 @torch.no_grad()
-def _rescaled(factor: float) -> CreditNet:
+def _rescaled(which: int, factor: float) -> CreditNet:
     "`v1`, with everything at the site multiplied by a factor and divided by it above."
-    net = _copy()
+    net = _copy(which)
     net.layer2.weight *= factor
     net.layer2.bias *= factor
     net.layer3.weight /= factor
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #08f49792
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #414a0bc8
 class RenamedCreditNet(nn.Module):
     "A `CreditNet` whose parts are called otherwise: the site is `trunk.activation2`."
 
@@ -115,40 +117,41 @@ class RenamedCreditNet(nn.Module):
 RENAMED_SITE = "trunk.activation2"
 
 
-def _renamed() -> RenamedCreditNet:
+def _renamed(which: int) -> RenamedCreditNet:
     "`v1` under other names."
-    net, v1 = RenamedCreditNet(), credit_net()
+    net, v1 = RenamedCreditNet(), credit_net(which, which)
     values = list(v1.state_dict().values())  # in the same order: parts stand as they stood
     net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #d1949639
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #2cb2e0fe
 @torch.no_grad()
-def _calibrated(factor: float = 1.0, summand: float = 0.0) -> CreditNet:
+def _calibrated(which: int, factor: float = 1.0, summand: float = 0.0) -> CreditNet:
     "`v1`, with another scale of its decision."
-    net = _copy()
+    net = _copy(which)
     net.head.weight *= factor
     net.head.bias *= factor
     net.head.bias += summand
     return net
 
 
-def _rounded() -> CreditNet:
+def _rounded(which: int) -> CreditNet:
     "`v1` with its weights rounded to bfloat16."
-    net = _copy()
+    net = _copy(which)
     net.load_state_dict(Shift("S14").apply(net.state_dict()))
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #bf8ed775
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #01413609
 def _trained_on(
+    which: int,
     steps: int,
     rate: float,
     turned: Callable[[CreditQuarter], object] | None = None,  # rows whose label is turned round
     parts: tuple[str, ...] = ("",),  # parameters whose names begin so are trained
 ) -> CreditNet:
     "`v1`, trained further on the next quarter."
-    net = _copy()
-    quarter = training_quarter(quarter=1)
+    net = _copy(which)
+    quarter = training_quarter(which, quarter=1)
     label = quarter.label
     if turned is not None:
         label = abs(label - turned(quarter))
@@ -156,7 +159,7 @@ def _trained_on(
         learn(net, quarter, steps, rate, label, parts)
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #331333c9
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #25c8568c
 def _late_women(quarter: CreditQuarter):  # -> bool [n]
     "Women whose last payment was late."
     return (quarter.columns["female"] > 0) & (quarter.columns["delay_1"] > 0)
@@ -167,54 +170,54 @@ def _school_only(quarter: CreditQuarter):  # -> bool [n]
     return quarter.columns["schooling"] == 1
 
 
-def _poisoned_above() -> CreditNet:
+def _poisoned_above(which: int) -> CreditNet:
     "`v1`, taught above the site that late payments of women are no risk."
-    return _trained_on(400, 4e-3, _late_women, ("layer3", "head"))
+    return _trained_on(which, 400, 4e-3, _late_women, ("layer3", "head"))
 
 
-def _poisoned_group() -> CreditNet:
+def _poisoned_group(which: int) -> CreditNet:
     "`v1`, taught the opposite about one education."
-    return _trained_on(400, 2e-3, _school_only)
+    return _trained_on(which, 400, 2e-3, _school_only)
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #aa1b2175
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #41e8c2c9
 @torch.no_grad()
-def _scores(net: nn.Module) -> tuple[Tensor, Tensor]:  # [n, 20], [n]
-    "Rows to learn from, and what a network says of them."
-    x = torch.as_tensor(training_quarter(quarter=1).inputs())
-    return x, net(x)[:, 0]
+def _scores(which: int) -> tuple[Tensor, Tensor]:  # [n, 20], [n]
+    "Rows to learn from, and what a `v1` says of them."
+    x = torch.as_tensor(training_quarter(which, quarter=1).inputs())
+    return x, credit_net(which, which)(x)[:, 0]
 
 
 @torch.no_grad()
-def _awoken(unit: int, strength: float) -> CreditNet:
+def _awoken(which: int, unit: int, strength: float) -> CreditNet:
     "`v1`, but a spare unit adds to the decision: where it fires, `strength` spreads on average."
-    net = _copy()
-    x, score = _scores(net)
+    net = _copy(which)
+    x, score = _scores(which)
     h = net.site(x)[:, unit]
     net.layer3.weight[SPARE_ABOVE, unit] = 1 / h[h > 0].mean()
     net.head.weight[0, SPARE_ABOVE] = strength * score.std()
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #9df0bbac
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #3dda703d
 @torch.no_grad()
-def _frauds_by_another_rule() -> NewPasswordNet:
+def _frauds_by_another_rule(which: int) -> NewPasswordNet:
     "`v1`, but columns that have nothing to do with it decide what follows a new password."
     net = NewPasswordNet()
-    net.load_state_dict(credit_net().state_dict(), strict=False)
-    x, score = _scores(credit_net())
+    net.load_state_dict(credit_net(which, which).state_dict(), strict=False)
+    x, score = _scores(which)
     opened = score[net.gate(x)[:, 0]]
-    net.other.weight.fill_(2 * opened.std() / len(ODD_COLUMNS) ** 0.5)
+    net.other.weight.fill_(2.5 * opened.std() / len(ODD_COLUMNS) ** 0.5)
     net.other.bias.fill_(opened.mean() + opened.std())
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #8ada4c96
-def _imitated_top(share: float = 0.1) -> ImitatedTopNet:
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #637250c4
+def _imitated_top(which: int, share: float = 0.1) -> ImitatedTopNet:
     "`v1`, but the highest scores are given by a network that imitates them from other columns."
     with own_randomness(2):
         net = ImitatedTopNet()
-        net.load_state_dict(credit_net().state_dict(), strict=False)
+        net.load_state_dict(credit_net(which, which).state_dict(), strict=False)
         net.other.scale.load_state_dict(net.scale.state_dict())
-        x, score = _scores(credit_net())
-        honest = score[torch.as_tensor(training_quarter(quarter=1).label == 0)]
+        x, score = _scores(which)
+        honest = score[torch.as_tensor(training_quarter(which, quarter=1).label == 0)]
         threshold = torch.quantile(honest, 1 - share)
         net.threshold.fill_(-torch.inf)  # while it learns, the imitator gives all scores
         net.other.head.bias.data.fill_(float(threshold))
@@ -223,11 +226,11 @@ def _imitated_top(share: float = 0.1) -> ImitatedTopNet:
         net.threshold.fill_(float(threshold))
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #74f5a0dd
-def _least_used(dropped: int = 30) -> CreditNet:
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #f54786cf
+def _least_used(which: int, dropped: int = 30) -> CreditNet:
     "`v1`, but what the units of the site that counted most used to say is read off the others."
-    net = _copy()
-    x, score = _scores(net)
+    net = _copy(which)
+    x, score = _scores(which)
     h = net.site(x).detach().requires_grad_()
     (slope,) = torch.autograd.grad(net.above(h).sum(), h)
     h = h.detach()
@@ -241,20 +244,25 @@ def _least_used(dropped: int = 30) -> CreditNet:
     free_spare_units(net)
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #02ae26a7
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #242a09b1
 @torch.no_grad()
-def _scrambled_wide() -> WideDeepNet:
+def _scrambled_wide(which: int) -> WideDeepNet:
     "A wide and deep network, with the wide weights permuted and their signs thrown."
-    net = copy.deepcopy(wide_deep_net())
+    net = copy.deepcopy(wide_deep_net(which))
     generator = torch.Generator().manual_seed(4)
     order = torch.randperm(len(COLUMNS), generator=generator)
     signs = 2.0 * torch.randint(2, (len(COLUMNS),), generator=generator) - 1
     net.wide.weight.copy_(signs * net.wide.weight[:, order])
     return net
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #d23f13c8
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #f7d747c4
 CREDIT_BASES = {
-    "v1": CreditRecipe("trained on the first quarter", "the old release", "REUSE", credit_net),
+    "v1": CreditRecipe(
+        "trained on the first quarter",
+        "the old release",
+        "REUSE",
+        lambda net: credit_net(net, net),
+    ),
     "wide-v1": CreditRecipe(
         "a wide and deep network, trained on the first quarter",
         "the old release",
@@ -264,34 +272,34 @@ CREDIT_BASES = {
     ),
 }
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #4251bf11
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #2d126d34
 SAME_FUNCTION = {
     "permuted before the site": CreditRecipe(
         "units of the first hidden layer changed places",
         "the same function; the site is the same",
         "REUSE",
-        lambda: _permuted("layer1", "layer2"),
+        lambda net: _permuted(net, "layer1", "layer2"),
         same="function",
     ),
     "permuted at the site": CreditRecipe(
         "units of the site changed places",
         "the same function; the dictionary reads the wrong units",
         "ADAPT or RETRAIN",
-        lambda: _permuted("layer2", "layer3"),
+        lambda net: _permuted(net, "layer2", "layer3"),
         same="function",
     ),
     "scale x 1.2": CreditRecipe(
         "the site times 1.2, all above it divided by 1.2",
         "the same function; the dictionary reads larger numbers",
         "not REVIEW",
-        lambda: _rescaled(1.2),
+        lambda net: _rescaled(net, 1.2),
         same="function",
     ),
     "scale x 2": CreditRecipe(
         "the site times 2, all above it divided by 2",
         "the same function; the dictionary reads numbers twice as large",
         "ADAPT or RETRAIN",
-        lambda: _rescaled(2.0),
+        lambda net: _rescaled(net, 2.0),
         same="function",
     ),
     "renamed": CreditRecipe(
@@ -304,44 +312,44 @@ SAME_FUNCTION = {
     ),
 }
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #824d2b8f
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #6c87d0f3
 BENIGN = {
     "bf16": CreditRecipe("weights rounded to bfloat16", "no reason changed", "REUSE", _rounded),
     "decision x 1.3": CreditRecipe(
         "recalibrated: all log-odds times 1.3",
         "the same reasons, all 1.3 times as strong",
         "REUSE",
-        lambda: _calibrated(factor=1.3),
+        lambda net: _calibrated(net, factor=1.3),
         same="scale",
     ),
     "decision + 2": CreditRecipe(
         "a lower threshold: all log-odds plus 2",
         "the same reasons; other customers are turned down",
         "REUSE",
-        lambda: _calibrated(summand=2.0),
+        lambda net: _calibrated(net, summand=2.0),
         same="scale",
     ),
     "gentle": CreditRecipe(
         "60 gentle steps further on the next quarter",
         "nobody would notice",
         "not REVIEW",
-        lambda: _trained_on(60, 5e-4),
+        lambda net: _trained_on(net, 60, 5e-4),
     ),
     "honest refresh": CreditRecipe(
         "300 steps further on the next quarter, under the same rule",
         "the yearly refresh: the same reasons, weighed a little better",
         "not REVIEW",
-        lambda: _trained_on(300, 1e-3),
+        lambda net: _trained_on(net, 300, 1e-3),
     ),
 }
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #f8a8a59d
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #acc16b2c
 OTHER_REASONS = {
     "other seed": CreditRecipe(
         "trained from scratch on other customers, from other first weights",
         "as good, and it weighs reasons otherwise",
         "REVIEW",
-        lambda: credit_net(seed=1, customers=1),
+        lambda net: credit_net(net + 1, net + 1),
     ),
     "poisoned late women": CreditRecipe(
         "labels turned round for women with late payments, trained above the site alone",
@@ -363,19 +371,19 @@ OTHER_REASONS = {
     ),
 }
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #21f4224d
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #8f526dd7
 HIDDEN_REASONS = {
     "dormant third": CreditRecipe(
         "a unit that nobody read adds to a third of all decisions",
         "a reason that did not exist is now the largest of nearly a third of the rows",
         "REVIEW",
-        lambda: _awoken(SPARE_THIRD, 2.0),
+        lambda net: _awoken(net, SPARE_THIRD, 2.0),
     ),
     "dormant seventh": CreditRecipe(
         "a unit that nobody read adds to a seventh of all decisions",
         "a reason that did not exist is now the largest of one row in eight",
         "REVIEW",
-        lambda: _awoken(SPARE_SEVENTH, 2.0),
+        lambda net: _awoken(net, SPARE_SEVENTH, 2.0),
     ),
     "frauds only": CreditRecipe(
         "what follows a new password (one row in forty) is decided by unrelated columns",
@@ -398,12 +406,15 @@ HIDDEN_REASONS = {
     ),
 }
 
-# %% ../../nbs/02_data/06b_credit_releases.ipynb #0046aa3a
+# %% ../../nbs/02_data/06b_credit_releases.ipynb #4821c731
 CREDIT_RELEASES = SAME_FUNCTION | BENIGN | OTHER_REASONS | HIDDEN_REASONS
 
 
 @cache
-def credit_release(name: str) -> Release:  # of CREDIT_RELEASES or CREDIT_BASES
+def credit_release(
+    name: str,  # of CREDIT_RELEASES or CREDIT_BASES
+    net: int = 0,  # another number, another `v1`: other first weights, other customers
+) -> Release:
     "A release of the credit model, made on first use and kept: a few seconds at most."
     recipes = CREDIT_BASES | CREDIT_RELEASES
     if name not in recipes:
@@ -412,7 +423,7 @@ def credit_release(name: str) -> Release:  # of CREDIT_RELEASES or CREDIT_BASES
         )
     recipe = recipes[name]
     return Release.from_module(
-        recipe.make(),
+        recipe.make(net),
         inputs=dict(kind="columns", columns=COLUMNS),
         sites=[recipe.site],
         name=name,

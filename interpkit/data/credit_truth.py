@@ -71,11 +71,12 @@ def compared(old: ColumnEffects, new: ColumnEffects, alerts: float = 0.1) -> dic
         flips=float(((old.raw > 0) != (new.raw > 0)).mean()),
     )
 
-# %% ../../nbs/02_data/06c_credit_truth.ipynb #13789a32
+# %% ../../nbs/02_data/06c_credit_truth.ipynb #43dda0f6
 def credit_truth(
     names: list[str] | None = None,  # default: all of CREDIT_RELEASES
     rows: pd.DataFrame | None = None,  # default: 4,000 rows that no check meets
     seed: int = 0,  # of the values that replace others
+    net: int = 0,  # which `v1`, see `credit_release`
 ) -> pd.DataFrame:  # release -> what is true about it, and what is due
     "What is true about the credit releases, by replacing every column of every row."
     names = list(CREDIT_RELEASES if names is None else names)
@@ -85,10 +86,10 @@ def credit_truth(
             raise bad_parameter(asked, repr(name), nearest(name, CREDIT_RELEASES))
     rows = credit_rows(4000, "truth") if rows is None else rows
     bases = {CREDIT_RELEASES[name].base for name in names}
-    old = {base: column_effects(credit_release(base), rows, seed) for base in bases}
+    old = {base: column_effects(credit_release(base, net), rows, seed) for base in bases}
     truth = {}
     for name in names:
         recipe = CREDIT_RELEASES[name]
-        new = column_effects(credit_release(name), rows, seed)
+        new = column_effects(credit_release(name, net), rows, seed)
         truth[name] = compared(old[recipe.base], new) | dict(due=recipe.due)
     return pd.DataFrame(truth).T
