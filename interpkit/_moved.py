@@ -156,6 +156,7 @@ drift.words:summary_lines -> drift.page:summary_lines
 drift.words:unreadable -> drift.answers:unreadable
 drift.words:valid_words -> drift.answers:valid_words
 drift.words:watched_words -> drift.answers:watched_words
+gate.check:forecast -> gate.forecast:forecast
 gate.cli:clash -> gate.doctor:clash
 gate.cli:findings -> gate.doctor:findings
 gate.demo:COLOUR -> core.show:COLOURS
@@ -185,8 +186,8 @@ gate.policy:init_policy -> gate.check_toml:init_policy
 gate.policy:measured_own -> gate.check_toml:measured_own
 gate.policy:policy_text -> gate.check_toml:policy_text
 gate.policy:toml -> gate.check_toml:toml
-gate.report:MARKS -> core.show:MARKS
 gate.report:CSS -> gate.page_style:CSS
+gate.report:MARKS -> core.show:MARKS
 gate.report:WORDS -> gate.numbers:WORDS
 gate.report:behaviour_rows -> gate.numbers:behaviour_rows
 gate.report:changed_rows -> gate.numbers:changed_rows

@@ -20,9 +20,11 @@ def build(width=16): return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Lin
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Two releases `v1` and `v2` of a small network, and `wide` of another width.
+    """Two releases `v1` and `v2` of a small network, and two of another width.
 
-    With them v1's dictionary and 600 rows, all as files in one folder.
+    `wide` is the function of v1 with eight more units that do nothing, `other` is another one.
+
+    With them v1's dictionary and 1,000 rows, all as files in one folder.
     """
     from interpkit.dictionary.validity import certify
     from interpkit.drift.simulate import small_world
@@ -33,9 +35,14 @@ def tiny(tmp_path_factory):
     sys.path.insert(0, str(at))
     import tiny_fraud
 
-    world = small_world(n=600)
+    world = small_world(n=1000)
     torch.manual_seed(0)
-    models = {"v1": world.old.model, "v2": world.new.model, "wide": tiny_fraud.build(24)}
+    wide, other = tiny_fraud.build(24), tiny_fraud.build(24)
+    with torch.no_grad():
+        for layer, before in zip(wide[::2], world.old.model[::2], strict=True):
+            for p, was in zip(layer.parameters(), before.parameters(), strict=True):
+                p.zero_()[tuple(slice(n) for n in was.shape)] = was
+    models = {"v1": world.old.model, "v2": world.new.model, "wide": wide, "other": other}
     for name, model in models.items():
         release = Release.from_module(
             model,
@@ -47,7 +54,7 @@ def tiny(tmp_path_factory):
         release.save(
             at / name,
             factory=tiny_fraud.build,
-            factory_args=dict(width=24) if name == "wide" else {},
+            factory_args=dict(width=24) if name in ("wide", "other") else {},
         )
     world.rows.to_parquet(at / "rows.parquet")
     old = Release.load(at / "v1")
@@ -62,6 +69,7 @@ def tiny(tmp_path_factory):
         v1=str(at / "v1"),
         v2=str(at / "v2"),
         wide=str(at / "wide"),
+        other=str(at / "other"),
         data=str(at / "rows.parquet"),
         dictionary_folder=str(at / "dictionary"),
     )

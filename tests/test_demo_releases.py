@@ -23,9 +23,9 @@ from interpkit.data.demo import DEMO, PURPOSES, demo_folder, demo_quarter, demo_
 from interpkit.data.world import FRAUD, LEGIT, RULE
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
+from interpkit.drift.behaviour import auc
 from interpkit.drift.limits import Limits
 from interpkit.drift.plan import plan_check
-from interpkit.drift.behaviour import auc
 from interpkit.drift.scores import fit_or_raise, score_old
 from interpkit.model.releases import Release
 

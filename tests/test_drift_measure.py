@@ -1,4 +1,4 @@
-"The tables of the four families, worked out one sequence at a time from their definitions."
+"The tables of the families, worked out one sequence at a time from their definitions."
 
 from dataclasses import replace
 
@@ -12,11 +12,21 @@ from torch import nn
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import SiteWeights
 from interpkit.drift.comparison import Comparison, hashed
-from interpkit.drift.families import Activation, Effect, ErrorShare, SpliceError, draw, firing
+from interpkit.drift.families import (
+    Activation,
+    ActiveFeatures,
+    Decisions,
+    Effect,
+    ErrorShare,
+    SpliceError,
+    draw,
+    firing,
+)
+from interpkit.drift.inputs import Inputs, units_of
 from interpkit.drift.measure import measure, measure_all
 from interpkit.drift.plan import plan_check
-from interpkit.drift.simulate import small_world
 from interpkit.drift.segments import ALL
+from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import judge
 from interpkit.explain.ablation import Ablation
@@ -29,16 +39,20 @@ NAMES = (
     "splice error",
     "error share at model.layers.0:out",
     "error share at model.layers.1:out",
+    "active features",
     "activation",
     "effect",
+    "inputs",
+    "decisions",
 )
+VALID = ("splice error", "active features")
 
 
 def plan_of(draws=8, seed=0):
     statements = []
     for segment in ("", "north", "south"):
         for name in NAMES:
-            question = "valid" if "error" in name else "same"
+            question = "valid" if "error" in name or name in VALID else "same"
             statements.append(Statement(name, question, 0.25, segment))
     sizes = dict(sequences=14, groups=7, features=44)
     return Plan(tuple(statements), WATCHED, draws=draws, seed=seed, **sizes)
@@ -67,6 +81,18 @@ def sizes(side):
     "The size of each feature's attribution, [sequences, features]."
     both = [[t.site[k].at.abs().sum(0).numpy() for k in (0, 1)] for t in truth(side)]
     return np.stack([np.concatenate(sites) for sites in both]).astype(float)
+
+
+def scale(side):
+    "The mean distance of a release's decisions from their mean."
+    w = world().rows.weight.to_numpy()
+    d = np.array([x.decision for x in truth(side)])
+    return (w * np.abs(d - (w * d).sum() / w.sum())).sum() / w.sum()
+
+
+def effects_by_hand():
+    "The effect of every feature in every sequence, in units of each release."
+    return every_effect("old") / scale("old"), every_effect("new") / scale("new")
 
 
 # each family
@@ -122,11 +148,93 @@ def test_activation_of_all_features():
     w = world().rows.weight.to_numpy()
     attribution = w @ (sizes("old") + sizes("new"))
     weight = attribution / np.maximum(w @ (was + now), 1e-30)  # one number per feature
+    both = was + now
     t = of(Activation().measure(compare()), "activation")
     assert t.numerator.tolist() == pytest.approx((moved @ weight).tolist(), rel=1e-2)
-    assert t.denominator.tolist() == pytest.approx((was @ weight).tolist(), rel=1e-2)
+    assert t.denominator.tolist() == pytest.approx((both @ weight).tolist(), rel=1e-2)
     assert (t.numerator < np.abs(now - was) @ weight).sum() == 0
     assert (t.numerator > np.abs(now - was) @ weight + 1e-3).any()  # token by token, not by sums
+
+
+def test_active_features_are_counted_per_token_that_counts():
+    t = ActiveFeatures().measure(compare())
+    found = of(t, "active features")
+    for column, side in (("numerator", "new"), ("denominator", "old")):
+        per_token = [(x[1:] > 0).sum() / (len(x) - 1) for x in codes(side)]
+        assert found[column].tolist() == pytest.approx(per_token)
+
+
+def test_decisions_by_hand():
+    t = of(Decisions().measure(compare()), "decisions")
+    w = world().rows.weight.to_numpy()
+    was, now = (
+        (lambda d, m: (d - (w * d).sum() / w.sum()) / m)(
+            np.array([x.decision for x in truth(side)]), scale(side)
+        )
+        for side in ("old", "new")
+    )
+    assert t.numerator.tolist() == pytest.approx(np.abs(now - was).tolist(), abs=1e-3)
+    size = np.abs(now) + np.abs(was)
+    assert t.denominator.tolist() == pytest.approx(size.tolist(), abs=1e-3)
+
+
+def test_inputs_are_columns_replaced_one_at_a_time_in_both_models():
+    c = small_world(60)
+    t = Inputs().measure(c)
+    lends = units_of(c).lends
+    lost, size = np.zeros(60), np.zeros(60)
+    x = c.rows[[f"x{i}" for i in range(6)]].to_numpy()
+    m = []
+    for release in (c.old, c.new):
+        d = release.model(torch.tensor(x)).detach().numpy()[:, 0].astype(float)
+        m.append(np.abs(d - d.mean()).mean())
+    for row in range(60):
+        for column in range(6):
+            changed = x[row].copy()
+            changed[column] = x[lends[row, column], column]
+            both = torch.tensor(np.stack([x[row], changed]))
+            e = [
+                float(r.model(both).diff(dim=0).neg().detach()) / scale_of
+                for r, scale_of in zip((c.old, c.new), m, strict=True)
+            ]
+            lost[row] += abs(e[1] - e[0])
+            size[row] += abs(e[1]) + abs(e[0])
+    assert t.numerator.tolist() == pytest.approx(lost.tolist(), abs=1e-4)
+    assert t.denominator.tolist() == pytest.approx(size.tolist(), abs=1e-4)
+
+
+def test_a_column_of_another_row_lends_its_value_as_often_as_it_stands_in_the_traffic():
+    c = small_world(400)
+    rows = c.rows.assign(weight=np.where(np.arange(400) < 100, 3.0, 1.0))
+    weighted = Comparison(c.old, c.new, c.dictionary, rows, c.plan)
+    lends = units_of(weighted).lends
+    assert (lends < 100).mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(lends.size))
+    shuffled = rows.sample(frac=1, random_state=3)
+    again = units_of(Comparison(c.old, c.new, c.dictionary, shuffled, c.plan)).lends
+    names = rows.sequence_id.to_numpy()[lends]
+    other = shuffled.sequence_id.to_numpy()[again][np.argsort(shuffled.index)]
+    assert (names == other).all()
+
+
+def test_alerts_are_the_highest_decisions_of_the_old_release():
+    c = small_world(400)
+    weight = np.where(np.arange(400) % 5 == 0, 0.2, 1.0)
+    rows = c.rows.assign(weight=weight)
+    plan, _ = plan_check(c.old, c.dictionary, rows, salt="pepper")
+    d = c.old.run(rows).numpy()
+    chosen, held = [], 0.0
+    for i in sorted(range(400), key=lambda i: -d[i]):
+        if held >= 0.10 * weight.sum():
+            break
+        chosen.append(i)
+        held += weight[i]
+    assert set(plan.alerts) == set(hashed(rows.sequence_id.iloc[chosen], "pepper"))
+    table = measure(c.old, c.new, c.dictionary, rows, plan, "pepper")
+    for name in ("effect", "inputs", "decisions", "splice error", "active features"):
+        part = table[(table.statement == name) & (table.segment == "alerts")]
+        assert set(part.sequence) == set(plan.alerts)
+    other_salt = measure(c.old, c.new, c.dictionary, rows, plan, "salt")
+    refused(lambda: decide(other_salt, plan), "alerts")
 
 
 def test_activation_of_watched_features():
@@ -137,14 +245,15 @@ def test_activation_of_watched_features():
         fires = np.flatnonzero((was + now)[:, f] > 0)
         assert t.index.tolist() == fires.tolist()
         assert t.numerator.tolist() == pytest.approx(moved[fires, f].tolist(), abs=1e-4)
-        assert t.denominator.tolist() == pytest.approx(was[fires, f].tolist(), abs=1e-4)
+        both = (was + now)[fires, f]
+        assert t.denominator.tolist() == pytest.approx(both.tolist(), abs=1e-4)
         assert t.change.tolist() == pytest.approx((now - was)[fires, f].tolist(), abs=1e-4)
         assert t.base.tolist() == pytest.approx(was[fires, f].tolist(), abs=1e-4)
 
 
 def test_watched_effect_is_by_ablation_in_both_models():
     table = Effect().measure(compare())
-    old, new = every_effect("old"), every_effect("new")
+    old, new = effects_by_hand()
     was, now, _ = activations()
     active = was + now > 0
     for f in WATCHED:
@@ -152,13 +261,14 @@ def test_watched_effect_is_by_ablation_in_both_models():
         i = np.flatnonzero(active[:, f])
         assert t.index.tolist() == i.tolist()
         assert t.numerator.tolist() == pytest.approx(np.abs(new - old)[i, f].tolist(), abs=5e-4)
-        assert t.denominator.tolist() == pytest.approx(np.abs(old)[i, f].tolist(), abs=5e-4)
+        size = np.abs(old) + np.abs(new)
+        assert t.denominator.tolist() == pytest.approx(size[i, f].tolist(), abs=5e-4)
         assert t.change.tolist() == pytest.approx((new - old)[i, f].tolist(), abs=5e-4)
 
 
 def p_by_hand():
     "The chance of each feature in each sequence."
-    size = sizes("old") + sizes("new")
+    size = sizes("old") / scale("old") + sizes("new") / scale("new")
     was, now, _ = activations()
     active = was + now > 0
     share = size / size.sum(1, keepdims=True)
@@ -180,17 +290,20 @@ def test_draws_have_the_probabilities_of_the_definition():
 
 def test_sampled_effect_has_the_full_ablation_as_its_mean():
     t = of(Effect().measure(compare(plan_of(draws=4000))), "effect")
-    old, new = every_effect("old"), every_effect("new")
+    old, new = effects_by_hand()
     p = p_by_hand()
     expected = dict(
-        numerator=np.abs(new - old), denominator=np.abs(old), change=new - old, base=old
+        numerator=np.abs(new - old),
+        denominator=np.abs(old) + np.abs(new),
+        change=new - old,
+        base=old,
     )
     for column, e in expected.items():
         square = np.divide(e**2, p, out=np.zeros_like(e), where=p > 0).sum(1)
         variance = square - e.sum(1) ** 2
         off = np.abs(t[column] - e.sum(1))
         assert (off < 4.5 * np.sqrt(variance / 4000) + 2e-3).all(), column
-    share = np.abs(new - old).sum() / np.abs(old).sum()
+    share = np.abs(new - old).sum() / (np.abs(old) + np.abs(new)).sum()
     assert t.numerator.sum() / t.denominator.sum() == pytest.approx(share, rel=0.02)
 
 
@@ -234,7 +347,7 @@ def test_ids_are_hashed_with_a_salt():
 
 def test_segments_hold_the_rows_of_their_sequences():
     t, rows = measure_all(compare()), world().rows
-    for name in ("effect", "activation", "error share at model.layers.1:out"):
+    for name in ("effect", "activation", "inputs", "error share at model.layers.1:out"):
         for s in ("north", "south"):
             part = of(t, name, s)
             assert part.index.tolist() == np.flatnonzero(rows.segment == s).tolist()
@@ -284,8 +397,9 @@ def test_pairs_are_run_once_each(monkeypatch):
     f = np.array([3, 30, 3, 30, 1, 30])
     was, now = c.effects(s, f)
     assert sum(ran) == 2 * 4
-    assert was.tolist() == pytest.approx(every_effect("old")[s, f].tolist(), abs=5e-4)
-    assert now.tolist() == pytest.approx(every_effect("new")[s, f].tolist(), abs=5e-4)
+    old, new = effects_by_hand()
+    assert was.tolist() == pytest.approx(old[s, f].tolist(), abs=5e-4)
+    assert now.tolist() == pytest.approx(new[s, f].tolist(), abs=5e-4)
 
 
 def test_watched_sequences_are_a_random_part_that_does_not_depend_on_order():
@@ -315,17 +429,17 @@ def test_features_of_one_label_and_segments_with_odd_names():
     rows = w.rows.assign(segment=["", "a: b", "é, \n{}"] * 100)
     plan, _ = plan_check(w.old, twins, rows, watched=[0, 1, 2], watched_share=2.0)
     names = [s.name for s in plan.statements if s.watched]
-    assert names[:3] == [
-        "activation: amount: high (feature 0)",
-        "activation: amount: high (feature 1)",
-        "activation: (feature 2)",
-    ]
-    assert len(names) == 6
+    assert {
+        "effect: amount: high (feature 0)",
+        "effect: amount: high (feature 1)",
+        "effect: (feature 2)",
+    } <= set(names)
+    assert len(names) == len(plan.watched) >= 10
     table = measure(w.old, w.new, twins, rows, plan)
     decided = decide(table, plan)
-    assert len(decided) == 4 * 4 + 6
-    assert {s.segment for s in decided} == {"", ALL, "a: b", "é, \n{}"}
-    assert all(s.n == 100 for s in decided if s.segment)
+    assert len([s for s in decided if not s.watched]) == 7 * 5
+    assert {s.segment for s in decided} == {"", "alerts", ALL, "a: b", "é, \n{}"}
+    assert all(s.n == (30 if s.segment == "alerts" else 100) for s in decided if s.segment)
     # the same check with labels that tell features apart
     plain_plan, _ = plan_check(w.old, w.dictionary, rows, watched=[0, 1, 2], watched_share=2.0)
     plain_table = measure(w.old, w.new, w.dictionary, rows, plain_plan)
@@ -341,43 +455,61 @@ def test_features_of_one_label_and_segments_with_odd_names():
 
 def test_a_release_against_itself_passes_at_zero():
     w = small_world(300)
-    plan, _ = plan_check(w.old, w.dictionary, w.rows)
+    plan, _ = plan_check(w.old, w.dictionary, w.rows, alerts=0)
     table = measure(w.old, w.old, w.dictionary, w.rows, plan)
-    about_the_dictionary = table.statement.isin(["splice error", "error share"])
+    counts = table.statement == "active features"
+    about_the_dictionary = counts | table.statement.isin(["splice error", "error share"])
     assert (table.numerator[~about_the_dictionary] == 0).all()
-    assert table.numerator.max() < 1e-9
+    assert (table.numerator[counts] == table.denominator[counts]).all()
+    assert table.numerator[~counts].max() < 1e-9
     v = judge(decide(table, plan), plan, table)
     assert (v.outcome, v.action, v.changed) == ("PASS", "REUSE", ())
     assert all(s.upper > 0 for s in v.statements)
 
 
-def other_width():
-    return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 1))
+def other_width(old):
+    "The same function with four more units that do nothing."
+    net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 1))
+    with torch.no_grad():
+        for layer, before in zip(net[::2], old[::2], strict=True):
+            for p, was in zip(layer.parameters(), before.parameters(), strict=True):
+                p.zero_()[tuple(slice(n) for n in was.shape)] = was
+    return net
 
 
-def no_such_site():
-    return nn.Sequential(nn.Linear(6, 1))
+def no_such_site(old):
+    "The same function in one module less."
+    return nn.Sequential(nn.Sequential(*old))
 
 
 @pytest.mark.parametrize(
-    "made, why", [(other_width, "9 wide in v3"), (no_such_site, "no such site")]
+    "made, why", [(other_width, "20 wide in v3"), (no_such_site, "no such site")]
 )
-def test_a_release_of_another_shape_counts_as_wholly_changed(made, why):
+def test_what_a_dictionary_cannot_read_is_wholly_changed_to_it_and_yet_the_same_model(made, why):
     w = small_world(300)
-    torch.manual_seed(0)
-    net = made()
+    net = made(w.old.model)
     other = Release.from_module(net, sites=["0:out"], name="v3", device="cpu")
-    plan, _ = plan_check(w.old, w.dictionary, w.rows, new=dict(name="v3"))
+    plan, _ = plan_check(w.old, w.dictionary, w.rows, new=dict(name="v3"), alerts=0)
     c = Comparison(w.old, other, w.dictionary, w.rows, plan)
     table = measure_all(c)
     v = judge(decide(table, plan), plan, table)
     assert why in c.incompatible
     assert (v.outcome, v.valid, v.same, v.action) == ("FAIL",) * 3 + ("RETRAIN",)
-    assert {s.ratio for s in v.statements} == {1.0}
+    model = [s for s in v.statements if s.name in ("inputs", "decisions")]
+    assert max(s.ratio for s in model) < 1e-5
+    assert all(s.outcome == "PASS" for s in model)
+    through = {s.name: s.ratio for s in v.statements if s not in model}
+    assert through.pop("active features") > 1.5
+    assert set(through.values()) == {1.0}
 
 
 def test_a_transformer_of_another_width_counts_as_wholly_changed():
-    assert (measure_all(compare(new=causal(3, "wide", width=32))).numerator == 1).all()
+    table = measure_all(compare(new=causal(3, "wide", width=32)))
+    model = table.statement.isin(["inputs", "decisions"])
+    ratio = (table.numerator / table.denominator)[~model]
+    assert (ratio[table.statement != "active features"] == 1).all()
+    assert (table.numerator[model] != 1).all()
+    assert set(table.statement[model]) == {"inputs", "decisions"}
 
 
 def test_releases_that_read_other_positions_are_refused():

@@ -38,7 +38,9 @@ def interval(ratio, spread=0.01, n=1000):
 
 def scores(splice=0.01, error=(0.02,), firing=(300.0,) * 16):
     errors = tuple(map(interval, error))
-    return OldScores(interval(splice), errors, np.full(16, 1 / 16), np.array(firing))
+    share = np.full(16, 1 / 16)
+    alerts = np.arange(400) < 40
+    return OldScores(interval(splice), errors, share, share, alerts, np.array(firing))
 
 
 def effective(weight):  # [n, ...] -> [...]
@@ -112,9 +114,16 @@ def test_valid_limits_tighten_to_what_the_old_release_has():
     assert {s.name: s.limit for s in plan.statements if not s.watched} == {
         "splice error": pytest.approx(0.05),
         "error share": pytest.approx(0.05),
-        "activation": 0.25,
-        "effect": 0.25,
+        "active features": 1.5,
+        "activation": 0.05,
+        "effect": 0.15,
+        "inputs": 0.15,
+        "decisions": 0.10,
     }
+    own = {s.name: s.own for s in plan.statements if not s.watched}
+    assert own["active features"] == 1.0  # its limit is an allowance over what there was
+    assert own["splice error"] == plan.own["splice_error"]
+    assert own["effect"] is None
     assert plan.own["splice_error"] < 1e-6
 
 
@@ -155,6 +164,10 @@ def test_each_site_has_its_own_limit():
         dict(error_share=1.5),
         dict(watched=0.0),
         dict(allowance=0.0),
+        dict(active=0.0),
+        dict(active=math.inf),
+        dict(inputs=1.0),
+        dict(decisions=math.nan),
         dict(allowance=-0.01),
     ],
 )
@@ -167,17 +180,22 @@ def test_limits_that_would_let_everything_pass_are_refused(broken):
 
 def test_the_plan_counts_its_statements():
     c = checked()
-    attribution = c.scores.attribution
+    attribution = np.maximum(c.scores.attribution, c.scores.among_alerts)
     most = [f for f in np.argsort(-attribution) if attribution[f] >= 0.02]
     assert list(c.plan.watched) == most
-    assert len(c.plan.statements) == 4 * (1 + 2) + 2 * len(most)
+    assert len(c.plan.statements) == 7 * (1 + 4) + len(most)
+    assert c.plan.count == len(c.plan.statements) + c.plan.emerging
+    assert c.plan.emerging == min(10, 16 - len(most))
     assert len({s.key for s in c.plan.statements}) == len(c.plan.statements)
 
 
 def test_the_plan_names_what_it_is_about():
     c = checked()
     w, plan = c.world, c.plan
-    assert plan.segments == c.rows.segment.value_counts().to_dict()
+    declared = c.rows.segment.value_counts().to_dict()
+    assert plan.segments == declared | {"alerts": 40, "label 1": int(c.rows.label.sum())}
+    assert len(plan.alerts) == 40
+    assert plan.too_small == {}
     assert (plan.sequences, plan.groups, plan.features) == (400, 400, 16)
     assert plan.check_set == "digest"
     assert plan.old["fingerprint"] == w.old.fingerprint
@@ -208,9 +226,34 @@ def watched(*named):
 
 
 def test_watched_features_by_name_and_by_number():
-    assert watched("b", 5, "7", np.int64(6), "b") == (1, 5, 3, 6)
-    assert watched("a (feature 2)") == (2,)
-    assert watched("9") == (9,)
+    largest = watched()
+    size = np.maximum(checked().scores.attribution, checked().scores.among_alerts)
+    assert list(largest) == np.argsort(-size, kind="stable")[:10].tolist()  # none has the share
+
+    def added(*numbers):
+        return largest + tuple(f for f in numbers if f not in largest)
+
+    assert watched("b", 5, "7", np.int64(6), "b") == added(1, 5, 3, 6)
+    assert watched("a (feature 2)") == added(2)
+    assert watched("9") == added(9)
+    assert watched(*range(16)) == added(*range(16))
+
+
+def test_declared_segments_that_are_too_small_decide_nothing():
+    c = checked()
+    rows = c.rows.assign(segment=["rare"] * 49 + ["other"] * 351)
+    plan, _ = plan_check(c.world.old, c.world.dictionary, rows)
+    assert plan.too_small == {"rare": 49}
+    assert "rare" not in {s.segment for s in plan.statements}
+    one_more = rows.assign(segment=["rare"] * 50 + ["other"] * 350)
+    assert plan_check(c.world.old, c.world.dictionary, one_more)[0].segments["rare"] == 50
+
+
+@pytest.mark.parametrize("name", ["alerts", "label 1"])
+def test_a_segment_that_is_called_like_a_built_in_one_is_refused(name):
+    c = checked()
+    rows = c.rows.assign(segment=np.where(np.arange(400) < 200, name, "north"))
+    refused(lambda: plan_check(c.world.old, c.world.dictionary, rows), repr(name))
 
 
 @pytest.mark.parametrize("wrong", ["a", "c", 16, -1, "16"])
@@ -303,7 +346,7 @@ def test_a_teams_own_family_is_checked_like_the_others(module):
     north = (c.rows.segment == "north").to_numpy()
     whole = np.abs(now - was).sum() / np.abs(was).sum()
     in_north = np.abs(now - was)[north].sum() / np.abs(was)[north].sum()
-    assert list(mine) == ["", "north", "south"]
+    assert list(mine) == ["", "alerts", "label 1", "north", "south"]
     assert mine[""] == pytest.approx(whole, rel=1e-4)
     assert mine["north"] == pytest.approx(in_north, rel=1e-4)
     assert plan.families == (name,)

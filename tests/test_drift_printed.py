@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from small_checks import checked
 
-from interpkit.drift.comparison import Comparison
 from interpkit.drift.behaviour import auc
+from interpkit.drift.comparison import Comparison
 from interpkit.drift.printed import printed
 
 

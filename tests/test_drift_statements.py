@@ -105,13 +105,17 @@ def test_statements_are_decided_on_their_own_rows():
             table(),
             table(60, segment="north", share=0.6),
             table(80, "effect: travel", share=0.9),
-            table(200, "effect: other", share=9.0),
+            table(200, "effect: other", share=0.9),
         ]
     )
     north = Statement("effect", "same", 0.25, "north")
-    decided = decide(t, plan(EFFECT, north, WATCHED, segments={"north": 60}))
-    assert [s.outcome for s in decided] == ["PASS", "FAIL", "FAIL"]
-    assert [s.n for s in decided] == [200, 60, 80]
+    by = plan(EFFECT, north, WATCHED, segments={"north": 60}, emerging=1)
+    decided = decide(t, by)
+    assert [s.outcome for s in decided] == ["PASS", "FAIL", "FAIL", "FAIL"]
+    assert [s.n for s in decided] == [200, 60, 80, 200]
+    assert decided[-1].name == "effect: other"  # nobody watched it: it emerged
+    assert decided[-1].limit == by.watched_limit
+    not_decided(t, "at most 0", by=replace(by, emerging=0))
 
 
 # what is refused
@@ -199,7 +203,7 @@ def test_a_limit_that_is_none_never_passes(limit):
     assert decide(table(share=0.0), plan(replace(EFFECT, limit=limit)))[0].outcome != "PASS"
 
 
-DECIDED = decide(table(), plan())
+DECIDED = decide(table(), plan())  # 'same' alone
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,7 @@ def test_sensitivity_needs_the_whole_table():
 
 def test_plan_round_trip():
     p = Plan(
-        (EFFECT, WATCHED),
+        (EFFECT, WATCHED, replace(VALID, own=0.02)),
         (3,),
         dict(name="v1"),
         dict(name="v2"),
@@ -227,16 +231,22 @@ def test_plan_round_trip():
         "code",
         ("bank:Mine",),
         dict(splice_error=0.01),
-        512,
-        200,
-        190,
-        16,
-        7,
-        0.01,
-        {"north": 60},
+        emerging=4,
+        alerts=("a1", "b2"),
+        too_small={"south": 3},
+        features=512,
+        sequences=200,
+        groups=190,
+        draws=16,
+        seed=7,
+        segments={"north": 60, "alerts": 2},
+        about=dict(decision="a function", period=["2026-07-01", "2026-08-30"]),
     )
     assert Plan.from_dict(json.loads(json.dumps(p.to_dict()))) == p
-    assert [s.limit for s in p.scaled(2).statements] == [0.5, 1.0]
+    assert p.count == 3 + 4
+    # 2 % of its own and 8 points more: what is allowed is doubled, what it has is not
+    assert [s.limit for s in p.scaled(2).statements] == pytest.approx([0.5, 1.0, 0.18])
+    assert p.scaled(2).watched_limit == 0.6
 
 
 def test_segments_are_text_and_none_is_the_whole_set():

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ def statement(name="effect", outcome="PASS", **fields):
     "A decided statement at a limit of 25 %."
     known = dict(ratio=0.1, lower=0.08, upper=0.12, n=1000, n_eff=1000.0, spread=0.005)
     question = "valid" if "error" in name else "same"
-    return Statement(name, question, 0.25, outcome=outcome, **known | fields)
+    known |= dict(question=question)
+    return Statement(name=name, limit=0.25, outcome=outcome, **known | fields)
 
 
 UNKNOWN = dict(ratio=None, lower=None, upper=None, n=0, n_eff=0.0)  # a feature that never fired
@@ -38,31 +40,55 @@ PLAN = Plan(
 
 # the verdict
 
+P, F, U = "PASS", "FAIL", "INCONCLUSIVE"
 
-@pytest.mark.parametrize(
-    "valid, same, outcome, action",
-    [
-        ("PASS", "PASS", "PASS", "REUSE"),
-        ("PASS", "FAIL", "FAIL", "REVIEW"),
-        ("PASS", "INCONCLUSIVE", "INCONCLUSIVE", "COLLECT"),
-        ("FAIL", "PASS", "FAIL", "RETRAIN"),
-        ("FAIL", "FAIL", "FAIL", "RETRAIN"),
-        ("FAIL", "INCONCLUSIVE", "FAIL", "RETRAIN"),
-        ("INCONCLUSIVE", "PASS", "INCONCLUSIVE", "COLLECT"),
-        ("INCONCLUSIVE", "FAIL", "FAIL", "REVIEW"),
-        ("INCONCLUSIVE", "INCONCLUSIVE", "INCONCLUSIVE", "COLLECT"),
-    ],
+
+def by_the_table(valid, activation, effect, inputs, decisions):
+    "The first line of the table of actions that holds."
+    if F in (inputs, decisions):
+        return "REVIEW"
+    if effect == F and activation == P:
+        return "REVIEW"
+    model_holds = inputs == decisions == P
+    if valid == F:
+        return "RETRAIN" if model_holds else "COLLECT"
+    if valid == effect == inputs == decisions == P:
+        return "REUSE"
+    if valid == P and model_holds and activation == F:
+        return "RETRAIN"
+    return "COLLECT"
+
+
+ASKED = dict(
+    zip(
+        ("splice error", "activation", "effect", "inputs", "decisions"),
+        ("valid", "moved", "same", "same", "same"),
+        strict=True,
+    )
 )
+
+
+def asked(outcomes, segment=""):
+    "One decided statement of each family."
+    names = zip(ASKED, outcomes, strict=True)
+    return [statement(n, o, segment=segment, question=ASKED[n]) for n, o in names]
+
+
 @pytest.mark.parametrize("order", [1, -1])
-def test_actions(valid, same, outcome, action, order):
-    asked = [statement("splice error", valid), statement("effect", same)]
-    others = [statement("error share"), statement("activation"), statement("effect: x")]
-    v = judge([*asked, *others][::order], PLAN)
-    assert (v.valid, v.same) == (valid, same)
-    assert (v.outcome, v.action) == (outcome, action)
-    assert v.passed == (outcome == "PASS")
-    assert int(v.exit_code) == {"PASS": 0, "FAIL": 10, "INCONCLUSIVE": 11}[outcome]
-    assert (v.collect is not None) == (action == "COLLECT")
+def test_actions(order):
+    "All 243 ways in which five questions can end, as statements of the whole set or of alerts."
+    for outcomes in product((P, F, U), repeat=5):
+        fine = asked([P] * 5)
+        action = by_the_table(*outcomes)
+        v = judge(asked(outcomes)[::order], PLAN)
+        valid, same = outcomes[0], worst(outcomes[2:])
+        assert (v.valid, v.same, v.outcome) == (valid, same, worst((valid, same)))
+        assert v.action == action, outcomes
+        assert int(v.exit_code) == {P: 0, F: 10, U: 11}[v.outcome]
+        assert v.passed == (v.outcome == P)
+        assert (v.collect is not None) == (action == "COLLECT")
+        among_alerts = asked(outcomes, "alerts")
+        assert judge([*fine, *among_alerts][::order], PLAN).action == action, outcomes
 
 
 @pytest.mark.parametrize(
@@ -70,13 +96,24 @@ def test_actions(valid, same, outcome, action, order):
     [
         (statement("effect: travel", "FAIL"), "REVIEW"),
         (statement("effect", "FAIL", segment="north"), "REVIEW"),
+        (statement("inputs", "FAIL", segment="alerts"), "REVIEW"),
+        (statement("mine", "FAIL"), "REVIEW"),
         (statement("splice error", "FAIL", segment="north"), "RETRAIN"),
         (statement("effect: travel", "INCONCLUSIVE", n_eff=12.0), "COLLECT"),
+        (statement("decisions", "INCONCLUSIVE", segment="alerts"), "COLLECT"),
     ],
-    ids=range(4),
+    ids=range(7),
 )
 def test_one_watched_feature_or_segment_decides(one, action):
-    assert judge([statement("splice error"), statement("effect"), one], PLAN).action == action
+    assert judge([*asked([P] * 5), one], PLAN).action == action
+
+
+def test_where_the_site_moved_in_one_segment_a_change_there_is_no_review():
+    moved = asked([P, F, F, P, P], "north")
+    assert judge([*asked([P] * 5), *moved], PLAN).action == "RETRAIN"
+    held = statement("effect", F, segment="south")
+    stayed = statement("activation", P, segment="south", question="moved")
+    assert judge([*asked([P] * 5), *moved, held, stayed], PLAN).action == "REVIEW"
 
 
 def test_a_verdict_is_no_boolean():
@@ -127,8 +164,12 @@ def test_a_verdict_with_an_unknown_share_can_be_written_down():
 def test_sensitivity_is_the_verdict_at_other_limits():
     c = checked()
     for name, factor in (("half", 0.5), ("double", 2.0)):
-        scaled = [replace(s, limit=factor * s.limit) for s in c.plan.statements]
-        other = replace(c.plan, statements=tuple(scaled))
+        scaled = []
+        for s in c.plan.statements:
+            own = s.own or 0.0  # half and double of what is allowed, not of what it has
+            scaled.append(replace(s, limit=own + factor * (s.limit - own)))
+        limit = factor * c.plan.watched_limit
+        other = replace(c.plan, statements=tuple(scaled), watched_limit=limit)
         v = judge(decide(c.table, other), c.plan)
         assert sensitivity(c.table, c.plan)[name] == dict(valid=v.valid, same=v.same)
     assert verdict().sensitivity == sensitivity(c.table, c.plan)
@@ -213,7 +254,7 @@ def test_naming_is_holms_procedure_over_all_features():
     too_few = parts[-1].head(40).assign(statement="effect: few", numerator=9.0)
     together = parts[-1].assign(statement="effect")
     statements = (Statement("effect", "same", 0.25), Statement("effect: x", "same", 0.5))
-    plan = replace(PLAN, features=40, statements=statements)
+    plan = replace(PLAN, features=40, statements=statements, watched_limit=0.5)
     named = naming(pd.concat([*parts, too_few, together]), plan)
     names = {f"{r.family}: {r.feature}" for r in named.itertuples()}
     assert names == holm_by_hand(p, 2 * 40)

@@ -43,6 +43,12 @@ def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(
     assert "24 wide" in wide.verdict.notes[0]
 
 
+def test_another_function_of_another_width_is_to_review(given, tiny):
+    other = check(**given | dict(new=tiny.other))
+    assert other.action == "REVIEW"
+    assert "24 wide" in other.verdict.notes[0]
+
+
 def test_too_few_sequences_are_inconclusive_and_say_how_many_more(given, tiny, parquet):
     result = check(**given | dict(new=tiny.v1, data=parquet(tiny.rows.head(30))))
     assert result.verdict.outcome == "INCONCLUSIVE"
@@ -120,7 +126,8 @@ def test_an_unknown_argument_site_or_watched_feature_is_named(given):
 
 def test_a_check_names_the_keywords_of_a_policy(given):
     named = inspect.signature(check).parameters
-    assert set(KEYWORDS) == set(Policy.model_fields) - {"decision"}
+    assert set(KEYWORDS) == set(Policy.model_fields) - {"decision", "new"}
+    assert named["new_sites"].default is None
     assert set(KEYWORDS) <= set(named)
     assert all(named[name].default is None for name in KEYWORDS)
 

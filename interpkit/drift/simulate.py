@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_world', 'with_plan', 'check_contract', 'error_rates', 'check_family']
 
-# %% ../../nbs/08_drift/07_simulate.ipynb #1c3ca93e
+# %% ../../nbs/08_drift/07_simulate.ipynb #b0ebecdb
 import copy
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InterpkitError, invalid
-from ..core.statistics import clopper_pearson
+from ..core.statistics import clopper_pearson, outcome, ratio_interval
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import certify
 from ..dictionary.weights import SiteWeights
@@ -23,7 +23,7 @@ from .comparison import Comparison
 from .families import watched_name
 from .measure import load_families, statement_names, with_segments
 from .segments import segments_of
-from .statements import Plan, Statement, decide, measured
+from .statements import Plan, Statement, decide
 from ..model.releases import Release
 from ..model.sites import Site
 
@@ -188,7 +188,7 @@ def _population(rows: pd.DataFrame, limit: float) -> tuple[np.ndarray, np.ndarra
     numerator = sums.numerator.to_numpy() * limit / share * (1 - 1e-12)
     return numerator, sums.denominator.to_numpy()
 
-# %% ../../nbs/08_drift/07_simulate.ipynb #ad3f6e8c
+# %% ../../nbs/08_drift/07_simulate.ipynb #58ab2750
 def error_rates(
     rows: pd.DataFrame,  # of one statement
     limit: float,
@@ -200,20 +200,14 @@ def error_rates(
     "False FAIL and false PASS, with 95 % upper bounds, where the share is exactly `limit`."
     rng, out = np.random.default_rng(seed), []
     numerator, denominator = _population(rows, limit)
-    statement = Statement("simulated", "same", limit)
     for n in sizes:
         count = dict(PASS=0, FAIL=0, INCONCLUSIVE=0)
         for _ in range(checks):
             i = rng.integers(0, len(numerator), n)  # whole groups, with replacement
-            drawn = pd.DataFrame(
-                dict(
-                    numerator=numerator[i],
-                    denominator=denominator[i],
-                    weight=1.0,
-                    group=np.arange(n),
-                )
+            interval = ratio_interval(
+                numerator[i], denominator[i], alpha=0.01, statements=statements
             )
-            count[measured(drawn, statement, statements).outcome] += 1
+            count[outcome(interval, limit)[0]] += 1
         out.append(
             dict(
                 n=n,

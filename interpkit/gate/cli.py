@@ -10,7 +10,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'policy_of', 'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train',
            'verify', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #64131e01
+# %% ../../nbs/09_gate/08_cli.ipynb #19840f6b
 import json
 import os
 import shutil
@@ -24,6 +24,7 @@ from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import read_json
 from .doctor import clash, findings
 from .evidence import verify as verified
+from .forecast import alerts_advice
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
@@ -65,7 +66,7 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #a8bf1df4
+# %% ../../nbs/09_gate/08_cli.ipynb #4090d580
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
@@ -93,6 +94,8 @@ def preflight_words(
         lines.append(f"  not {r['statement']}{where}: {have}")
     if len(short) > 5:
         lines.append(f"  and {len(short) - 5} more")
+    if advice := alerts_advice(preview, result.get("alerts", 0.0)):
+        lines.append(f"Alerts: {advice}.")
     return lines
 
 # %% ../../nbs/09_gate/08_cli.ipynb #813b307b

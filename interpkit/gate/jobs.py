@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'preflight'
            'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'drift', 'keep_evidence',
            'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #e5d21235
+# %% ../../nbs/09_gate/05a_jobs.ipynb #2908ee22
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,12 @@ from ..drift.comparison import hashed
 from ..drift.measure import load_families
 from ..drift.plan import code_digest
 from ..drift.statements import Plan
+from .askable import refuse_hopeless
 from interpkit.gate.check import (
+    as_new,
     as_release,
-    forecast,
     register,
+    rows_of,
     schema_notes,
     score,
     train,
@@ -34,6 +36,7 @@ from interpkit.gate.check import (
     try_out,
 )
 from .evidence import verify, write_evidence
+from .forecast import forecast
 from .parameters import Drift, Preflight, Report, TrainClt, TrainSae
 from .policy import Policy
 from .progress import Progress
@@ -41,7 +44,7 @@ from .report import write_report
 from .results import begin, digest_of, recorded, result_of
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #5b9c2e77
+# %% ../../nbs/09_gate/05a_jobs.ipynb #bb006206
 @dataclass(frozen=True)
 class Inputs:
     "What a run reads: the policy in force, both releases, and the rows of its check set."
@@ -57,8 +60,8 @@ class Inputs:
         policy = Policy.read(settings["policy"])
         places = settings["places"]
         old = as_release(places["old"], "old", policy)
-        new = as_release(places["new"], "new", policy)
-        return cls(policy, old, new, read_check_set(places["data"], old.inputs_columns))
+        new = as_new(places["new"], policy)
+        return cls(policy, old, new, rows_of(places["data"], old))
 
 # %% ../../nbs/09_gate/05a_jobs.ipynb #c988bd11
 def dictionary_of(run: Path, settings: dict, old: Release) -> Dictionary:
@@ -74,15 +77,17 @@ def rows_to_check(settings: dict, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     return training_rows(rows)[1]
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #d1194027
+# %% ../../nbs/09_gate/05a_jobs.ipynb #85beb375
 def write_plan(run: Path, settings: dict, inputs: Inputs, dictionary: Dictionary) -> str:
     "Write the plan and what it can settle; the digest of the plan."
     rows = rows_to_check(settings, inputs.rows)
-    plan, preview = register(inputs.old, inputs.new, dictionary, rows, inputs.policy)
+    plan, preview = register(
+        inputs.old, inputs.new, dictionary, rows, inputs.policy, settings["salt"]
+    )
     write_json(run / "preview.json", preview)
     return digest_file(write_json(run / "preregistration.json", plan.to_dict()))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #9b5524b8
+# %% ../../nbs/09_gate/05a_jobs.ipynb #2202d11a
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -92,6 +97,8 @@ def preflight(p: Preflight) -> dict:
     old, new, rows = inputs.old, inputs.new, inputs.rows
     try_out(old, new, rows)
     checked = rows_to_check(settings, rows)
+    foreseen = forecast(checked, inputs.policy)
+    refuse_hopeless(foreseen)
     result = dict(
         old=old.name,
         new=new.name,
@@ -100,11 +107,12 @@ def preflight(p: Preflight) -> dict:
         notes=schema_notes(old, new),
         for_sign_off=old.for_sign_off and new.for_sign_off,
         registered="",
+        alerts=inputs.policy.alerts,
     )
     if p.train_data:
         training_rows(rows, read_check_set(p.train_data, old.inputs_columns))
     write_json(run / "check.json", settings)
-    write_json(run / "preview.json", forecast(checked, inputs.policy))
+    write_json(run / "preview.json", foreseen)
     if p.dictionary:
         dictionary = dictionary_of(run, settings, old)
         result["registered"] = write_plan(run, settings, inputs, dictionary)
