@@ -6,7 +6,7 @@
 __all__ = ['hashed', 'hashed_seed', 'frame_of', 'Observed', 'observe', 'decision_scale', 'centred', 'incompatibility',
            'Comparison', 'release_decisions', 'effects_of']
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #fc0ae2ca
+# %% ../../nbs/08_drift/01_comparison.ipynb #2521b3a5
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ..core.errors import InterpkitError, invalid
+from ..core.groups import blocks_of
 from ..dictionary.dictionary import Dictionary
 from interpkit.dictionary.evaluate import (
     Attributions,
@@ -29,7 +30,7 @@ from interpkit.dictionary.evaluate import (
 )
 from ..dictionary.replacement import batch_size, in_batches, spliced_decisions
 from .segments import ALERTS, LABELLED, labelled, segments_of
-from .statements import Plan
+from .statements import BLOCK, Plan
 from ..explain.ablation import Ablation
 from ..model.batch import Batch, counted
 from ..model.capture import capture
@@ -46,15 +47,16 @@ def hashed_seed(seed: int, *what) -> int:
     digest = hashlib.sha256(repr((seed, *map(str, what))).encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #791d090e
+# %% ../../nbs/08_drift/01_comparison.ipynb #95a5e3d4
 def frame_of(rows: pd.DataFrame, salt: str) -> pd.DataFrame:
-    "sequence, group, segment, weight: the left part of every table, one row per sequence."
+    "sequence, group, segment, weight, block: the left part of every table, a row per sequence."
     sequence = hashed(rows["sequence_id"], salt)
     group = hashed(rows["group_id"], salt + "group") if "group_id" in rows else sequence
     weight = rows["weight"].astype(float).to_numpy() if "weight" in rows else 1.0
-    return pd.DataFrame(
-        dict(sequence=sequence, group=group, segment=segments_of(rows), weight=weight)
-    )
+    frame = dict(sequence=sequence, group=group, segment=segments_of(rows), weight=weight)
+    if "timestamp" in rows:
+        frame[BLOCK] = blocks_of(rows["timestamp"])
+    return pd.DataFrame(frame)
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #df66d078
 @dataclass(frozen=True)

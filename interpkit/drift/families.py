@@ -6,7 +6,7 @@
 __all__ = ['rows_of', 'overlap_rows', 'watched_name', 'SpliceError', 'ErrorShare', 'ActiveFeatures', 'feature_weights',
            'Activation', 'chances', 'draw', 'Drawn', 'firing', 'emerging', 'Effect', 'Decisions']
 
-# %% ../../nbs/08_drift/02_families.ipynb #369505a3
+# %% ../../nbs/08_drift/02_families.ipynb #1245fc23
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,9 @@ from ..dictionary.dictionary import Dictionary
 from .comparison import Comparison, centred, hashed_seed
 from .scores import attribution_shares, effective_groups
 from .segments import ALERTS, LEAST
+from .statements import BLOCK
 
-# %% ../../nbs/08_drift/02_families.ipynb #3ac1dd72
+# %% ../../nbs/08_drift/02_families.ipynb #cb89ba00
 def rows_of(
     comparison: Comparison,
     name: str,  # of the statement
@@ -32,6 +33,7 @@ def rows_of(
     "Rows of one statement for the sequences `index`, in the columns of the contract."
     frame = comparison.frame if index is None else comparison.frame.iloc[index]
     zero = np.zeros(len(frame))
+    time = {BLOCK: frame[BLOCK].to_numpy()} if BLOCK in frame else {}
     return pd.DataFrame(
         dict(
             statement=name,
@@ -43,6 +45,7 @@ def rows_of(
             denominator=np.asarray(denominator, float),
             change=zero if change is None else change,
             base=zero if base is None else base,
+            **time,
         )
     )
 

@@ -48,7 +48,7 @@ def attribution_shares(
     total = weight @ size
     return total / max(total.sum(), 1e-30)
 
-# %% ../../nbs/08_drift/03_scores.ipynb #8332e67e
+# %% ../../nbs/08_drift/03_scores.ipynb #3ccdf1bc
 @dataclass(frozen=True)
 class OldScores:
     "What the old release gives through its own dictionary."
@@ -59,8 +59,10 @@ class OldScores:
     among_alerts: np.ndarray  # [F] its share of the attribution of alerts
     alerts: np.ndarray  # bool [n] sequences with the highest decisions
     firing: np.ndarray  # [F] effective groups in which it fires
+    left_out: np.ndarray  # [n] attribution outside of the features
+    size: np.ndarray  # [n] all attribution
 
-# %% ../../nbs/08_drift/03_scores.ipynb #1b5911c6
+# %% ../../nbs/08_drift/03_scores.ipynb #8b235922
 def score_old(
     old: Release,
     dictionary: Dictionary,
@@ -94,6 +96,8 @@ def score_old(
         attribution_shares(size, weight * high),
         high,
         effective_groups(sparse.vstack(fires), weight, group),
+        error.sum(1),
+        (error + mass).sum(1),
     )
 
 # %% ../../nbs/08_drift/03_scores.ipynb #8011bc70

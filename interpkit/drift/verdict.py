@@ -6,7 +6,7 @@
 __all__ = ['ORDER', 'EXIT', 'worst', 'statement_table', 'Verdict', 'statement_named', 'to_collect', 'sensitivity', 'naming',
            'judge']
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #0c51adc3
+# %% ../../nbs/08_drift/04_verdict.ipynb #7aa3b431
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -16,9 +16,9 @@ import pandas as pd
 from ..core.digests import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
-from ..core.statistics import holm, p_above, ratio_interval
+from ..core.statistics import holm, p_above
 from .actions import action_for
-from .statements import Plan, Statement, decide, measured
+from .statements import Plan, Statement, decide, interval_of, measured
 
 # %% ../../nbs/08_drift/04_verdict.ipynb #be55091b
 ORDER = ("PASS", "INCONCLUSIVE", "FAIL")
@@ -188,18 +188,12 @@ def sensitivity(table: pd.DataFrame, plan: Plan) -> dict[str, dict[str, str]]:
         answers[name] = {q: _answer(statements, q) for q in ("valid", "same")}
     return answers
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #54d3749f
+# %% ../../nbs/08_drift/04_verdict.ipynb #e6ed7f67
 def _feature_change(name: str, rows: pd.DataFrame, limit: float, alpha: float) -> dict | None:
     "Share, interval and p-value of one feature; None where it was seen too rarely."
     s = measured(rows, Statement(name, "same", limit), 1, alpha)
     if s.n_eff < 50 or not s.ratio or s.lower is None or s.upper is None:
         return None
-    interval = ratio_interval(
-        rows.numerator.to_numpy(float),
-        rows.denominator.to_numpy(float),
-        rows.weight.to_numpy(float),
-        rows.group.to_numpy(),
-    )
     family, feature = name.split(": ", 1)
     return dict(
         family=family,
@@ -208,7 +202,7 @@ def _feature_change(name: str, rows: pd.DataFrame, limit: float, alpha: float) -
         lower=six(s.lower),
         upper=six(s.upper),
         change=six(s.change or 0.0),
-        p=p_above(interval, limit),
+        p=p_above(interval_of(rows, s), limit),
     )
 
 # %% ../../nbs/08_drift/04_verdict.ipynb #04f2110e
