@@ -26,7 +26,6 @@ from ..drift.page import short_html, summary_lines
 from ..drift.plan import plan_check
 from ..drift.plan import preview as preview_of
 from ..drift.printed import printed as printed_numbers
-from ..drift.segments import segments_of
 from ..drift.statements import Plan, decide
 from ..drift.verdict import Verdict, judge
 from .about import about_of
