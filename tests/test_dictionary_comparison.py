@@ -27,7 +27,6 @@ from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 
-
 VALID = dict.fromkeys(("splice error", "error share", "active features"), "valid")
 
 
