@@ -147,10 +147,12 @@ def test_each_site_has_its_own_limit():
     shares = ["error share at a", "error share at b"]
     two = scores(error=(0.02, 0.20))
     measured = limits_of(two, Limits(), {}, shares)
-    assert measured["error share at a"] == pytest.approx(0.07)
-    assert measured["error share at b"] == pytest.approx(0.25)
+    assert measured["error share at a"] == pytest.approx((0.07, 0.02))  # limit, own
+    assert measured["error share at b"] == pytest.approx((0.25, 0.20))
     stated = limits_of(two, Limits(), dict(error_share=0.1), shares)
-    assert stated["error share at b"] == pytest.approx(0.15)
+    assert stated["error share at b"] == pytest.approx((0.15, 0.1))
+    loose = limits_of(two, Limits(), dict(error_share=0.4), shares)
+    assert loose["error share at b"] == (0.30, None)  # the policy's limit allows over nothing
 
 
 @pytest.mark.parametrize(
@@ -290,7 +292,8 @@ def previewed():
     for family in ("activation", "effect"):
         for feature in ("amount", "age"):
             statements.append(Statement(f"{family}: {feature}", "same", 0.5))
-    plan = Plan(tuple(statements), (4, 9), sequences=n, groups=200)
+    sizes = {"north": 200, "south": 200}
+    plan = Plan(tuple(statements), (4, 9), sequences=n, groups=200, segments=sizes)
     firing = [0.0] * 4 + [123.4] + [0.0] * 4 + [77.0] + [0.0] * 6
     errors = (interval(0.05, 0.001), interval(0.1, 0.009))
     old = replace(scores(firing=firing), splice=interval(0.02, 0.004), error=errors)

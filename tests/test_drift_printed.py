@@ -35,14 +35,14 @@ def test_printed_behaviour_by_hand():
     rows = c.rows.assign(label=pd.array([None, 1, 0, 0] * 100, dtype="Int64"))
     label = np.array([np.nan, 1, 0, 0] * 100)
     old, new = (r.run(rows).numpy() for r in (c.world.old, c.world.new))
-    highest_old, highest_new = (set(np.argsort(-x)[:20]) for x in (old, new))
+    highest_old, highest_new = (set(np.argsort(-x)[:40]) for x in (old, new))
     b = numbers(rows)["behaviour"]
     assert b["labelled"] == 300
     assert b["auc_old"] == pytest.approx(auc(label, old))
     assert b["auc_new"] == pytest.approx(auc(label, new))
     assert b["rank_correlation"] == pytest.approx(stats.spearmanr(old, new).statistic, abs=1e-5)
     assert b["flipped"] == pytest.approx(((old > 0) != (new > 0)).mean())
-    assert b["top_replaced"] == pytest.approx(len(highest_old - highest_new) / 20)
+    assert b["top_replaced"] == pytest.approx(len(highest_old - highest_new) / 40)
 
 
 def test_printed_behaviour_without_labels():

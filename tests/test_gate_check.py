@@ -5,6 +5,7 @@ import inspect
 import json
 import shutil
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,11 @@ from helpers import refused
 from interpkit.core.digests import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.data.demo import demo_folder, demo_rows
+from interpkit.gate.askable import refuse_rows_it_learned
 from interpkit.gate.check import KEYWORDS, check, schema_notes, training_rows
 from interpkit.gate.policy import Policy
 from interpkit.model.releases import Release
+from interpkit.training.train import train_dictionary
 
 
 @pytest.fixture
@@ -58,6 +61,83 @@ def test_too_few_sequences_are_inconclusive_and_say_how_many_more(given, tiny, p
     assert not any(row["settles"] for row in result.preview)
 
 
+def test_a_release_whose_modules_were_renamed_is_the_same_release(tiny, given, tmp_path):
+    class Nested(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(*copy.deepcopy(tiny.old.model)[:2])
+            self.head = copy.deepcopy(tiny.old.model)[2]
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    nested = Release.from_module(Nested(), tiny.old.inputs, sites=["body.1:out"], name="v2")
+    asked = given | dict(new=nested)
+    error = refused(lambda: check(**asked, out=tmp_path / "out"), "nothing could be measured")
+    assert '"1" = "body.1"' in error.mend
+    assert not (tmp_path / "out").exists()
+    names = {"0": "body.0", "1": "body.1", "2": "head"}
+    for new_sites in (names, {"1:out": "body.1:out"}):
+        result = check(**asked, new_sites=new_sites)
+        assert result.action == "REUSE"
+        assert {s.outcome for s in result.verdict.statements} == {"PASS"}
+        counts = ("active features", "splice error", "error share")
+        changed = [s.ratio for s in result.verdict.statements if s.name not in counts]
+        assert max(changed) < 1e-6
+    assert "body.7" in refused(lambda: check(**asked, new_sites={"1": "body.7"})).given
+
+
+def test_a_dictionary_is_not_judged_by_the_rows_that_it_learned(tiny, given):
+    learned = train_dictionary(tiny.old, tiny.rows.head(400), tokens=2000, n_features=16, k=4)
+    trained = given | dict(dictionary=learned)
+    for rows in (tiny.rows.head(400), tiny.rows, tiny.rows.iloc[300:600]):
+        refused(lambda rows=rows: check(**trained | dict(data=rows)), "not trained on")
+    by_digest = {k: v for k, v in learned.training.items() if k != "seen"}
+    older = replace(learned, training=by_digest)
+    refused(lambda: check(**trained | dict(dictionary=older, data=tiny.rows.head(400))), "100 %")
+    others = tiny.rows.tail(600)
+    refuse_rows_it_learned(learned, others, tiny.old.inputs_columns)
+    refuse_rows_it_learned(learned, tiny.rows.tail(620), tiny.old.inputs_columns)  # 20 of them
+    same_names = others.assign(sequence_id=tiny.rows.sequence_id.head(600).to_numpy())
+    refuse_rows_it_learned(learned, same_names, tiny.old.inputs_columns)  # rows are counted from 0
+
+
+def test_alerts_and_threshold_are_those_of_the_policy(given, tiny):
+    result = check(**given, alerts=0.3, threshold=0.4)
+    assert result.plan.segments["alerts"] == len(result.plan.alerts) == 300
+    assert result.plan.about["threshold"] == 0.4
+    behaviour = result.printed["behaviour"]
+    old, new = (Release.load(tiny.releases[n]).run(tiny.rows) > 0.4 for n in ("v1", "v2"))
+    assert behaviour["flipped"] == pytest.approx(float((old != new).float().mean()))
+    without = check(**given, alerts=0)
+    assert "alerts" not in without.plan.segments
+    assert without.plan.alerts == ()
+
+
+def test_a_change_of_the_alerts_alone_is_to_review(tiny, given):
+    "Above the highest tenth of the old decisions, another rule decides about as high as before."
+
+    class Hidden(torch.nn.Module):
+        def __init__(self, bound):
+            super().__init__()
+            self.net, self.bound = copy.deepcopy(tiny.old.model), bound
+
+        def forward(self, x):
+            was = self.net(x)
+            other = self.bound + (x[:, :1] - x[:, 1:2]).abs() * 0.1
+            return torch.where(was > self.bound, other, was)
+
+    highest = float(tiny.old.run(tiny.rows).quantile(0.9))
+    hidden = Release.from_module(
+        Hidden(highest), tiny.old.inputs, sites=["net.1:out"], name="hidden"
+    )
+    asked = given | dict(new=hidden, new_sites={"1": "net.1"})
+    found = check(**asked).verdict
+    assert found.action == "REVIEW"
+    assert found.statement("inputs", "alerts").outcome == "FAIL"
+    assert found.statement("inputs", "alerts").ratio > 2 * found.statement("inputs").ratio
+
+
 BROKEN = {
     "no file": (lambda t, p: dict(data="nowhere.parquet"), "nowhere.parquet"),
     "no parquet": (lambda t, p: dict(data=str(t.at / "tiny_fraud.py")), "parquet"),
@@ -71,6 +151,10 @@ BROKEN = {
     "a column missing": (lambda t, p: dict(data=p(t.rows.drop(columns="x3"))), "'x3'"),
     "no release": (lambda t, p: dict(new="./nowhere"), "nowhere"),
     "no dictionary": (lambda t, p: dict(dictionary="./nowhere"), "nowhere"),
+    "a segment named like a built-in one": (
+        lambda t, p: dict(data=p(t.rows.assign(segment="alerts"))),
+        "'alerts'",
+    ),
     "a release as dictionary": (lambda t, p: dict(dictionary=t.v1), "release folder"),
     "another release's dictionary": (lambda t, p: dict(old=t.v2), "dictionary made for 'v1'"),
 }

@@ -19,7 +19,7 @@ def verdict(*statements):
     made = tuple(
         Statement(
             name,
-            "valid" if "error" in name else "same",
+            "valid" if "error" in name else "moved" if name == "activation" else "same",
             limit,
             segment,
             ratio=ratio,
@@ -53,11 +53,13 @@ def test_an_outcome_that_is_not_true_contradicts(statement, wrong):
     assert bool(demo.contradictions(verdict(statement), TRUTH)) == wrong
 
 
-def test_v2_concept_has_to_fail_by_effect_alone():
+def test_v2_concept_has_to_fail_by_effect_at_a_site_that_did_not_move():
     fine = verdict(("effect", "", 0.41, 0.25, "FAIL"))
     assert demo.unmet("v2-concept", fine, TRUTH) == []
+    inputs = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("inputs", "", 0.41, 0.25, "FAIL"))
+    assert demo.unmet("v2-concept", inputs, TRUTH) == []
     both = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL"))
-    assert any("effect alone" in x for x in demo.unmet("v2-concept", both, TRUTH))
+    assert any("did not move" in x for x in demo.unmet("v2-concept", both, TRUTH))
     assert any("PASS is right" in x for x in demo.unmet("v1-tail", fine, TRUTH))
 
 

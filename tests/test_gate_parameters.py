@@ -81,6 +81,10 @@ def test_numbers_as_text_are_not_numbers():
     assert error(Policy.read, dict(seed="3")).asked.startswith("seed:")
     assert error(Policy.read, dict(draws=True)).asked.startswith("draws:")
     assert error(Policy.read, dict(watched_share=0)).asked.startswith("watched_share:")
+    assert error(Policy.read, dict(alerts=1.0)).asked.startswith("alerts:")
+    assert error(Policy.read, dict(alerts=-0.1)).asked.startswith("alerts:")
+    assert error(Policy.read, dict(threshold=float("nan"))).asked.startswith("threshold:")
+    assert error(Policy.read, dict(new=dict(sites=["1"]))).asked.startswith("new.sites:")
 
 
 def test_parameters_are_frozen():
@@ -175,12 +179,16 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
             seed=5,
             examples="none",
             segments=False,
+            alerts=0.0,
+            threshold=0.5,
+            new=dict(sites={"model.layers.1": "encoder.1"}),
             limits=dict(effect=dict(limit=0.2, why="agreed")),
             own=dict(splice_error=0.002, error_share=0.02),
             training=dict(n_features=64),
         )
     )
-    found = dict(release="v1", data="-", decision="-", sites="-", segments="-")
+    about = ("release", "data", "decision", "sites", "segments", "alerts")
+    found = dict.fromkeys(about, "-")
     (tmp_path / "p.json").write_text(json.dumps(p.model_dump(mode="json")))
     (tmp_path / "p.toml").write_text(policy_text(p, found))
     assert Policy.read(tmp_path / "p.json") == p

@@ -124,7 +124,7 @@ def mean(self: Tokens, release: Release) -> Tensor:  # [d]
     if id(release) not in self.means:
         weight = np.ones(len(self.rows))
         if "weight" in self.rows:
-            weight = self.rows["weight"].to_numpy(float)
+            weight = self.rows["weight"].to_numpy(float, copy=True)
         total, number = torch.zeros((), dtype=torch.float64), 0.0
         site = self.sites[id(release)]
         for part, batch in self.batches(release):

@@ -11,7 +11,7 @@ from html import escape
 from ..core.show import COLOURS, MARKS
 from ..drift.words import share
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #9a4ab9e7
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #7d010fec
 HEADS = {
     "release": "release",
     "behaviour": "behaviour",
@@ -19,7 +19,7 @@ HEADS = {
     "input drift": "input drift",
     "valid": "valid",
     "same": "same",
-    "changed": "changed",
+    "changed": "not shared",
     "action": "action",
     "truth": "truth",
     "story": "what happened",
@@ -80,7 +80,7 @@ def _story(y: int, text: str) -> list[str]:
     x = COLUMNS_AT["story"]
     return [_put(x, first + 16 * i, line, "#333333", 12) for i, line in enumerate(lines)]
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #54acf914
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #66edb0fa
 def _heads(height: int) -> list[str]:
     "The coloured ground, who says what, and the heads of the columns."
     left = COLUMNS_AT["valid"] - 14
@@ -89,7 +89,7 @@ def _heads(height: int) -> list[str]:
     drawn = [f'<rect x="{left}" y="6" width="{width}" {ground}']
     who = {"behaviour": "other gates", "valid": "interpkit", "truth": "the truth"}
     drawn += [_put(COLUMNS_AT[column], 24, text, "#555555", 12) for column, text in who.items()]
-    heads = HEADS | {"same": "same (changed)", "truth": "changed"}
+    heads = HEADS | {"same": "same (lost)", "truth": "lost"}
     drawn += [
         _put(COLUMNS_AT[column], 44, text, weight="bold")
         for column, text in heads.items()
@@ -117,7 +117,7 @@ def _row_drawn(y: int, row: dict) -> list[str]:
     drawn.append(_put(COLUMNS_AT["truth"], y, share(row["truth"])))
     return drawn + _story(y, row["story"])
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #afdd5608
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #fa4af73e
 def table_svg(rows: list[dict]) -> str:
     "The table as SVG text."
     height = 66 + 46 * len(rows)
@@ -126,7 +126,7 @@ def table_svg(rows: list[dict]) -> str:
         drawn += _row_drawn(76 + 46 * i, row)
     title = "; ".join(
         f"{row['release']}: interpkit {row['verdict']}, {row['action']}; "
-        f"{share(row['truth'])} truly changed"
+        f"{share(row['truth'])} truly not shared"
         for row in rows
     )
     return (

@@ -26,7 +26,7 @@ def _foreseen(statement: str, segment: str, limit: float, sequences: int, needed
         settles=sequences >= needed,
     )
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #488e2a66
+# %% ../../nbs/09_gate/03b_forecast.ipynb #1c9d7ed2
 def groups_in(rows: pd.DataFrame, policy: Policy) -> dict[str, int]:
     "How many groups there are in all, under '', among the alerts, and in each segment."
     groups = rows["group_id"] if "group_id" in rows else rows["sequence_id"]
@@ -39,7 +39,7 @@ def groups_in(rows: pd.DataFrame, policy: Policy) -> dict[str, int]:
         segments = segments_of(rows)
         for name in sorted(set(segments) - {""}):
             there[str(name)] = int(groups[segments == name].nunique())
-    asked, _ = judged(there)
+    asked, _ = judged({name: float(n) for name, n in there.items()})
     return {name: there[name] for name in ("", *asked)}
 
 # %% ../../nbs/09_gate/03b_forecast.ipynb #dd28b193
