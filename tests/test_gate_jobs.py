@@ -22,12 +22,14 @@ from interpkit.core.files import read_json, write_json
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.gate import jobs, runner
 from interpkit.gate.cli import run as ipk
-from interpkit.gate.doctor import clash
+from interpkit.gate.doctor import clash, kernel_problem
 from interpkit.gate.notebooks import job_notebook, refuse_exits
-from interpkit.gate.parameters import JOBS, Drift, Preflight, Report
+from interpkit.gate.parameters import JOBS, Drift, Preflight, Report, from_cell
 from interpkit.gate.policy import Policy
 from interpkit.gate.results import finish, result_of
+from interpkit.gate.warm import Warm
 
+IPK = [sys.executable, "-m", "interpkit.gate.cli"]
 BAD, RETRY = ExitCode.BAD_PARAMETERS, ExitCode.RETRY
 
 
@@ -273,6 +275,105 @@ def test_a_cell_over_its_time_can_be_tried_again(tmp_path):
     assert "--timeout" in error.mend
 
 
+@pytest.mark.parametrize("code", [ExitCode.INVALID, RETRY])
+def test_an_error_of_interpkit_outside_the_job_keeps_its_own_code(tmp_path, code):
+    raised = f"raise InterpkitError('rows: all', 'none', 'add one', {int(code)})"
+    path = notebook(tmp_path / "jobs", f"from interpkit.core.errors import *\n{raised}")
+    error = refused(run_drift(path, tmp_path / "run"), code=code)
+    assert (error.asked, error.given, error.mend) == ("rows: all", "none", "add one")
+
+
+def test_a_lack_of_memory_in_a_cell_can_be_tried_again(tmp_path):
+    path = notebook(tmp_path / "jobs", "bytearray(1 << 62)")
+    refused(run_drift(path, tmp_path / "run"), "MemoryError", code=RETRY)
+
+
+DYING = """
+import sys
+if "interpkit.gate" in " ".join(sys.orig_argv):
+    import os
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    "dies",
+    [
+        "os.kill(os.getpid(), 9)",
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (12, 12))",
+    ],
+)
+def test_a_kernel_that_dies_at_its_start_can_be_tried_again(asked, tmp_path, monkeypatch, dies):
+    (tmp_path / "sitecustomize.py").write_text(DYING.format(dies))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    refused(lambda: runner.run_check(asked), "same command again", code=RETRY)
+
+
+def test_a_long_temporary_folder_and_braces_in_names_are_no_obstacle(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * (91 - len(str(tmp_path))))
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    path = notebook(tmp_path / "jobs {0}", "open(f'{run}/drift/result.json', 'w').write('[1]')")
+    assert run_drift(path, tmp_path / "run {1}")() == [1]
+    assert (tmp_path / "run {1}" / "notebooks" / "drift.ipynb").exists()
+    assert not list(long.iterdir())
+    assert kernel_problem() == ""
+
+
+def write_as_result(value: str) -> str:
+    "A cell that keeps a value as the result of drift."
+    return f"import json\nopen(run + '/drift/result.json', 'w').write(json.dumps({value}))"
+
+
+def test_no_job_sees_what_another_has_changed(tmp_path):
+    "Names, modules, environment, folder and path of the first kernel end with it."
+    begin = "import json, os, sys"
+    seen = (
+        "dict(folder=os.getcwd(), pid=os.getpid(), warm=os.getppid(), "
+        "kept=['last' in globals(), hasattr(json, 'mine'), 'MINE' in os.environ, "
+        "'mine' in sys.path])"
+    )
+    change = "last = json.mine = os.environ['MINE'] = '1'; os.chdir('/'); sys.path.append('mine')"
+    kernels = []
+    with Warm(["json"]) as warm:
+        for last in (change, "1 + 1"):
+            path = notebook(tmp_path / "jobs", begin, write_as_result(seen), last)
+            kernels.append(run_drift(path, tmp_path / "run", warm=warm)())
+    first, second = kernels
+    assert first["kept"] == second["kept"] == [False] * 4
+    assert first["warm"] == second["warm"] != os.getpid()
+    assert first["pid"] != second["pid"]
+    assert second["folder"] == os.getcwd()
+
+
+def test_where_imports_have_used_the_gpu_a_kernel_imports_for_itself(tmp_path, monkeypatch):
+    (tmp_path / "used_gpu.py").write_text("import torch\ntorch.cuda._is_in_bad_fork = lambda: True")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    seen = "dict(shared='used_gpu' in __import__('sys').modules)"
+    path = notebook(tmp_path / "jobs", write_as_result(seen))
+    with Warm(["used_gpu"]) as warm:
+        assert run_drift(path, tmp_path / "run", warm=warm)() == dict(shared=False)
+
+
+def test_a_killed_check_leaves_no_process(asked, tmp_path):
+    keep = write_as_result("os.getpid()")
+    path = notebook(tmp_path / "jobs", f"import os, time\n{keep}\ntime.sleep(99)")
+    by_hand(asked, "preflight")
+    process = start([*IPK, *line(asked), "--jobs", str(path.parent)])
+    file = Path(asked.run) / "drift" / "result.json"
+    while not (file.exists() and file.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    kernel = json.loads(file.read_text())
+    for _ in range(100):
+        if not Path(f"/proc/{kernel}").exists():
+            break
+        time.sleep(0.1)
+    assert not Path(f"/proc/{kernel}").exists()
+
+
 def test_a_notebook_that_ends_without_a_result_is_an_error(tmp_path):
     path = notebook(tmp_path / "jobs", "1 + 1")
     refused(run_drift(path, tmp_path / "run"), code=ExitCode.ERROR)
@@ -370,6 +471,21 @@ def test_a_notebook_without_parameters_says_which_it_needs_and_shows_a_line_to_p
     first = f"asked: {needed[0]}: {JOBS[job].model_fields[needed[0]].description}"
     pasted = f"papermill {job}.ipynb {job}-done.ipynb -p {needed[0]} "
     stopped(lambda: bare(job), first, f"no value for {', '.join(needed)}", pasted)
+
+
+@pytest.mark.parametrize("name", ["_run", "run_", "__run", "In", "Out", "open", "p"])
+def test_a_run_under_another_name_is_no_run(asked, name):
+    "What a kernel holds before the cell of parameters, as papermill fills it."
+    kernel = dict(In=["run = ''"], Out={}, _i="", _oh={}, quit=quit, get_ipython=len)
+    kernel |= dict(_ih=kernel["In"], __name__="__main__", run="")
+    assert from_cell(Drift, kernel | dict(run=asked.run)) == Drift(run=asked.run)
+    refused(lambda: from_cell(Drift, kernel | {name: asked.run}), code=BAD)
+    refused(lambda: from_cell(Drift, kernel | {"run": asked.run, name: "another"}), code=BAD)
+
+
+def test_no_notebook_passes_for_a_run_that_it_was_not_given(asked, bare):
+    stopped(lambda: bare("report", run="", _run=asked.run), "'_run'", "did you mean 'run'")
+    stopped(lambda: bare("report", run=""), "no value for run")
 
 
 def test_no_job_notebook_imports_the_demo():
@@ -498,6 +614,16 @@ def test_training_that_ends_leaves_a_dictionary(tiny, tmp_path, monkeypatch):
     assert made.validity["fingerprint"] == tiny.old.fingerprint
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys, number):
+    def absent(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", absent)
+    with runner.locked(tmp_path / "run"):
+        assert os.strerror(number) in capsys.readouterr().err
+
+
 def test_two_commands_on_one_folder_do_not_work_against_each_other(asked):
     with runner.locked(Path(asked.run)):
         refused(lambda: runner.run_check(asked), code=RETRY)
@@ -558,7 +684,7 @@ def ended(command: list[str]) -> int:
 def test_killed_ten_times_at_random_moments_a_check_ends_with_the_same_bytes(asked, tmp_path):
     by_hand(changed(asked, run=tmp_path / "whole"))
     rng = random.Random(0)
-    command = [sys.executable, "-m", "interpkit.gate.cli", *line(asked)]
+    command = [*IPK, *line(asked)]
     for _ in range(10):
         process = start(command)
         time.sleep(rng.uniform(0.5, 12))
@@ -598,7 +724,7 @@ def test_killed_again_and_again_a_training_job_ends_with_the_same_weights(
         how |= dict(wiring="clt", site="0:in", target="0:out")
 
     def command(out):
-        return [sys.executable, "-m", "interpkit.gate.cli", "train", *flags(how | dict(out=out))]
+        return [*IPK, "train", *flags(how | dict(out=out))]
 
     assert ended(command("whole")) == 0
     rng = random.Random(0)

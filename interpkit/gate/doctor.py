@@ -6,17 +6,16 @@
 __all__ = ['PACKAGES', 'version_of', 'clash', 'Finding', 'packages_finding', 'kernel_problem', 'kernel_finding', 'device_finding',
            'disk_finding', 'findings']
 
-# %% ../../nbs/09_gate/07a_doctor.ipynb #a2a6562d
+# %% ../../nbs/09_gate/07a_doctor.ipynb #05e858fd
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import interpkit
-from .kernel import own_kernel
+from ..core.errors import InterpkitError
+from .kernel import execute, own_kernel
 from .notebooks import jobs_folder
 
 # %% ../../nbs/09_gate/07a_doctor.ipynb #0f931fe3
@@ -68,21 +67,23 @@ def packages_finding() -> Finding:
     found = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions.items())
     return Finding("packages", found, f"pip install {' '.join(missing)}" if missing else "")
 
-# %% ../../nbs/09_gate/07a_doctor.ipynb #17eb65fb
+# %% ../../nbs/09_gate/07a_doctor.ipynb #4ee3bb14
 def kernel_problem() -> str:
     "'' where a job notebook can be executed, else what is wrong."
     import nbformat
-    import papermill
 
     cell = nbformat.v4.new_code_cell("import interpkit.gate.jobs, sys\nprint(sys.executable)")
-    with TemporaryDirectory() as tmp, own_kernel(Path(tmp) / "progress") as name:
-        before, after = f"{tmp}/a.ipynb", f"{tmp}/b.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), before)
-        try:
-            papermill.execute_notebook(before, after, kernel_name=name, progress_bar=False)
-        except Exception as e:
-            return f"{type(e).__name__}: {str(e).strip().splitlines()[-1]}"
-        python = nbformat.read(after, 4).cells[0].outputs[0].text.strip()
+    try:
+        with own_kernel() as folder:
+            before, after = folder / "a.ipynb", folder / "b.ipynb"
+            nbformat.write(nbformat.v4.new_notebook(cells=[cell]), before)
+            error = execute(before, after, {}, timeout=None)
+            if error is None:
+                python = nbformat.read(after, 4).cells[0].outputs[0].text.strip()
+    except (InterpkitError, OSError) as e:
+        error = e
+    if error is not None:
+        return f"{type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[-1]}"
     if os.path.realpath(python) == os.path.realpath(sys.executable):
         return ""
     return f"the kernel runs {python}, not {sys.executable}"

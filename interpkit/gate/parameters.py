@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SECRETS', 'Model', 'JOBS', 'SHELL', 'refuse_names', 'Parameters', 'model_at', 'expected', 'first_problem',
            'validated', 'described', 'Preflight', 'TrainSae', 'TrainClt', 'Drift', 'Report', 'papermill_line',
-           'values_in', 'refuse_missing', 'from_cell']
+           'values_in', 'refuse_hidden', 'refuse_missing', 'from_cell']
 
 # %% ../../nbs/09_gate/00_parameters.ipynb #693f71c8
 import keyword
@@ -188,20 +188,27 @@ def papermill_line(model: type[Parameters], given: dict) -> str:
             words += ["-p", name, str(given.get(name) or (field.examples or [name])[0])]
     return shlex.join(words)
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #d203b644
-SHELL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+# %% ../../nbs/09_gate/00_parameters.ipynb #fee9df1f
+SHELL = dict(In=list, Out=dict)  # IPython's own, unless papermill has put a value there
 
 
 def values_in(namespace: dict) -> dict:
-    "The plain values of a notebook: no modules, classes or functions, nothing private."
+    "The plain values of a notebook: no modules, classes or functions, nothing of the shell's own."
     return {
         name: x
         for name, x in namespace.items()
         if not name.startswith("_")
-        and name not in SHELL
         and not isinstance(x, types.ModuleType)
         and not callable(x)
+        and not (name in SHELL and isinstance(x, SHELL[name]))
     }
+
+# %% ../../nbs/09_gate/00_parameters.ipynb #eb4bf9a5
+def refuse_hidden(namespace: dict, known: Collection[str]):
+    "Raise (exit code 64) at a parameter whose name has `_` before or after it."
+    for name in namespace:
+        if name not in known and name.strip("_") in known:
+            raise bad_parameter("a name that is known here", repr(name), nearest(name, known))
 
 # %% ../../nbs/09_gate/00_parameters.ipynb #848d3fe9
 def refuse_missing(model: type[Parameters], given: dict):
@@ -216,7 +223,7 @@ def refuse_missing(model: type[Parameters], given: dict):
         f"fill in the cell of parameters, or run: {papermill_line(model, given)}",
     )
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #83c9fefd
+# %% ../../nbs/09_gate/00_parameters.ipynb #a4f93044
 def from_cell(
     model: type[Model],
     namespace: dict,  # globals() of the notebook
@@ -224,5 +231,6 @@ def from_cell(
     "The parameters of a job notebook; raises (exit code 64) where one is missing or undeclared."
     given = values_in(namespace)
     refuse_names(given, model.model_fields)
+    refuse_hidden(namespace, model.model_fields)
     refuse_missing(model, given)
     return validated(model, given)
