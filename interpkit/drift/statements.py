@@ -63,7 +63,7 @@ class Statement:
         "All fields, floats with six significant digits, as files hold them."
         return {k: six(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
-# %% ../../nbs/08_drift/00_statements.ipynb #e2421ff5
+# %% ../../nbs/08_drift/00_statements.ipynb #e9f2d7e1
 @dataclass(frozen=True)
 class Plan:
     "The pre-registration of a check."
@@ -84,6 +84,9 @@ class Plan:
     seed: int = 0
     alpha: float = 0.01
     segments: dict = field(default_factory=dict)  # name -> sequences in it
+    notes: tuple[str, ...] = ()  # what is different between both releases, in words
+    asked: str = ""  # digest of the question that a run was begun with
+    version: str = ""  # of interpkit
 
     def to_dict(self) -> dict:
         "All fields, as plan.json holds them."
@@ -96,6 +99,7 @@ class Plan:
             statements=tuple(Statement(**s) for s in d["statements"]),
             watched=tuple(d["watched"]),
             families=tuple(d["families"]),
+            notes=tuple(d.get("notes", ())),
         )
         return cls(**d | lists)
 

@@ -6,21 +6,22 @@
 __all__ = ['DEFAULTS', 'KEYWORDS', 'as_release', 'schema_notes', 'try_out', 'training_rows', 'train', 'forecast', 'limits_of',
            'register', 'CheckResult', 'score', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #06da0ddc
+# %% ../../nbs/09_gate/04_check.ipynb #20a64064
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
+import interpkit
 from ..core.errors import bad_parameter, invalid
 from ..core.statistics import sequences_needed
 from ..data.checksets import check_digest, hash_split, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
-from ..drift.comparison import Comparison
+from ..drift.comparison import Comparison, incompatibility
 from ..drift.limits import Limits
 from ..drift.measure import measure_all
 from ..drift.page import short_html, summary_lines
@@ -29,7 +30,8 @@ from ..drift.plan import preview as preview_of
 from ..drift.printed import printed as printed_numbers
 from ..drift.statements import Plan, decide, segments_of
 from ..drift.verdict import Verdict, judge
-from .evidence import examples_of, write_evidence
+from .derived import examples_of
+from .evidence import write_evidence
 from .policy import Policy
 from .progress import Progress
 from .report import write_report
@@ -197,13 +199,14 @@ def limits_of(policy: Policy) -> Limits:
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
-# %% ../../nbs/09_gate/04_check.ipynb #2fa96f8c
+# %% ../../nbs/09_gate/04_check.ipynb #21cd406a
 def register(
     old: Release,
     new: Release,
     dictionary: Dictionary,
     rows: pd.DataFrame,
     policy: Policy = DEFAULTS,
+    question: str = "",  # digest of the question that a run was begun with
 ) -> tuple[Plan, list[dict]]:
     "The plan of a check, and what so many rows can settle; refuses a foreign or unfit dictionary."
     plan, scores = plan_check(
@@ -221,9 +224,12 @@ def register(
         draws=policy.draws,
         seed=policy.seed,
     )
+    unread = incompatibility(new, dictionary, old.pin(rows.head(2)))
+    notes = (*schema_notes(old, new), *([unread] if unread else ()))
+    plan = replace(plan, notes=notes, asked=question, version=interpkit.__version__)
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #d57432cb
+# %% ../../nbs/09_gate/04_check.ipynb #cce4a56d
 @dataclass(frozen=True)
 class CheckResult:
     "A check that was done: verdict, and all that it follows from."
@@ -234,7 +240,6 @@ class CheckResult:
     printed: dict
     preview: list
     dictionary: Dictionary
-    notes: tuple = ()
 
     @property
     def passed(self) -> bool:
@@ -276,7 +281,7 @@ def _examples(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, mod
     hashes = comparison.frame.sequence.to_numpy()
     return examples_of(table, verdict, comparison.rows[inputs].set_axis(hashes))
 
-# %% ../../nbs/09_gate/04_check.ipynb #d5f6e261
+# %% ../../nbs/09_gate/04_check.ipynb #71ec9264
 def score(
     old: Release,
     new: Release,
@@ -286,18 +291,15 @@ def score(
     preview=(),
     salt: str = "",
     examples: str = "ids",
-    notes=(),
     progress=None,
 ) -> CheckResult:
     "Run both releases on the rows and let the verdict follow from the plan."
     comparison = Comparison(old, new, dictionary, rows, plan, salt, progress)
-    if comparison.incompatible:
-        notes = [*notes, comparison.incompatible]
     table = measure_all(comparison)
-    verdict = judge(decide(table, plan), plan, table, tuple(notes))
+    verdict = judge(decide(table, plan), plan, table, plan.notes)
     printed = printed_numbers(comparison)
     printed |= {"examples": _examples(comparison, table, verdict, examples)}
-    return CheckResult(verdict, plan, table, printed, list(preview), dictionary, tuple(notes))
+    return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
 
 # %% ../../nbs/09_gate/04_check.ipynb #13257ad6
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
@@ -355,7 +357,7 @@ def check(
     rows = read_check_set(data, old.inputs_columns)
     return _checked(old, new, rows, dictionary, train_data, policy, out)
 
-# %% ../../nbs/09_gate/04_check.ipynb #b2ebf032
+# %% ../../nbs/09_gate/04_check.ipynb #62698b26
 def _checked(
     old: Release, new: Release, rows: pd.DataFrame, dictionary, train_data, policy: Policy, out
 ) -> CheckResult:
@@ -369,10 +371,7 @@ def _checked(
         dictionary = Dictionary.load(dictionary)
     dictionary = dictionary.to(old.device)
     plan, preview = register(old, new, dictionary, rows, policy)
-    notes = schema_notes(old, new)
-    result = score(
-        old, new, dictionary, rows, plan, preview, salt, policy.examples, notes, progress
-    )
+    result = score(old, new, dictionary, rows, plan, preview, salt, policy.examples, progress)
     if out is not None:
         result.save(out)
     return result
