@@ -100,18 +100,18 @@ def preflight_words(
         lines.append(f"  and {len(short) - 5} more")
     return lines
 
-# %% ../../nbs/09_gate/08_cli.ipynb #813b307b
-def say_verdict(result: dict, run: Path, as_json: bool):
-    "Say what the evidence says, and exit with its code."
-    digest = result["evidence"]
-    verdict = verified(run, digest).verdict
+# %% ../../nbs/09_gate/08_cli.ipynb #bc411221
+def say_verdict(run: Path, as_json: bool):
+    "Say what the evidence of a run says, and exit with its code."
+    found = verified(run)
+    verdict, digest = found.verdict, found.digest
     print(Page(run))
     print(f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {digest[:12]})")
     if as_json:
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #bc056587
+# %% ../../nbs/09_gate/08_cli.ipynb #15bc097e
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
@@ -155,7 +155,8 @@ def check(
             preview = read_json(run / "preview.json")
             print("\n".join(preflight_words(result, preview, run)), file=sys.stderr)
 
-    say_verdict(run_check(p, policy, timeout, jobs, told=told), run, as_json)
+    run_check(p, policy, timeout, jobs, told=told)
+    say_verdict(run, as_json)
 
 # %% ../../nbs/09_gate/08_cli.ipynb #6c23202a
 def run_training(
@@ -243,7 +244,7 @@ def train(
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #a5383e91
+# %% ../../nbs/09_gate/08_cli.ipynb #c63afd76
 def _signed_words(found: Verified, key: Text) -> str:
     "Who signed, and whether anybody knows whose key that is."
     if not found.signatures:
@@ -262,9 +263,8 @@ def verified_words(found: Verified, key: Text = None) -> str:
         standard = f"Not the standard check (what is standard stands in brackets):\n  {listed}"
     return "\n".join(
         [
-            f"{found.verdict.headline}.",
-            "The files agree with each other: all of them follow from the plan and from the "
-            f"table of {found.rows:,} rows.",
+            f"{found.verdict.headline}; and the files agree with each other: all of them follow "
+            f"from the plan and from the table of {found.rows:,} rows.",
             f"Digest {found.digest}",
             _signed_words(found, key),
             standard,
