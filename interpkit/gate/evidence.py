@@ -52,7 +52,7 @@ def write_evidence(
             )
     return Path(folder)
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #e8654912
+# %% ../../nbs/09_gate/02_evidence.ipynb #0b57a421
 @dataclass(frozen=True)
 class Verified:
     "Evidence whose files agree: its verdict, who signed it, and how it differs from the standard."
@@ -60,9 +60,9 @@ class Verified:
     verdict: Verdict
     digest: str  # SHA-256 of manifest.json, by which two copies are compared
     rows: int  # of the table
+    plan: Plan
     signatures: tuple[Signature, ...] = ()  # all of them hold
     deviations: tuple[str, ...] = ()  # from the standard limits and statements, in words
-    plan: Plan | None = None
 
     def __repr__(self):
         by = ", ".join(s.name or s.key[:12] for s in self.signatures)
@@ -97,7 +97,7 @@ def _refuse_other_digest(evidence: Path, digest: str, wanted: str):
             "ask for the folder that was filed; this one was written by another check",
         )
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #a7a11c26
+# %% ../../nbs/09_gate/02_evidence.ipynb #75fa4a97
 def verify_alone(evidence: Path) -> Verified:
     "What an evidence folder says, without the run around it; raises (exit code 65) by file."
     if evidence.is_symlink():
@@ -116,9 +116,9 @@ def verify_alone(evidence: Path) -> Verified:
         verdict_of(evidence),
         digest_file(evidence / "manifest.json"),
         len(read_table(evidence / "table.parquet")),
+        plan,
         signatures_of(evidence),
         tuple(deviations(plan)),
-        plan,
     )
 
 # %% ../../nbs/09_gate/02_evidence.ipynb #d1b66513
