@@ -1620,6 +1620,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'interpkit/gate/story.py'),
                                       'interpkit.gate.story._contradiction': ( '09_gate/story.html#_contradiction',
                                                                                'interpkit/gate/story.py'),
+                                      'interpkit.gate.story._object': ('09_gate/story.html#_object', 'interpkit/gate/story.py'),
                                       'interpkit.gate.story._words_of': ('09_gate/story.html#_words_of', 'interpkit/gate/story.py'),
                                       'interpkit.gate.story.copy_problem': ('09_gate/story.html#copy_problem', 'interpkit/gate/story.py'),
                                       'interpkit.gate.story.drift_problem': ('09_gate/story.html#drift_problem', 'interpkit/gate/story.py'),

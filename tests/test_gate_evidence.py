@@ -532,6 +532,7 @@ def test_limits_of_a_run_that_its_policy_does_not_allow_are_named(run):
     plan = Plan.from_dict(read_json(run / "preregistration.json"))
     wide = replace(plan, statements=tuple(replace(s, limit=3.0) for s in plan.statements))
     rewritten(run / "evidence", statements=wide.statements)
+    (run / "preview.json").unlink()
     write_json(run / "preregistration.json", wide.to_dict())
     registered = digest_file(run / "preregistration.json")
     edit(run / "preflight" / "result.json", registered=registered)

@@ -37,7 +37,7 @@ def origin_of(plan: Plan) -> dict[str, str]:
     origin = {name: release.get("fingerprint", "") for name, release in releases.items()}
     return origin | dict(dictionary=plan.dictionary, check_set=plan.check_set)
 
-# %% ../../nbs/09_gate/01d_story.ipynb #0e47413a
+# %% ../../nbs/09_gate/01d_story.ipynb #79cd77c6
 @dataclass(frozen=True)
 class Story:
     "A run folder, and what its evidence says."
@@ -50,14 +50,22 @@ class Story:
 
     def result(self, job: str) -> dict | None:
         "What a job said last, or None."
-        file = self.run / job / "result.json"
-        return read_json(file) if file.exists() else None
+        return _object(self.run / job / "result.json")
 
     @property
     def settings(self) -> dict | None:
         "`check.json`, None where the check was made in one call and not by jobs."
-        file = self.run / "check.json"
-        return read_json(file) if file.exists() else None
+        return _object(self.run / "check.json")
+
+
+def _object(file: Path) -> dict | None:
+    "The object in a JSON file, None where there is no file; raises TypeError for another value."
+    if not file.exists():
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise TypeError(f"{file.name} holds no object")
+    return content
 
 # %% ../../nbs/09_gate/01d_story.ipynb #11d2d618
 def question_problem(story: Story) -> str:
@@ -135,13 +143,15 @@ def report_problem(story: Story) -> str:
     result, derived = story.result("report"), result_of_report(story.verdict, story.digest)
     return "" if result is None else _contradiction(result, derived)
 
-# %% ../../nbs/09_gate/01d_story.ipynb #7baa9412
+# %% ../../nbs/09_gate/01d_story.ipynb #5ee52df6
 COPIES = ("preregistration.json", "preview.json", "verdict.json")
 
 
 def copy_problem(story: Story, name: str) -> str:
     "Whether a copy in the run folder differs from the file in the evidence; '' where it doesn't."
     copy = story.run / name
+    if copy.exists() and not (story.evidence / name).exists():
+        return "the evidence has no such file"
     if not copy.exists() or read_bytes(copy) == read_bytes(story.evidence / name):
         return ""
     return f"another one than in the evidence: {name} was changed"
