@@ -165,6 +165,8 @@ gate.demo:HEADS -> gate.demo_table:HEADS
 gate.demo:MARK -> core.show:MARKS
 gate.demo:table_svg -> gate.demo_table:table_svg
 gate.demo:table_text -> gate.demo_table:table_text
+gate.evidence:derive -> gate.derived:derive
+gate.evidence:examples_of -> gate.derived:examples_of
 gate.jobs:KEPT -> gate.results:KEPT
 gate.jobs:Page -> gate.results:Page
 gate.jobs:asked -> gate.results:asked

@@ -26,7 +26,7 @@ from interpkit.gate.doctor import clash, kernel_problem
 from interpkit.gate.notebooks import job_notebook, refuse_exits
 from interpkit.gate.parameters import JOBS, Drift, Preflight, Report, from_cell
 from interpkit.gate.policy import Policy
-from interpkit.gate.results import finish, result_of
+from interpkit.gate.results import finish, kept_error, result_of
 from interpkit.gate.warm import Warm
 
 IPK = [sys.executable, "-m", "interpkit.gate.cli"]
@@ -203,10 +203,30 @@ def test_intact_evidence_of_another_run_is_not_this_runs(asked, tiny, tmp_path):
 def test_an_edited_result_does_not_decide_the_exit_code(asked, capsys):
     by_hand(asked)
     file = Path(asked.run) / "report" / "result.json"
-    write_json(file, read_json(file) | dict(verdict="PASS", exit_code=0))
+    intact = read_json(file)
+    for edited in (dict(verdict="PASS", exit_code=0), dict(evidence="0" * 64), dict(evidence="")):
+        write_json(file, intact | edited)
+        assert ipk(line(asked)) == 65
+    write_json(file, intact)
     assert ipk(line(asked)) == 10
-    write_json(file, read_json(file) | dict(evidence="0" * 64))
-    assert ipk(line(asked)) == 65
+
+
+@pytest.mark.parametrize("code", [0, 2, 10, 11, 99, -1, "65", None, True, [], 1e9])
+def test_the_code_of_an_error_is_an_errors(tmp_path, code):
+    error = dict(asked="rows", given="none", mend="give some", code=code)
+    (tmp_path / "drift").mkdir()
+    write_json(tmp_path / "drift" / "error.json", error)
+    assert kept_error(tmp_path, "drift").code == ExitCode.ERROR
+
+
+def test_an_error_of_another_form_is_an_error(tmp_path):
+    (tmp_path / "drift").mkdir()
+    for content in ([], {}, 3, None, dict(asked="rows", code=65)):
+        write_json(tmp_path / "drift" / "error.json", content)
+        assert kept_error(tmp_path, "drift").code == ExitCode.ERROR
+    error = dict(asked="rows", given="none", mend="give some", code=65)
+    write_json(tmp_path / "drift" / "error.json", error)
+    assert kept_error(tmp_path, "drift").code == ExitCode.INVALID
 
 
 # Notebooks

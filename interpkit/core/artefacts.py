@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_manifest', 'read_manifest', 'recover', 'new_artefact', 'check_artefact', 'open_artefact']
 
-# %% ../../nbs/00_core/01b_artefacts.ipynb #57e39cae
+# %% ../../nbs/00_core/01b_artefacts.ipynb #82a3c59c
 import ctypes
 import os
 import shutil
@@ -18,6 +18,8 @@ from .errors import InterpkitError, invalid
 from interpkit.core.files import (
     aside_name,
     is_storage_error,
+    json_text,
+    read_bytes,
     read_json,
     remove_leftovers,
     storage_error,
@@ -153,23 +155,41 @@ def new_artefact(
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../../nbs/00_core/01b_artefacts.ipynb #6ab10fa9
+# %% ../../nbs/00_core/01b_artefacts.ipynb #78d7636f
+def _no_file(path: Path) -> str:
+    "What a path is in place of a file, in words; '' for a file."
+    if path.is_symlink():
+        return "is a link"
+    return "" if path.is_file() else "is a pipe or a device"
+
+# %% ../../nbs/00_core/01b_artefacts.ipynb #d78c3a7c
+def _manifest_problems(folder: Path, manifest: dict) -> list[str]:
+    "What is wrong with manifest.json itself."
+    file = folder / "manifest.json"
+    if file.is_symlink():
+        return ["manifest.json is a link"]
+    kept = {name: manifest.get(name) for name in ("kind", "files")}
+    as_written = json_text("manifest.json", kept).encode()
+    return [] if read_bytes(file) == as_written else ["manifest.json was changed"]
+
+# %% ../../nbs/00_core/01b_artefacts.ipynb #ee3fb82c
 def check_artefact(folder: str | Path) -> list[str]:
     "What is wrong with an artefact's files, one line each; empty where all digests hold."
     folder = Path(folder)
     recover(folder)
-    digests = read_manifest(folder)["files"]
-    files = _files(folder)
-    problems = [f"{name} is a link" for name, path in files.items() if path.is_symlink()]
+    manifest, files = read_manifest(folder), _files(folder)
+    digests = manifest["files"]
+    none = {name: _no_file(path) for name, path in files.items()}
+    problems = _manifest_problems(folder, manifest)
+    problems += [f"{name} {what}" for name, what in none.items() if what]
     problems += [f"{name} is missing" for name in digests if name not in files]
     problems += [f"{name} was added" for name in files if name not in digests]
-    for name, digest in digests.items():
-        path = files.get(name)
-        if path is not None and not path.is_symlink() and digest_file(path) != digest:
+    for name in digests:
+        if name in files and not none[name] and digest_file(files[name]) != digests[name]:
             problems.append(f"{name} was changed")
     return problems
 
-# %% ../../nbs/00_core/01b_artefacts.ipynb #13cca746
+# %% ../../nbs/00_core/01b_artefacts.ipynb #fcb5b6f3
 def open_artefact(folder: str | Path, kind: str | None = None) -> Path:
     "The folder, after its manifest was verified; raises (exit code 65) where anything differs."
     folder = Path(folder)
@@ -189,7 +209,7 @@ def open_artefact(folder: str | Path, kind: str | None = None) -> Path:
         )
     if problems := check_artefact(folder):
         raise invalid(
-            f"{folder} as it was written",
+            f"files in {folder} with the digests that manifest.json holds",
             "; ".join(problems),
             "restore it from where it was kept, or make it again",
         )

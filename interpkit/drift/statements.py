@@ -66,7 +66,7 @@ class Statement:
         "All fields, floats with six significant digits, as files hold them."
         return {k: six(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
-# %% ../../nbs/08_drift/00_statements.ipynb #4e9bdcc8
+# %% ../../nbs/08_drift/00_statements.ipynb #e9fe9792
 @dataclass(frozen=True)
 class Plan:
     "The pre-registration of a check."
@@ -97,6 +97,9 @@ class Plan:
     alpha: float = 0.01
     segments: dict = field(default_factory=dict)  # name -> sequences in it
     about: dict = field(default_factory=dict)  # decision, sites, period, sampling, whys in words
+    notes: tuple[str, ...] = ()  # what is different between both releases, in words
+    asked: str = ""  # digest of the question that a run was begun with
+    version: str = ""  # of interpkit
 
     def to_dict(self) -> dict:
         "All fields, as plan.json holds them."
@@ -111,6 +114,7 @@ class Plan:
             families=tuple(d["families"]),
             alerts=tuple(d["alerts"]),
             cautions=tuple(d["cautions"]),
+            notes=tuple(d.get("notes", ())),
         )
         return cls(**d | lists)
 

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'rows_of', 'training_rows',
            'train', 'limits_of', 'register', 'CheckResult', 'score', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #acaff8fe
+# %% ../../nbs/09_gate/04_check.ipynb #9c7b6884
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+import interpkit
 from ..core.errors import bad_parameter, invalid
 from ..data.checksets import check_digest, hash_split, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
-from ..drift.comparison import Comparison
+from ..drift.comparison import Comparison, incompatibility
 from ..drift.limits import Limits
 from ..drift.measure import measure_all
 from ..drift.page import short_html, summary_lines
@@ -30,7 +31,8 @@ from ..drift.statements import Plan, decide
 from ..drift.verdict import Verdict, judge
 from .about import about_of
 from .askable import refuse_missing_sites, refuse_rows_it_learned
-from .evidence import examples_of, write_evidence
+from .derived import examples_of
+from .evidence import write_evidence
 from .policy import Policy
 from .progress import Progress
 from .report import write_report
@@ -178,7 +180,7 @@ def limits_of(policy: Policy) -> Limits:
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
-# %% ../../nbs/09_gate/04_check.ipynb #1d4d0a1b
+# %% ../../nbs/09_gate/04_check.ipynb #a2c2fcd1
 def register(
     old: Release,
     new: Release,
@@ -186,6 +188,7 @@ def register(
     rows: pd.DataFrame,
     policy: Policy = DEFAULTS,
     salt: str = "",  # of the ids in the table: that of `score`
+    question: str = "",  # digest of the question that a run was begun with
 ) -> tuple[Plan, list[dict]]:
     "The plan of a check, and what so many rows can settle; refuses a foreign or unfit dictionary."
     refuse_rows_it_learned(dictionary, rows, old.inputs_columns)
@@ -207,10 +210,17 @@ def register(
         alerts=policy.alerts,
         salt=salt,
     )
-    plan = replace(plan, about=about_of(old, new, dictionary, rows, policy))
+    unread = incompatibility(new, dictionary, old.pin(rows.head(2)))
+    plan = replace(
+        plan,
+        about=about_of(old, new, dictionary, rows, policy),
+        notes=(*schema_notes(old, new), *([unread] if unread else ())),
+        asked=question,
+        version=interpkit.__version__,
+    )
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #d57432cb
+# %% ../../nbs/09_gate/04_check.ipynb #b87387e4
 @dataclass(frozen=True)
 class CheckResult:
     "A check that was done: verdict, and all that it follows from."
@@ -221,7 +231,6 @@ class CheckResult:
     printed: dict
     preview: list
     dictionary: Dictionary
-    notes: tuple = ()
 
     @property
     def passed(self) -> bool:
@@ -263,7 +272,7 @@ def _examples(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, mod
     hashes = comparison.frame.sequence.to_numpy()
     return examples_of(table, verdict, comparison.rows[inputs].set_axis(hashes))
 
-# %% ../../nbs/09_gate/04_check.ipynb #9de8941b
+# %% ../../nbs/09_gate/04_check.ipynb #3f089f0d
 def score(
     old: Release,
     new: Release,
@@ -273,18 +282,15 @@ def score(
     preview=(),
     salt: str = "",
     examples: str = "ids",
-    notes=(),
     progress=None,
 ) -> CheckResult:
     "Run both releases on the rows and let the verdict follow from the plan."
     comparison = Comparison(old, new, dictionary, rows, plan, salt, progress)
-    if comparison.incompatible:
-        notes = [*notes, comparison.incompatible]
     table = measure_all(comparison)
-    verdict = judge(decide(table, plan), plan, table, tuple(notes))
+    verdict = judge(decide(table, plan), plan, table, plan.notes)
     printed = printed_numbers(comparison, threshold=plan.about.get("threshold", 0.0))
     printed |= {"examples": _examples(comparison, table, verdict, examples)}
-    return CheckResult(verdict, plan, table, printed, list(preview), dictionary, tuple(notes))
+    return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
 
 # %% ../../nbs/09_gate/04_check.ipynb #13257ad6
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
@@ -347,7 +353,7 @@ def check(
     rows = rows_of(data, old)
     return _checked(old, new, rows, dictionary, train_data, policy, out)
 
-# %% ../../nbs/09_gate/04_check.ipynb #6b8057a1
+# %% ../../nbs/09_gate/04_check.ipynb #99e4d841
 def _checked(
     old: Release, new: Release, rows: pd.DataFrame, dictionary, train_data, policy: Policy, out
 ) -> CheckResult:
@@ -361,10 +367,7 @@ def _checked(
         dictionary = Dictionary.load(dictionary)
     dictionary = dictionary.to(old.device)
     plan, preview = register(old, new, dictionary, rows, policy, salt)
-    notes = schema_notes(old, new)
-    result = score(
-        old, new, dictionary, rows, plan, preview, salt, policy.examples, notes, progress
-    )
+    result = score(old, new, dictionary, rows, plan, preview, salt, policy.examples, progress)
     if out is not None:
         result.save(out)
     return result

@@ -6,11 +6,13 @@
 __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json', 'OldRelease', 'NewRelease', 'CheckSet',
            'OldDictionary', 'DictionaryData', 'RunFolder', 'Watch', 'Examples', 'ReleaseToRead', 'TrainingData',
            'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
-           'EvidenceFolder', 'Digest', 'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'NewFile', 'Usage',
-           'policy_of', 'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train',
-           'verify', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
+           'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
+           'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'NewFile', 'Usage', 'policy_of', 'name_of',
+           'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verified_words',
+           'verify', 'key_made', 'sign_folder', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of',
+           'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #19840f6b
+# %% ../../nbs/09_gate/08_cli.ipynb #f1946d67
 import json
 import os
 import shutil
@@ -23,6 +25,7 @@ import typer
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import read_json
 from .doctor import clash, findings
+from .evidence import Verified, evidence_of
 from .evidence import verify as verified
 from .forecast import alerts_advice
 from .notebooks import job_notebook
@@ -37,6 +40,8 @@ from interpkit.gate.runner import (
     training_job,
     write_policy,
 )
+from .signatures import new_key, public_key
+from .signatures import sign as signed
 
 # %% ../../nbs/09_gate/08_cli.ipynb #f36a3594
 app = typer.Typer(
@@ -98,18 +103,18 @@ def preflight_words(
         lines.append(f"Alerts: {advice}.")
     return lines
 
-# %% ../../nbs/09_gate/08_cli.ipynb #813b307b
-def say_verdict(result: dict, run: Path, as_json: bool):
-    "Say what the evidence says, and exit with its code."
-    digest = result["evidence"]
-    verdict = verified(run, digest).verdict
+# %% ../../nbs/09_gate/08_cli.ipynb #e40f80d6
+def say_verdict(run: Path, as_json: bool):
+    "Say what the evidence of a run says, and exit with its code."
+    found = verified(run)
+    verdict, digest = found.verdict, found.digest
     print(Page(run))
     print(f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {digest[:12]})")
     if as_json:
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #bc056587
+# %% ../../nbs/09_gate/08_cli.ipynb #cd375e2f
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
@@ -153,7 +158,8 @@ def check(
             preview = read_json(run / "preview.json")
             print("\n".join(preflight_words(result, preview, run)), file=sys.stderr)
 
-    say_verdict(run_check(p, policy, timeout, jobs, told=told), run, as_json)
+    run_check(p, policy, timeout, jobs, told=told)
+    say_verdict(run, as_json)
 
 # %% ../../nbs/09_gate/08_cli.ipynb #6c23202a
 def run_training(
@@ -241,26 +247,99 @@ def train(
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #7021cac3
+# %% ../../nbs/09_gate/08_cli.ipynb #4d848987
+def _signed_words(found: Verified, key: Text) -> str:
+    "Who signed, and whether anybody knows whose key that is."
+    if not found.signatures:
+        return "Not signed: that the files agree does not say who wrote them (ipk sign)."
+    told = "\n        ".join(map(str, found.signatures))
+    if key is None:
+        return f"Signed: {told}\n        Whose key that is, a public key tells: --key public.pem"
+    return f"Signed: {told}\n        The key {public_key(key)[:12]} is that of {key}."
+
+
+def verified_words(found: Verified, key: Text = None) -> str:
+    "What is told of evidence whose files agree, in lines."
+    standard = "Standard check: the limits and statements are interpkit's own."
+    if found.deviations:
+        listed = "\n  ".join(found.deviations)
+        standard = f"Not the standard check (what is standard stands in brackets):\n  {listed}"
+    return "\n".join(
+        [
+            f"{found.verdict.headline}; and the files agree with each other: all of them follow "
+            f"from the plan and from the table of {found.rows:,} rows.",
+            f"Digest {found.digest}",
+            _signed_words(found, key),
+            standard,
+        ]
+    )
+
+# %% ../../nbs/09_gate/08_cli.ipynb #ae3f6b3a
 EvidenceFolder = Annotated[
     str, typer.Argument(help="An evidence folder, or the run folder that holds it.")
 ]
 Digest = Annotated[
-    Text, typer.Option(help="The digest (or its beginning) that was filed elsewhere.")
+    Text, typer.Option(help="The digest (12 digits or more) that was filed elsewhere.")
 ]
+PublicKey = Annotated[Text, typer.Option(help="Who has to have signed: a public key, PEM.")]
 
 
 @app.command()
-def verify(folder: EvidenceFolder, expect: Digest = None, as_json: Json = False):
+def verify(
+    folder: EvidenceFolder, expect: Digest = None, key: PublicKey = None, as_json: Json = False
+):
     "Derive the verdict again from its evidence, without a model; exits with the verdict's code."
-    found = verified(folder, expect)
-    print(
-        f"{found.verdict.headline}. The evidence is intact, and the verdict follows "
-        f"from its table of {found.rows:,} rows.\nDigest {found.digest}"
-    )
+    found = verified(folder, expect, key)
+    print(verified_words(found, key))
     if as_json:
         print(json.dumps(found.verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(found.verdict.exit_code))
+
+# %% ../../nbs/09_gate/08_cli.ipynb #fc4d4139
+def key_made(path: str) -> str:
+    "Make a pair of keys; what to do with them."
+    private, public = new_key(path)
+    return (
+        f"Private key: {private}. Keep it offline; who has it can sign in your name.\n"
+        f"Public key: {public}. Hand it round: ipk verify RUN --key {public}"
+    )
+
+# %% ../../nbs/09_gate/08_cli.ipynb #75683f9f
+def sign_folder(folder: str, key: str, name: str = "", note: str = "") -> str:
+    "Verify evidence and sign it; what was signed."
+    found = verified(folder)
+    made = signed(evidence_of(folder), key, name, note)
+    return f"{found.verdict.headline}.\nSigned {found.digest}\nby {made}"
+
+# %% ../../nbs/09_gate/08_cli.ipynb #b686b624
+SignedFolder = Annotated[
+    str, typer.Argument(help="An evidence folder, or the run folder that holds it.")
+]
+PrivateKey = Annotated[Text, typer.Option(help="The signer's private key, PEM.")]
+Signer = Annotated[str, typer.Option(help="Name and office of who signs.")]
+Note = Annotated[str, typer.Option(help="What they want to say, in one line.")]
+NewKey = Annotated[Text, typer.Option(help="Make a pair of keys: this file, and .public.pem.")]
+
+
+@app.command()
+def sign(
+    folder: SignedFolder = "",
+    key: PrivateKey = None,
+    name: Signer = "",
+    note: Note = "",
+    new_key: NewKey = None,
+):
+    "Sign evidence with an offline key (Ed25519), or make such a key."
+    if new_key and not (folder or key):
+        print(key_made(new_key))
+    elif folder and key and not new_key:
+        print(sign_folder(folder, key, name, note))
+    else:
+        raise bad_parameter(
+            "evidence and the key to sign it with, or a key to make",
+            "both" if new_key else f"no {'key' if folder else 'folder'}",
+            "ipk sign RUN --key private.pem, or: ipk sign --new-key private.pem",
+        )
 
 # %% ../../nbs/09_gate/08_cli.ipynb #b7af9108
 ReleaseToSee = Annotated[str, typer.Option(help="The release to look at: a folder or hub id.")]
