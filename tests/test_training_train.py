@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from helpers import refused
-from small_language import SITES, V, directions, truth, world
+from small_language import SITES, V, directions, world
 from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.checksets import hash_split
 from interpkit.dictionary.dictionary import Dictionary
-from interpkit.dictionary.labels import correlations, label_features, name_by
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.dictionary.weights import TENSORS, SiteWeights
 from interpkit.drift.limits import Limits
@@ -83,87 +82,6 @@ def test_calibrate_never_counts_what_is_negative():
     acts = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     few = calibrate(w, acts, 4)  # as many as there are
     assert few.threshold.tolist() == [0.0] * 4
-
-
-# labels
-
-
-def test_correlations_equal_numpys_over_positions_that_count():
-    w = world()
-    rows = w.rows.assign(
-        age=np.arange(len(w.rows)) % 5,
-        **{
-            "factor:travel": [
-                [(t * 7 + i) % 3 == 0 for t in range(len(x))]
-                for i, x in enumerate(w.rows.input_ids)
-            ]
-        },
-    )
-    r = correlations(w.old, w.dictionary, rows)
-    codes = np.concatenate(
-        [np.concatenate([t.site[k].codes[1:].numpy() for k in (0, 1)], 1) for t in truth("old")]
-    )
-    per_token = dict(
-        age=np.repeat(rows.age, rows.input_ids.map(len) - 1),
-        travel=np.concatenate([x[1:] for x in rows["factor:travel"]]),
-        **{
-            f"token {t}": np.concatenate([np.array(x[1:]) == t for x in rows.input_ids])
-            for t in (3, 11)
-        },
-    )
-    assert "weight" not in r.columns and set(per_token) <= set(r.columns)
-    for name, c in per_token.items():
-        for f in range(0, codes.shape[1], 3):
-            expected = np.corrcoef(codes[:, f], c)[0, 1] if codes[:, f].std() > 0 else 0.0
-            assert r[name][f] == pytest.approx(expected, abs=1e-4), (name, f)
-
-
-def test_labels_name_one_feature_each_and_leave_the_rest_unclear():
-    r = pd.DataFrame(dict(amount=[0.5, 0.9, 0.1, 0.7], travel=[0.4, 0.0, 0.15, 0.8]))
-    assert name_by(r) == ("amount (2)", "amount", "unclear 2", "travel")
-    assert name_by(pd.DataFrame(index=range(2))) == ("unclear 0", "unclear 1")
-
-
-def test_a_column_with_nan_names_nothing():
-    rows = table(100).assign(extra=np.nan)
-    release = Release.from_module(
-        net(),
-        inputs=dict(kind="columns", columns=[f"x{i}" for i in range(6)]),
-        sites=["1:out"],
-        device="cpu",
-    )
-    found = correlations(release, units(), rows)
-    assert (found["extra"] == 0).all()
-    assert np.isfinite(found.to_numpy()).all()
-    assert not any(x.startswith("extra") for x in label_features(release, units(), rows))
-
-
-def test_a_site_without_positions_is_not_named_after_the_first_token():
-    class Pools(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.pooled, self.head = nn.Embedding(V, 8), nn.Identity(), nn.Linear(8, 1)
-
-        def forward(self, input_ids, attention_mask):
-            return self.head(self.pooled(self.embed(input_ids).mean(1)))
-
-    torch.manual_seed(0)
-    release = Release.from_module(
-        Pools(),
-        inputs=dict(kind="tokens", bos=1, pad=0),
-        decision=lambda out: out[:, 0],
-        sites=["pooled:out"],
-        device="cpu",
-    )
-    found = correlations(
-        release,
-        Dictionary((Site("pooled"),), (directions(3, 12, 8),)),
-        world().rows.assign(age=np.arange(14)),
-    )
-    tokens = [c for c in found if c.startswith("token")]
-    assert tokens
-    assert (found[tokens] == 0).all(axis=None)
-    assert (found["age"] != 0).any()
 
 
 # training

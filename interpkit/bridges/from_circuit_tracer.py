@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['from_circuit_tracer']
 
-# %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #83a3071d
-from dataclasses import replace
+# %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #9bdf6e4b
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +27,7 @@ from ..core.artefacts import open_artefact
 from ..core.digests import digest_file
 from ..core.errors import invalid
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.labels import label_features
+from ..dictionary.labels import label_dictionary
 from ..dictionary.validity import certify
 from ..dictionary.weights import SiteWeights, unit_rows
 from ..model.capture import capture
@@ -222,7 +221,7 @@ def _refuse_width(release: Release, sites: tuple[Site, ...], rows: pd.DataFrame,
             "pass the release that they were trained on",
         )
 
-# %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #3921e7d5
+# %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #b9303d73
 def from_circuit_tracer(
     folder: str | Path,  # of transcoders, as circuit-tracer loads them
     release: Release,  # that they shall interpret
@@ -251,5 +250,4 @@ def from_circuit_tracer(
         targets=targets,
     ).to(release.device)
     rows = release.pin(rows)
-    labelled = replace(dictionary, labels=label_features(release, dictionary, rows))
-    return certify(release, labelled, rows)
+    return certify(release, label_dictionary(release, dictionary, rows), rows)

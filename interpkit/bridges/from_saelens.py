@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['READS', 'TRAIN', 'MEND', 'PICKLES', 'from_saelens']
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #5641f3de
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #f95c3a61
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,7 @@ from ..core.digests import digest_file
 from ..core.errors import bad_parameter, invalid
 from ..core.files import read_json
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.labels import label_features
+from ..dictionary.labels import label_dictionary
 from ..dictionary.validity import certify
 from ..dictionary.weights import SiteWeights, unit_rows
 from ..model.capture import capture
@@ -29,7 +28,7 @@ from ..model.hook_names import site_from_hook_name
 from ..model.releases import Release
 from ..model.sites import Site, find_module
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #a6a0de74
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #fb8dd1be
 def _own(head: dict) -> dict:
     "What `to_saelens` wrote into the metadata, or {}."
     own = head.get("interpkit") or {}
@@ -39,6 +38,7 @@ def _own(head: dict) -> dict:
         isinstance(own, dict)
         and isinstance(own.get("training"), dict)
         and isinstance(own.get("labels"), list)
+        and isinstance(own.get("figures", []), list)
     )
     if not is_ours:
         raise invalid(
@@ -290,7 +290,7 @@ def _refuse_width(release: Release, site: Site, rows: pd.DataFrame, d: int):
             "release.sites() prints the widths",
         )
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #5cbabbf5
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #86ad7538
 def from_saelens(
     where,  # the folder of a SAELens SAE, or the SAE itself
     release: Release,  # that it shall interpret
@@ -311,8 +311,10 @@ def from_saelens(
     own = cfg["own"]
     labels = tuple(map(str, own.get("labels", ())))
     training = own.get("training", {}) | dict(imported=imported)
-    dictionary = Dictionary((site,), (weights,), labels, training).to(release.device)
+    dictionary = Dictionary(
+        (site,), (weights,), labels, training, figures=tuple(own.get("figures", ()))
+    ).to(release.device)
     rows = release.pin(rows)
     if not own.get("labels"):
-        dictionary = replace(dictionary, labels=label_features(release, dictionary, rows))
+        dictionary = label_dictionary(release, dictionary, rows)
     return certify(release, dictionary, rows)

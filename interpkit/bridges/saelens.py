@@ -37,15 +37,17 @@ def _one_site(dictionary: Dictionary, site: Site | str | None) -> Site:
     dictionary.at(site)  # refuses a site that the dictionary does not read
     return site
 
-# %% ../../nbs/06_bridges/00_saelens.ipynb #d2c243d6
+# %% ../../nbs/06_bridges/00_saelens.ipynb #42a12cc9
 def _metadata(dictionary: Dictionary, site: Site) -> dict:
     "What SAELens has no field for: labels, training record, and where it was measured."
     first = dictionary.offsets[site]
+    own = slice(first, first + dictionary.at(site).n_features)
     keys = ("release", "fingerprint", "dictionary", "measured")
     return dict(
         site=str(site),
         sites=[str(s) for s in dictionary.sites],
-        labels=list(dictionary.labels[first : first + dictionary.at(site).n_features]),
+        labels=list(dictionary.labels[own]),
+        figures=list(dictionary.figures[own]),
         training=dictionary.training,
         validity={k: dictionary.validity[k] for k in keys if k in dictionary.validity},
     )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Dictionary']
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #82059223
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #e12d0c42
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -50,7 +51,7 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     # a label that reads like a numbered one can still meet it; then all are numbered
     return tuple(names if len(set(names)) == len(names) else numbered)
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #0487d789
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #2fb07165
 @dataclass(frozen=True)
 class Dictionary:
     """Sparse features read at the source sites of a model and written to its target sites.
@@ -66,10 +67,12 @@ class Dictionary:
     canary: dict = field(default_factory=dict)  # name -> Tensor: what the canary batch gave
     wiring: str = "sae"
     targets: tuple[Site, ...] = ()  # where it writes, one per source; of an SAE its sites
+    figures: tuple[dict, ...] = ()  # what labels are worth, one per feature, where measured
 
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
         tied: ClassVar[bool]
         frozen: ClassVar[bool]
+        label_table: ClassVar[Callable[..., pd.DataFrame]]
         summary: ClassVar[Callable[..., dict]]
         at: ClassVar[Callable[..., SiteWeights]]
         locate: ClassVar[Callable[..., tuple[Site, int]]]
@@ -91,7 +94,8 @@ class Dictionary:
             targets = sites
         for name, value in dict(sites=sites, targets=targets, labels=labels).items():
             object.__setattr__(self, name, value)
-        require_lengths(self.sites, self.weights, self.labels)
+        for told in (self.labels, self.figures or self.labels):
+            require_lengths(self.sites, self.weights, told)
         require_targets(self.wiring, self.sites, self.targets)
         require_decoders(self.wiring, self.targets, self.weights)
 
@@ -142,7 +146,7 @@ def frozen(self: Dictionary) -> bool:
     "Whether effects are asked with the other targets held where they are."
     return self.wiring != "sae"
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #11d256b3
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #48fd611f
 @patch
 def summary(self: Dictionary) -> dict:
     "What a person wants to see of it, by name."
@@ -150,6 +154,8 @@ def summary(self: Dictionary) -> dict:
     if self.wiring != "sae":
         lines["targets"] = ", ".join(map(str, self.targets))
     lines |= {"features": self.n_features, "made for": self.validity.get("release", "-")}
+    if self.figures:
+        lines["named features"] = int(self.label_table()["precision"].notna().sum())
     for name, value in self.validity.get("measured", {}).items():
         if isinstance(value, (int, float)):
             text = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
@@ -160,6 +166,22 @@ def summary(self: Dictionary) -> dict:
 @patch
 def _repr_html_(self: Dictionary) -> str:
     return card_html("Dictionary", self.summary())
+
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #d5b06026
+@patch
+def label_table(self: Dictionary) -> pd.DataFrame:
+    "One row per feature: its label, what the label is worth, and how often the feature fires."
+    none = dict(precision=None, recall=None, fires_on=None, inputs=[])
+    rows = []
+    for i, label in enumerate(self.labels):
+        own = self.figures[i] if self.figures else none
+        rate = dict(fires_on=own.get("fires_on"))
+        own = none | (own if own.get("label") == label else rate)
+        best = [f"{x['text']} ({x['precision']:.2f} / {x['recall']:.2f})" for x in own["inputs"]]
+        worth = {k: own[k] for k in ("precision", "recall", "fires_on")}
+        rows.append(dict(feature=i, label=label, **worth, best_inputs="; ".join(best)))
+    kinds = dict(precision=float, recall=float, fires_on=float)
+    return pd.DataFrame(rows).astype(kinds)
 
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #99994802
 @patch
@@ -285,7 +307,7 @@ def to(self: Dictionary, where: Any) -> Dictionary:  # a device or a dtype
     pairs = zip(moved, self.weights, strict=True)
     return self if all(a.W_enc is b.W_enc for a, b in pairs) else replace(self, weights=moved)
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #ac3553d8
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #b5285803
 @patch
 def subset(
     self: Dictionary,
@@ -304,6 +326,7 @@ def subset(
         self,
         weights=tuple(_columns(w, [f - self.offsets[s] for f in wanted]) for s, w in pairs),
         labels=tuple(self.labels[f] for f in wanted),
+        figures=tuple(self.figures[f] for f in wanted) if self.figures else (),
         validity={},
         canary={},
     )
@@ -317,7 +340,7 @@ def _columns(w: SiteWeights, numbers: list[int]) -> SiteWeights:
         w, W_enc=w.W_enc[:, i], b_enc=w.b_enc[i], threshold=w.threshold[i], W_dec=w.W_dec[i]
     )
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #8b450149
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #0c462b62
 @patch
 def save(self: Dictionary, folder: str | Path, overwrite: bool = False) -> Path:
     "Write a folder with a manifest of digests; raises where it exists, unless `overwrite`."
@@ -330,6 +353,8 @@ def save(self: Dictionary, folder: str | Path, overwrite: bool = False) -> Path:
         training=self.training,
         fingerprint=self.fingerprint,
     )
+    if self.figures:
+        head["figures"] = list(self.figures)
     return write_folder(folder, head, self.weights, self.validity, self.canary, overwrite)
 
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #502415f0

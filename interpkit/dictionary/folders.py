@@ -94,7 +94,7 @@ def write_folder(
         write_json(tmp / "validity.json", validity)
     return Path(folder)
 
-# %% ../../nbs/04_dictionary/00c_folders.ipynb #905dc399
+# %% ../../nbs/04_dictionary/00c_folders.ipynb #4cba0ea6
 HEAD = dict(sites=list, labels=list, training=dict)  # in dictionary.json besides format and wiring
 
 
@@ -107,10 +107,11 @@ def read_head(file: Path) -> dict:  # dictionary.json
         raise _other_format(f"format {head.get('format')}, wiring {head.get('wiring')!r}", file)
     targets = ["targets"] if head["wiring"] != "sae" else []  # an SAE writes where it reads
     require_names(file, head, [*HEAD, *targets])
-    types = {n: type(head[n]).__name__ for n, kind in HEAD.items() if not isinstance(head[n], kind)}
+    told = HEAD | ({"figures": list} if "figures" in head else {})
+    types = {n: type(head[n]).__name__ for n, kind in told.items() if not isinstance(head[n], kind)}
     if types:
         raise invalid(
-            f"{', '.join(f'{n} as a {kind.__name__}' for n, kind in HEAD.items())} in {file}",
+            f"{', '.join(f'{n} as a {kind.__name__}' for n, kind in told.items())} in {file}",
             ", ".join(f"{n} is of type {kind}" for n, kind in types.items()),
             AGAIN,
         )
@@ -133,7 +134,7 @@ def read_tensors(file: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
         raise invalid(f"the tensors in {file}", f"{type(e).__name__}: {e}", AGAIN) from None
     return require_names(file, tensors, names)
 
-# %% ../../nbs/04_dictionary/00c_folders.ipynb #f927aadf
+# %% ../../nbs/04_dictionary/00c_folders.ipynb #a7035069
 def read_folder(folder: str | Path) -> dict:  # names of arguments of `Dictionary` -> their values
     "Read a dictionary folder. Raises (exit code 65) where it is not whole, or of another format."
     folder = open_artefact(folder, "dictionary")
@@ -151,6 +152,7 @@ def read_folder(folder: str | Path) -> dict:  # names of arguments of `Dictionar
         sites=tuple(Site.parse(s) for s in head["sites"]),
         weights=tuple(weights),
         labels=tuple(head["labels"]),
+        figures=tuple(head.get("figures", ())),  # of labels; folders of 0.1 have none
         training=head["training"],
         validity=read_json(folder / "validity.json"),
         wiring=head["wiring"],

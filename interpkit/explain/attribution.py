@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Explanation', 'explain']
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #1cc85060
-from collections.abc import Sequence
+# %% ../../nbs/07_explain/00_attribution.ipynb #b461b2ec
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +18,14 @@ from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches, require_measurable
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #200373d3
+# %% ../../nbs/07_explain/00_attribution.ipynb #c4909713
 @dataclass(frozen=True)
 class Explanation:
     "Why one sequence was decided as it was."
 
     sequence_id: object
     decision: float
-    features: pd.DataFrame  # feature, label, signed attribution, share of all; largest first
+    features: pd.DataFrame  # feature, label and its worth, attribution, share; largest first
     error_share: float  # of the attribution, that flows through what the dictionary leaves out
 
     def __repr__(self):
@@ -36,37 +35,44 @@ class Explanation:
         return f"Explanation(decision {self.decision:+.2f}: {top}; {unexplained})"
 
     def _repr_html_(self):
-        rows = [
-            dict(feature=r.label, attribution=f"{r.attribution:+.3f}", share=percent(r.share))
-            for r in self.features.itertuples()
-        ]
-        rest = dict(feature="not explained", attribution="", share=percent(self.error_share))
-        return table_html([*rows, rest], caption=f"decision {self.decision:+.3f}")
+        rest = dict(label="not explained", share=self.error_share)
+        shown = pd.concat([self.features, pd.DataFrame([rest])])
+        table = pd.DataFrame(dict(feature=shown.label))
+        if "precision" in shown:
+            table["precision"] = shown.precision.map("{:.2f}".format, na_action="ignore")
+            table["recall"] = shown.recall.map("{:.2f}".format, na_action="ignore")
+            table["best inputs"] = shown.best_inputs
+        table["attribution"] = shown.attribution.map("{:+.3f}".format, na_action="ignore")
+        table["share"] = shown.share.map(percent)
+        return table_html(table.fillna(""), caption=f"decision {self.decision:+.3f}")
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #f8f8ac03
+# %% ../../nbs/07_explain/00_attribution.ipynb #f81b56e1
 def _explanation(
     sequence_id,
     decision: float,
     size: np.ndarray,  # [F] sum over tokens of |attribution|
     signed: np.ndarray,  # [F] sum over tokens of the attribution
     lost: float,  # |attribution| of what the dictionary leaves out
-    labels: Sequence[str],  # of all F features
+    labels: pd.DataFrame,  # of all F features: label, and what it is worth where that is known
     top: int,
 ) -> Explanation:
     "The explanation of one sequence, from its attributions."
     order = [f for f in np.argsort(-size)[:top] if size[f] > 0]
     whole = max(float(size.sum()) + lost, 1e-30)
-    features = pd.DataFrame(
-        dict(
-            feature=order,
-            label=[labels[f] for f in order],
-            attribution=signed[order],
-            share=size[order] / whole,
-        )
-    )
+    own = labels.iloc[order].reset_index(drop=True)
+    own.insert(0, "feature", order)
+    features = own.assign(attribution=signed[order], share=size[order] / whole)
     return Explanation(sequence_id, decision, features, lost / whole)
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #ecc0c598
+# %% ../../nbs/07_explain/00_attribution.ipynb #bf1729d3
+def _named(dictionary: Dictionary) -> pd.DataFrame:  # [F, label and what it is worth]
+    "What is said of each feature of a dictionary; labels alone where nothing was measured."
+    names = pd.DataFrame(dict(label=dictionary.names))
+    if not dictionary.figures:
+        return names
+    return names.join(dictionary.label_table()[["precision", "recall", "best_inputs"]])
+
+# %% ../../nbs/07_explain/00_attribution.ipynb #3769b4d8
 def explain(
     release: Release,
     dictionary: Dictionary,  # of this release
@@ -80,16 +86,12 @@ def explain(
             "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"
         )
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
-    out = []
+    names, out = _named(dictionary), []
     for part, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)
         size, signed = at.size.cpu().numpy(), at.signed.cpu().numpy()
         lost = at.error.sum(1).cpu().numpy()
         ids, decisions = rows.iloc[part]["sequence_id"], at.decision.tolist()
         for i, (name, decision) in enumerate(zip(ids, decisions, strict=True)):
-            out.append(
-                _explanation(
-                    name, decision, size[i], signed[i], float(lost[i]), dictionary.names, top
-                )
-            )
+            out.append(_explanation(name, decision, size[i], signed[i], float(lost[i]), names, top))
     return out

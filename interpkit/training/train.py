@@ -6,11 +6,11 @@
 __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', 'calibrated', 'training_record', 'opened',
            'train_dictionary']
 
-# %% ../../nbs/05_training/07_train.ipynb #37141f08
+# %% ../../nbs/05_training/07_train.ipynb #0754d8f5
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..data.seen import row_hashes, sketch
 from ..data.store import ActivationStore
 from ..data.stream import ActivationStream
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.labels import label_features
+from ..dictionary.labels import label_dictionary
 from ..dictionary.validity import certify
 from ..dictionary.weights import SiteWeights
 from ..model.inputs import row_numbers
@@ -192,7 +192,7 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #6074654c
+# %% ../../nbs/05_training/07_train.ipynb #ced15e9c
 def train_dictionary(
     release: Release,
     rows: pd.DataFrame,
@@ -252,5 +252,5 @@ def train_dictionary(
     # finish, label, certify
     if asked.finish:
         dictionary = on_the_task(release, dictionary, rows[~held], asked.finish, seed=asked.seed)
-    labels = label_features(release, dictionary, rows[~held])
-    return certify(release, replace(dictionary, labels=labels), rows[held], like=rows)
+    dictionary = label_dictionary(release, dictionary, rows[~held])
+    return certify(release, dictionary, rows[held], like=rows)
