@@ -74,12 +74,11 @@ def test_the_threshold_belongs_to_each_feature_and_is_not_active_itself(kernels)
     assert codes.tokens.tolist() == [0, 2, 4]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_parts_of_a_batch_are_put_together_again(seed, monkeypatch, kernels):
-    acts, *weights = whole(seed, (3, 67), F=50)
+def test_parts_of_a_batch_are_put_together_again(monkeypatch, kernels):
+    acts, *weights = whole(0, (3, 23), F=50)
     W_enc, b_enc, threshold = weights
     wanted = dense(acts, *weights)
-    monkeypatch.setattr(encoders, "AT_ONCE", 1)  # 32 tokens per part: 7 parts, the last one short
+    monkeypatch.setattr(encoders, "AT_ONCE", 1)  # 32 tokens per part: 3 parts, the last one short
     parts = []
 
     def read(x):
@@ -87,7 +86,7 @@ def test_parts_of_a_batch_are_put_together_again(seed, monkeypatch, kernels):
         return active(torch.addmm(b_enc, x, W_enc), threshold)
 
     assert torch.equal(is_csr(collect(read, acts, 50)).dense(), wanted)
-    assert parts == [32] * 6 + [9]
+    assert parts == [32, 32, 5]
     for kind in (Encoder, ScreenedEncoder):
         assert torch.equal(kind(*weights)(acts).dense(), wanted)
 

@@ -80,7 +80,7 @@ SIZES = [  # tokens, features, columns, share
     (3, 1, 1, 0.5),
     (1, 50, 17, 0.2),
     (64, 5, 130, 0.9),
-    (300, 3, 5, 0.9),  # a feature of 300 tokens is nineteen rounds, and three of its totals
+    (270, 2, 5, 0.9),  # a feature of 269 tokens is seventeen rounds, and three of its totals
     (6, 9, 4, 0.0),
     (0, 4, 3, 0.5),
     (5, 4, 0, 0.5),
@@ -178,11 +178,11 @@ def test_what_no_segment_names_is_never_read(kernels):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_training_by_these_kernels_goes_the_same_way(objective, monkeypatch):
-    how = recipe(48, 4, 3 * 64, 64, objective=objective, prefixes=(16, 48))
+    how = recipe(40, 4, 3 * 24, 24, objective=objective, prefixes=(16, 40))
 
     def trained(choice):
         monkeypatch.setenv("INTERPKIT_KERNELS", choice)
-        return fit(stream(3, 64), how, device=DEVICE).p.flat
+        return fit(stream(3, 24), how, device=DEVICE).p.flat
 
     by_torch = trained("torch")
     by_triton = trained("triton")

@@ -23,8 +23,6 @@ from interpkit.training.recipe import OBJECTIVES, Recipe, recipe
 from interpkit.training.start import centred_batch
 from interpkit.training.trainer import Trainer
 
-SEEDS = range(3)
-
 
 def random(seed):
     return torch.Generator().manual_seed(seed)
@@ -53,7 +51,7 @@ def deployed(objective, seed=0):
 # one site
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_known_features_are_found_with_the_l0_that_was_asked_for(objective, seed):
     """Margins are set from three processors times three seeds.

@@ -51,11 +51,11 @@ def test_places_are_those_of_nonzero(shape, share):
 
 
 @pytest.mark.parametrize("prefixes", [(), (4, 11)])
-@pytest.mark.parametrize("threshold", [0.01, 1.0, 3.0, 1e9])
+@pytest.mark.parametrize("threshold", [0.01, 2.0, 1e9])
 @pytest.mark.parametrize("name", SHAPES)
 def test_gradients_are_those_of_autograd(name, threshold, prefixes, kernels):
     "The dense loss with autograd is the oracle; nothing active is a case too."
-    g, B, s = torch.Generator().manual_seed(1), 33, SHAPES[name]
+    g, B, s = torch.Generator().manual_seed(1), 18, SHAPES[name]
     prefixes = prefixes and prefixes + (s.n_features,)
     p, grad = Parameters(s), Parameters(s)
     p.flat.copy_(torch.randn(len(p.flat), generator=g))
