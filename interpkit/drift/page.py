@@ -38,18 +38,22 @@ from .statements import Plan
 from .verdict import Verdict
 from .words import among, joined, listed, named, one_line
 
-# %% ../../nbs/08_drift/05d_page.ipynb #de0b8954
+# %% ../../nbs/08_drift/05d_page.ipynb #2510b9da
 LEAD = {
     "REUSE": "The old explanations hold for this release. This is no approval of the release.",
     "REVIEW": "The old explanations must not be used for this release: "
-    "it does not decide for the reasons of the old one.",
+    "it decides in part for other reasons than {old}.",
     "RETRAIN": "The model's reasons are the same, as far as inputs and decisions show; "
     "the dictionary needs a new address. Until it has one, the old explanations must not be used.",
     "COLLECT": "The old explanations must not be used for this release yet: "
     "these sequences can't settle whether they hold.",
 }
 
-# %% ../../nbs/08_drift/05d_page.ipynb #6cdba28a
+# %% ../../nbs/08_drift/05d_page.ipynb #e3be9968
+def _names(v: Verdict) -> tuple[str, str]:
+    return v.new.get("name", "the new release"), v.old.get("name", "the old release")
+
+
 def beside_reuse(printed: dict | None) -> str:
     "'48 % of the decisions flip and 2 % of the highest 10 % are replaced: ...'; '' if unknown."
     behaviour = (printed or {}).get("behaviour") or {}
@@ -61,7 +65,7 @@ def beside_reuse(printed: dict | None) -> str:
 
 def lead_words(v: Verdict, printed: dict | None, plan: Plan | None) -> list[str]:
     "What follows from the verdict, and what is to be known before anything else."
-    sentences = [LEAD[v.action]]
+    sentences = [LEAD[v.action].format(old=_names(v)[1])]
     if v.action == "REUSE":
         sentences.append(beside_reuse(printed))
     if v.action == "REVIEW" and v.valid == "FAIL":
@@ -76,11 +80,7 @@ def _sentence(text: str) -> str:
     text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?" else text + "."
 
-# %% ../../nbs/08_drift/05d_page.ipynb #dd6391bb
-def _names(v: Verdict) -> tuple[str, str]:
-    return v.new.get("name", "the new release"), v.old.get("name", "the old release")
-
-
+# %% ../../nbs/08_drift/05d_page.ipynb #93a8dc5b
 def basis(v: Verdict) -> str:
     "What was checked: sequences, statements, whose dictionary."
     new, old = _names(v)
