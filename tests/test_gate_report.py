@@ -306,7 +306,7 @@ def test_retrain_says_that_the_model_is_the_same():
     assert said(v, "Alerts").startswith("PASS for the 100 sequences")
     assert "foreign travel" not in "".join(summary_lines(v, PRINTED))
     assert "night" not in "".join(summary_lines(v, PRINTED))
-    assert "Nobody has to sign for that" in said(v, "Next")
+    assert "no cause to send v2-concept back" in said(v, "Next")
     assert summary_lines(v)[-1].strip().startswith("ipk train --release")
 
 
@@ -376,7 +376,7 @@ def test_too_few_alerts_say_how_to_get_more():
     assert v.action == "COLLECT"
     for title in ("Alerts", "Next"):
         assert (
-            "Alerts need at least 100 sequences to say anything, and there are 30: take 3,333 "
+            "Alerts need at least 100 sequences to say anything, and there are 30: take 3,400 "
             "sequences in all, or draw more of the highest decisions and give every sequence its "
             "weight in the column `weight`."
         ) in said(v, title)
@@ -430,6 +430,18 @@ def test_a_share_at_its_limit_is_not_a_matter_of_numbers():
     text = said(v, "Next")
     assert "No number of sequences would settle it: a share sits at its limit." in text
     assert "1 of 7 statements is open: effect." in text
+
+
+def test_an_answer_that_is_not_of_the_whole_set_says_by_what():
+    north = statement("effect", 0.3, 0.25, 0.36, segment="north")
+    v = verdict([*FINE, *alerts(0.47, 0.05), north, TRAVEL])
+    assert said(v, "Same?").startswith(
+        "FAIL by the alerts, a segment and a feature; all sequences together PASS: 11 % of what"
+    )
+    lost = statement("splice error", 0.39, 0.31, 0.5, segment="alerts")
+    text = said(verdict([*FINE, lost]), "Valid?")
+    assert text.startswith("FAIL by the alerts; all sequences together PASS: 0.2 % of the")
+    assert "(PASS)" not in text
 
 
 def test_where_nothing_asks_without_the_dictionary_no_number_is_promised():
@@ -617,9 +629,9 @@ def test_what_was_checked_and_why_stands_on_the_page():
         "dictionary": "that of v1, 512 features",
     }
     limits = {r["what"]: r for r in part(verdict(statements), "Limits", plan=plan).rows}
-    assert limits["not shared of what the reasons weigh"]["why"] == "agreed with model risk"
-    assert limits["not shared of what the inputs weigh"]["why"] == "interpkit's default"
-    splice = limits["lost when the dictionary stands in for the activations"]
+    assert limits["reasons not shared"]["why"] == "agreed with model risk"
+    assert limits["inputs not shared"]["why"] == "interpkit's default"
+    splice = limits["variation lost when the dictionary stands in"]
     assert splice["at most"] == "5.1 % (0.1 % on v1 itself)"
     assert splice["why"] == "5 points over v1"
     unknown = part(verdict(statements), "Checked", printed=None).rows

@@ -55,16 +55,16 @@ def checked_rows(v: Verdict, plan: Plan | None = None, printed: dict | None = No
     }
     return [{"what": name, "is": str(x)} for name, x in values.items()]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #6402b573
+# %% ../../nbs/08_drift/05b_caveats.ipynb #2946cec7
 LIMITED = {  # name of a statement: the limit it has, and what may be so much in words
-    "splice error": ("splice_error", "lost when the dictionary stands in for the activations"),
-    "error share": ("error_share", "left out by the dictionary of what moves the decision"),
-    "active features": ("active", "active features, against those of the old release"),
-    "activation": ("activation", "not shared of the activations: over it, what is read has moved"),
-    "effect": ("effect", "not shared of what the reasons weigh"),
-    "inputs": ("inputs", "not shared of what the inputs weigh"),
-    "decisions": ("decisions", "not shared of what the decisions say"),
-    "watched": ("watched", "not shared by one watched feature"),
+    "splice error": ("splice_error", "variation lost when the dictionary stands in"),
+    "error share": ("error_share", "left out by the dictionary"),
+    "active features": ("active", "active features, against the old release"),
+    "activation": ("activation", "activations not shared; over it, what is read has moved"),
+    "effect": ("effect", "reasons not shared"),
+    "inputs": ("inputs", "inputs not shared"),
+    "decisions": ("decisions", "decisions not shared"),
+    "watched": ("watched", "one watched feature, not shared"),
 }
 
 
@@ -80,7 +80,7 @@ def _why(name: str, limit: float, whys: dict) -> str:
     default = getattr(Limits, name, None)
     return "interpkit's default" if why or default == limit else "no reason given"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #bb6d36d3
+# %% ../../nbs/08_drift/05b_caveats.ipynb #f0d25883
 def _limit_row(s: Statement, whys: dict, old: str) -> dict:
     name, words = LIMITED.get(_limit_name(s), ("", s.name))
     limit = amount(s, s.limit)
@@ -94,10 +94,12 @@ def _limit_row(s: Statement, whys: dict, old: str) -> dict:
 
 def limit_rows(plan: Plan | None) -> list[dict]:
     "One row per limit: what it bounds, the limit, why; empty without a plan."
+    if plan is None:
+        return []
     rows: dict[str, dict] = {}
-    for s in plan.statements if plan else ():
+    whys = about_of(plan).get("whys") or {}
+    for s in plan.statements:
         if not s.segment:
-            whys = about_of(plan).get("whys") or {}
             rows.setdefault(_limit_name(s), _limit_row(s, whys, plan.old.get("name", "old")))
     return list(rows.values())
 
@@ -211,10 +213,11 @@ def sensitivity_words(v: Verdict) -> list[str]:
     texts = [f"{r['verdict']} at {r['allowed']}" for r in changed]
     return [f"Yes: {' and '.join(texts)} of what the limits allow."]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #440c6293
+# %% ../../nbs/08_drift/05b_caveats.ipynb #99412241
 CONDITIONS = "sizes with lognormal tails, several sequences per group, weights up to 20:1"
 WORSE = (
-    "groups that no `group_id` tells (5 to 14 %), shocks in time that no `timestamp` tells (7 %)"
+    "where no `group_id` tells which rows belong together (5 to 14 %), and where no `timestamp` "
+    "tells of shocks that many rows share (up to 7 %)"
 )
 
 
@@ -233,7 +236,7 @@ def _published(v: Verdict, plan: Plan | None) -> str:
     return (
         f"With a share exactly at its limit, FAIL is wrong in at most {alpha} of checks and PASS "
         f"in at most {alpha}, all {len(v.statements)} statements together. Measured on simulated "
-        f"checks ({CONDITIONS}), not on this one. Wrong more often: {WORSE}."
+        f"checks ({CONDITIONS}), not on this one. It is wrong more often {WORSE}."
     )
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #12815426
@@ -254,7 +257,7 @@ def blind_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     alerts = int(_groups_in(v, ALERTS) / 4.6)
     return [text + (f"; among the alerts, to fewer than 1 in {alerts:,}." if alerts > 1 else ".")]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #8b18dc78
+# %% ../../nbs/08_drift/05b_caveats.ipynb #7d99998e
 def error_rate_words(
     v: Verdict, plan: Plan | None = None, printed: dict | None = None
 ) -> list[str]:
@@ -265,7 +268,9 @@ def error_rate_words(
         _own_rates(rates, v.old.get("name", "the old release")) if measured else _published(v, plan)
     ]
     sentences += blind_words(v, plan)
-    sentences.append("In brackets stands where a share lies, with the certainty of the check.")
+    sentences.append(
+        "The brackets after a share say where it lies, with the certainty of the whole check."
+    )
     if plan and plan.families and not measured:
         team = ", ".join(plan.families)
         sentences.append(
@@ -284,7 +289,7 @@ def _features_not_tested(v: Verdict, plan: Plan | None) -> str:
         rest = f"the other {plan.features - watched:,} of {plan.features:,} features"
     return f"Features one by one, but for {watched}: {rest} were tested only together."
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #7b0d5a06
+# %% ../../nbs/08_drift/05b_caveats.ipynb #3d8224eb
 def _apart(segments: Iterable[str]) -> list[str]:
     "Which parts of the traffic nobody asked about apart."
     asked = set(segments) - {""}
@@ -301,9 +306,9 @@ def not_tested(
 ) -> list[str]:
     "What nobody should read into the verdict, one line each."
     sites = _sites(about_of(plan), printed)
-    where = f"the site: reasons were read at {sites} alone" if sites else "the sites"
+    where = f": reasons were read at {sites} alone" if sites else ""
     return [
-        f"Causes that bypass {where}, but for what inputs and decisions show.",
+        f"Causes that bypass the sites and that inputs and decisions don't show{where}.",
         _features_not_tested(v, plan),
         "Reasons in combination: each was removed by itself.",
         *_apart(s.segment for s in v.statements),

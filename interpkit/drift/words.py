@@ -115,7 +115,7 @@ def quoted(label: str, most: int = 48) -> str:
     label = one_line(label)
     return f'"{label if len(label) <= most else label[: most - 1] + "…"}"'
 
-# %% ../../nbs/08_drift/05_words.ipynb #34314130
+# %% ../../nbs/08_drift/05_words.ipynb #53df9f36
 SAID = {
     "effect": "{} of what the reasons weigh is not shared by both releases",
     "inputs": "{} of what the inputs weigh is not shared",
@@ -137,6 +137,8 @@ def said(s: Statement, sure: bool = True) -> str:
     bounds = f" {interval(s)}" if sure else ""
     if is_multiple(s) and abs(s.ratio - 1) < 0.05:
         words = "it needs as many features as before"
+    if s.ratio >= 1.005 and family in SAID and not is_multiple(s):
+        words, bounds = words.replace("{}", "all"), ""  # the errors are larger than the whole
     return f"{words.format(amount(s, s.ratio))}{where}{bounds}, at most {amount(s, s.limit)}"
 
 # %% ../../nbs/08_drift/05_words.ipynb #7e62f037
