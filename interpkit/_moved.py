@@ -123,7 +123,13 @@ drift.figures:INK -> drift.canvas:INK
 drift.figures:PALE -> drift.canvas:PALE
 drift.figures:SHAPES -> drift.canvas:SHAPES
 drift.figures:STYLE -> drift.canvas:STYLE
+drift.printed:auc -> drift.behaviour:auc
+drift.printed:behaviour -> drift.behaviour:behaviour
+drift.printed:release_decisions -> drift.comparison:release_decisions
+drift.statements:ALL -> drift.segments:ALL
+drift.statements:segments_of -> drift.segments:segments_of
 drift.verdict:Limits -> drift.limits:Limits
+drift.verdict:action_for -> drift.actions:action_for
 drift.verdict:OldScores -> drift.scores:OldScores
 drift.verdict:code_digest -> drift.plan:code_digest
 drift.verdict:fit_or_raise -> drift.scores:fit_or_raise

@@ -25,7 +25,7 @@ from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.drift.limits import Limits
 from interpkit.drift.plan import plan_check
-from interpkit.drift.printed import auc
+from interpkit.drift.behaviour import auc
 from interpkit.drift.scores import fit_or_raise, score_old
 from interpkit.model.releases import Release
 

@@ -16,7 +16,8 @@ from interpkit.drift.families import Activation, Effect, ErrorShare, SpliceError
 from interpkit.drift.measure import measure, measure_all
 from interpkit.drift.plan import plan_check
 from interpkit.drift.simulate import small_world
-from interpkit.drift.statements import ALL, Plan, Statement, decide
+from interpkit.drift.segments import ALL
+from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import judge
 from interpkit.explain.ablation import Ablation
 from interpkit.model.releases import Release

@@ -10,7 +10,8 @@ from scipy import stats
 from small_checks import checked
 
 from interpkit.drift.comparison import Comparison
-from interpkit.drift.printed import auc, printed
+from interpkit.drift.behaviour import auc
+from interpkit.drift.printed import printed
 
 
 def test_auc_counts_pairs():

@@ -12,7 +12,8 @@ import pytest
 from helpers import refused
 from scipy import stats
 
-from interpkit.drift.statements import ALL, COLUMNS, Plan, Statement, decide, segments_of
+from interpkit.drift.segments import ALL, segments_of
+from interpkit.drift.statements import COLUMNS, Plan, Statement, decide
 from interpkit.drift.verdict import judge, sensitivity
 
 EFFECT = Statement("effect", "same", 0.25)

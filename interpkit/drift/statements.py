@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'SIGNED', 'EFFECT', 'Statement', 'Plan', 'check_table', 'measured', 'emerged', 'decide']
 
-# %% ../../nbs/08_drift/00_statements.ipynb #37e04452
+# %% ../../nbs/08_drift/00_statements.ipynb #78f848b2
+import math
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -58,7 +59,7 @@ class Statement:
         "All fields, floats with six significant digits, as files hold them."
         return {k: six(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
-# %% ../../nbs/08_drift/00_statements.ipynb #d673707a
+# %% ../../nbs/08_drift/00_statements.ipynb #0e4dccd0
 @dataclass(frozen=True)
 class Plan:
     "The pre-registration of a check."
@@ -86,6 +87,7 @@ class Plan:
     seed: int = 0
     alpha: float = 0.01
     segments: dict = field(default_factory=dict)  # name -> sequences in it
+    about: dict = field(default_factory=dict)  # decision, sites, period, sampling, whys in words
 
     def to_dict(self) -> dict:
         "All fields, as plan.json holds them."
@@ -189,16 +191,17 @@ def _rows(table: pd.DataFrame, statement: Statement, plan: Plan) -> pd.DataFrame
         )
     return rows
 
-# %% ../../nbs/08_drift/00_statements.ipynb #f4d80487
+# %% ../../nbs/08_drift/00_statements.ipynb #b12c15f3
 def _change(rows: pd.DataFrame) -> float | None:
     "Signed change over the size of what was there; None where the family does not say."
     if not set(SIGNED) <= set(rows.columns):
         return None
-    base = float((rows.weight * rows.base).sum())
-    size = float((rows.weight * rows.base.abs()).sum())
+    base = math.fsum(rows.weight * rows.base)
+    size = math.fsum(rows.weight * rows.base.abs())
     if not size:
         return None
-    return float((rows.weight * rows.change).sum()) / size * (1 if base >= 0 else -1)
+    change = math.fsum(rows.weight * rows.change) / size * (1 if base >= 0 else -1)
+    return change if abs(change) > 1e-12 else 0.0
 
 # %% ../../nbs/08_drift/00_statements.ipynb #8022a37d
 def _finite(x: float) -> float | None:

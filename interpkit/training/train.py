@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', 'calibrated', 'training_record', 'opened',
            'train_dictionary']
 
-# %% ../../nbs/05_training/07_train.ipynb #a419ac8d
+# %% ../../nbs/05_training/07_train.ipynb #37141f08
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..core.digests import digest_json
 from ..data.checksets import check_digest
+from ..data.seen import row_hashes, sketch
 from ..data.store import ActivationStore
 from ..data.stream import ActivationStream
 from ..dictionary.dictionary import Dictionary
@@ -191,7 +192,7 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #1996a6af
+# %% ../../nbs/05_training/07_train.ipynb #6074654c
 def train_dictionary(
     release: Release,
     rows: pd.DataFrame,
@@ -244,6 +245,7 @@ def train_dictionary(
         trained = fitted(acts, groups, str(release.device), kept, tag, progress, watch)
         weights = calibrated(acts.held, groups, trained)
     record = training_record(groups, trained, digest, int((~held).sum()))
+    record |= dict(seen=sketch(row_hashes(rows, release.inputs_columns)))
     dictionary = Dictionary(sites, weights, training=record, wiring=wiring, targets=targets)
     dictionary = dictionary.to(release.device)
 
