@@ -596,7 +596,7 @@ def test_error_rates_are_those_that_were_measured():
     assert "not on this one" in published
     rates = dict(false_fail=0.002, false_pass=0.006, checks=1000)
     own = said(v, "Error rates", PRINTED | dict(error_rates=rates))
-    assert "FAIL is wrong in 0.2 % and PASS in 0.6 % of 1,000 checks" in own
+    assert "FAIL was wrong in 0.2 % and PASS in 0.6 % of 1,000 such checks" in own
     assert "simulated" not in own
     for text in (published, own):
         assert "A change confined to fewer than 1 in 217 sequences may be total and unseen" in text
@@ -634,6 +634,14 @@ def test_what_was_checked_and_why_stands_on_the_page():
     splice = limits["variation lost when the dictionary stands in"]
     assert splice["at most"] == "5.1 % (0.1 % on v1 itself)"
     assert splice["why"] == "5 points over v1"
+    about = dict(
+        period=["2026-07-01", "2026-09-30"], sampling=dict(weights=True), renamed=dict(a="b")
+    )
+    plan = plan_of(statements, about=about)
+    rows = {r["what"]: r["is"] for r in part(verdict(statements), "Checked", plan=plan).rows}
+    assert rows["period"] == "2026-07-01 to 2026-09-30"
+    assert rows["sampling"] == "unequal: each sequence counts by its weight"
+    assert rows["renamed"] == "a is b"
     unknown = part(verdict(statements), "Checked", printed=None).rows
     assert [r["is"] for r in unknown][2:4] == ["not stated", "not stated"]
 
@@ -643,6 +651,9 @@ def test_what_is_not_for_sign_off_says_so_and_has_no_line_to_sign():
     plan = plan_of(v.statements, about=dict(not_for_sign_off="the code is not fingerprinted"))
     assert "Not for sign-off: the code is not fingerprinted." in led(v, plan=plan)
     assert report.SIGN in report.page_one_html(v, PRINTED, plan_of(v.statements))
+    by_name = plan_of(v.statements, about=dict(not_for_sign_off=["v1", "v2"]))
+    assert "v1 and v2 are not kept as a folder" in led(v, plan=by_name)
+    assert "sign-off" not in led(v, plan=plan_of(v.statements, about=dict(not_for_sign_off=[])))
     html = report.page_one_html(v, PRINTED, plan)
     assert report.SIGN not in html
     assert "Not for sign-off" in html

@@ -203,7 +203,7 @@ def register(
     plan = replace(plan, about=about_of(old, new, dictionary, rows, policy))
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #d57432cb
+# %% ../../nbs/09_gate/04_check.ipynb #be5dab75
 @dataclass(frozen=True)
 class CheckResult:
     "A check that was done: verdict, and all that it follows from."
@@ -215,6 +215,7 @@ class CheckResult:
     preview: list
     dictionary: Dictionary
     notes: tuple = ()
+    saved: str | None = None  # the folder in which it lies; None: in memory only
 
     @property
     def passed(self) -> bool:
@@ -231,10 +232,10 @@ class CheckResult:
         return repr(self.verdict)
 
     def __str__(self):
-        return "\n".join(summary_lines(self.verdict, self.printed, self.plan))
+        return "\n".join(summary_lines(self.verdict, self.printed, self.plan, self.saved))
 
     def _repr_html_(self):
-        return short_html(self.verdict, self.printed, self.plan)
+        return short_html(self.verdict, self.printed, self.plan, self.saved)
 
     def save(self, folder) -> Path:
         "Write the evidence folder, and the report beside it as report.html."
@@ -243,6 +244,7 @@ class CheckResult:
             folder / "evidence", self.plan, self.table, self.verdict, self.printed, self.preview
         )
         write_report(evidence, folder / "report.html")
+        object.__setattr__(self, "saved", str(folder))  # page 1 says where to verify it
         return folder
 
 # %% ../../nbs/09_gate/04_check.ipynb #ce968797
