@@ -652,7 +652,7 @@ def test_what_is_not_for_sign_off_says_so_and_has_no_line_to_sign():
     assert "Not for sign-off: the code is not fingerprinted." in led(v, plan=plan)
     assert report.SIGN in report.page_one_html(v, PRINTED, plan_of(v.statements))
     by_name = plan_of(v.statements, about=dict(not_for_sign_off=["v1", "v2"]))
-    assert "v1 and v2 are not kept as a folder" in led(v, plan=by_name)
+    assert "v1 and v2 are not loaded from a folder" in led(v, plan=by_name)
     assert "sign-off" not in led(v, plan=plan_of(v.statements, about=dict(not_for_sign_off=[])))
     html = report.page_one_html(v, PRINTED, plan)
     assert report.SIGN not in html

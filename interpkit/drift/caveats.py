@@ -16,7 +16,7 @@ from .statements import Plan, Statement
 from .verdict import Verdict, worst
 from .words import amount, listed, share
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #215a5db8
+# %% ../../nbs/08_drift/05b_caveats.ipynb #fe070aa3
 def about_of(plan: Plan | None) -> dict:
     "What a plan says of itself: decision, sites, period, sampling, whys, not_for_sign_off."
     return dict(getattr(plan, "about", None) or {})
@@ -29,7 +29,7 @@ def not_for_sign_off(plan: Plan | None) -> str:
         return why
     names = list(dict.fromkeys(map(str, why)))
     are = "is" if len(names) == 1 else "are"
-    told = f"{listed(names)} {are} not kept as a folder whose code is fingerprinted"
+    told = f"{listed(names)} {are} not loaded from a folder whose code is fingerprinted"
     return told if names else ""
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #fa653afb

@@ -76,7 +76,7 @@ def interval(s: Statement) -> str:
             break
     return f"[{', '.join(ends)}]"
 
-# %% ../../nbs/08_drift/05_words.ipynb #0f6b5421
+# %% ../../nbs/08_drift/05_words.ipynb #cf943607
 def direction(change: float | None) -> str:
     "'on the whole weaker by 38 %' from the signed change; '' where it is not known."
     if change is None:
@@ -85,7 +85,7 @@ def direction(change: float | None) -> str:
         return "on the whole in the opposite direction"
     if abs(change) < 0.005:
         return "on the whole neither weaker nor stronger"
-    if change >= 1:
+    if change >= 0.95:
         return f"on the whole {1 + change:.1f} times as strong"
     return f"on the whole {'weaker' if change < 0 else 'stronger'} by {share(min(abs(change), 1))}"
 
