@@ -1,5 +1,6 @@
 "The report: what it says in each case, word by word, and what it must never hold."
 
+import random
 import re
 from dataclasses import replace
 from html import unescape
@@ -512,6 +513,43 @@ def test_what_was_not_printed_is_left_out(statements, printed):
     assert "nan" not in text
     assert "Behaviour" not in text
     assert "What changed" not in text
+
+
+def any_statement(rng, name, segment):
+    "A statement of this name with any share and any outcome."
+    question, limit = LIMITS.get(name, ("same", 0.2))
+    ratio = rng.choice([None, 0.0, 0.1, 0.5, 1.0, 3.3])
+    ends = (None, None) if ratio is None else (ratio * 0.8, rng.choice([None, ratio * 1.2]))
+    numbers = dict(n=rng.choice([30, 1000]), n_eff=rng.choice([5.0, 1000.0]))
+    numbers |= dict(spread=rng.choice([0.0, 0.1]), change=rng.choice([None, -1.0, -3.0, 0.3, 99.0]))
+    outcome = rng.choices(["PASS", "FAIL", "INCONCLUSIVE"], [6, 1, 1])[0]
+    numbers |= dict(outcome=outcome, reason="why")
+    return Statement(name, question, limit, segment, ratio, *ends, **numbers)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_decided_reads_as_sentences(seed):
+    rng = random.Random(seed)
+    names = [*LIMITS, "a {team}'s own", "effect: {a}", "effect: b"]
+    keys = [
+        (n, k) for n in names for k in ("", "alerts", "label 1", "north") if ":" not in n or not k
+    ]
+    for _ in range(60):
+        some = [
+            key
+            for key in keys
+            if key in (("splice error", ""), ("effect", "")) or rng.random() > 0.3
+        ]
+        statements = [any_statement(rng, *key) for key in some]
+        plan = plan_of([s for s in statements if rng.random() < 0.95])
+        plan = rng.choice([plan, replace(plan, old={}, new={})])
+        v = judge(statements, plan, notes=rng.choice([(), ("a note",)]))
+        printed = dict(rng.sample(list(PRINTED.items()), 3))
+        text = "\n".join(summary_lines(v, printed, plan))
+        assert "None" not in text
+        assert not re.search(r": \.|; \.|\bby ;|\(\)", text)
+        assert max(float(x) for x in re.findall(r"([\d.]+) %", text)) <= 100
+        assert ("It shows " in text) == (v.action == "REVIEW")
 
 
 def test_active_features_are_said_as_a_multiple():

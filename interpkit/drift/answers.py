@@ -275,7 +275,7 @@ def same_words(v: Verdict, printed: dict | None = None, plan: Plan | None = None
     emerging = emerging_words(mine, plan)
     return [*sentences, *site_words(v), *watched, *emerging, *_unwatched(v)]
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #b27a5608
+# %% ../../nbs/08_drift/05a_answers.ipynb #d320ebba
 ENOUGH = 100  # alerts, below which they can say next to nothing
 
 
@@ -295,7 +295,7 @@ def _built_in(v: Verdict, segment: str) -> list[str]:
     head = f"{outcome} {_who(segment, mine, v.old.get('name', 'the old release'))}"
     shown = [s for s in mine if s.outcome == outcome]
     if outcome == "PASS":
-        shown = [s for s in shown if s.question == "same"]
+        shown = [s for s in shown if s.question == "same"] or shown
     lines = [f"{head}: {joined(map(said, worst_first(shown)), 4)}."]
     unsure = [s for s in mine if s.outcome == "INCONCLUSIVE"]
     if outcome == "FAIL" and unsure:
