@@ -249,7 +249,7 @@ def test_segments_are_text_and_none_is_the_whole_set():
 
 READ_BY_VERIFY = (
     *("statements", "limits", "segments", "actions", "verdict"),
-    *("words", "answers", "caveats", "changed", "page"),
+    *("words", "answers", "parts", "caveats", "changed", "page"),
 )
 
 

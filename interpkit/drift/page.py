@@ -6,21 +6,14 @@
 __all__ = ['LEAD', 'SAVE', 'COMMAND', 'flips_beside', 'lead_words', 'basis', 'next_words', 'command', 'Part', 'page_one',
            'summary_lines', 'short_html']
 
-# %% ../../nbs/08_drift/05d_page.ipynb #880ac1f7
+# %% ../../nbs/08_drift/05d_page.ipynb #b3cc07b1
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
 from .actions import reasons_changed
-from interpkit.drift.answers import (
-    alerts_words,
-    few_alerts,
-    needed_for_alerts,
-    same_words,
-    segment_words,
-    valid_words,
-)
+from .answers import same_words, valid_words
 from interpkit.drift.caveats import (
     behaviour_words,
     bypass_words,
@@ -35,6 +28,12 @@ from interpkit.drift.caveats import (
     sensitivity_words,
 )
 from .changed import changed_table, changed_words, segments_told
+from interpkit.drift.parts import (
+    alerts_words,
+    few_alerts,
+    needed_for_alerts,
+    segment_words,
+)
 from .statements import Plan
 from .verdict import Verdict
 from .words import among, joined, listed, named, one_line
