@@ -258,7 +258,10 @@ def test_segments_are_text_and_none_is_the_whole_set():
 # who reads a verdict needs no model
 
 
-READ_BY_VERIFY = ("statements", "limits", "verdict", "words", "answers", "caveats", "page")
+READ_BY_VERIFY = (
+    *("statements", "limits", "segments", "actions", "verdict"),
+    *("words", "answers", "parts", "caveats", "changed", "page"),
+)
 
 
 @pytest.mark.parametrize("module", [*READ_BY_VERIFY, "canvas", "figures"])

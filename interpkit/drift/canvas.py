@@ -6,7 +6,7 @@
 __all__ = ['SHAPES', 'INK', 'PALE', 'GREY', 'STYLE', 'canvas', 'share_span', 'share_axis', 'interval_row', 'label_rows', 'beside',
            'key', 'in_words']
 
-# %% ../../nbs/08_drift/08_canvas.ipynb #218fc1be
+# %% ../../nbs/08_drift/08_canvas.ipynb #e21e93e5
 import io
 import math
 import re
@@ -15,7 +15,7 @@ from html import escape
 
 from ..core.show import COLOURS
 from .statements import Statement
-from .words import Known, interval, share
+from .words import Known, amount, interval, share
 
 # %% ../../nbs/08_drift/08_canvas.ipynb #b5e6f71d
 SHAPES = {"PASS": "o", "FAIL": "s", "INCONCLUSIVE": "D"}
@@ -78,7 +78,7 @@ def canvas(
         figure.savefig(out, format="svg", metadata=no_metadata)
     return _tidied(out.getvalue(), name, title, description)
 
-# %% ../../nbs/08_drift/08_canvas.ipynb #4aea303a
+# %% ../../nbs/08_drift/08_canvas.ipynb #837d4f29
 def share_span(statements: Sequence[Known]) -> tuple[float, float, bool]:
     "Left and right end of the axis, and whether it is logarithmic."
     ends: list[float] = []
@@ -86,8 +86,8 @@ def share_span(statements: Sequence[Known]) -> tuple[float, float, bool]:
         ends += [x for x in (s.lower, s.ratio, s.upper, s.limit) if math.isfinite(x)]
     above_nothing = [x for x in ends if x > 0.0005] or [0.01]
     if max(above_nothing) > 20 * min(above_nothing):
-        return max(min(above_nothing) / 1.6, 0.0005), max(ends) * 1.6, True
-    return 0.0, max(ends) * 1.08, False
+        return max(min(above_nothing) / 1.6, 0.0005), min(max(ends) * 1.6, 1.0), True
+    return 0.0, min(max(ends) * 1.08, 1.0), False
 
 # %% ../../nbs/08_drift/08_canvas.ipynb #f474df52
 def _ticks(left: float, right: float, log: bool) -> list[float]:
@@ -154,7 +154,7 @@ def key(figure):
     place = dict(loc="outside upper center", ncols=4, frameon=False, handlelength=1.6)
     figure.legend(handles=[*marks, limit], **place)
 
-# %% ../../nbs/08_drift/08_canvas.ipynb #35c06eb9
+# %% ../../nbs/08_drift/08_canvas.ipynb #8ce490fb
 def in_words(s: Statement) -> str:
     "A statement for the description of a figure: share, interval, limit, outcome."
-    return f"{share(s.ratio)} {interval(s)}, limit {share(s.limit)}: {s.outcome}"
+    return f"{amount(s, s.ratio)} {interval(s)}, limit {amount(s, s.limit)}: {s.outcome}"

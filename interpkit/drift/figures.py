@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['statements_figure', 'watched_figure', 'firing_figure', 'deletion_figure']
 
-# %% ../../nbs/08_drift/08a_figures.ipynb #71da19a6
+# %% ../../nbs/08_drift/08a_figures.ipynb #2d60026a
 import math
 from collections.abc import Iterable, Sequence
 
@@ -24,7 +24,16 @@ from interpkit.drift.canvas import (
     share_span,
 )
 from .statements import Statement
-from .words import Known, direction, interval, known, quoted, share
+from interpkit.drift.words import (
+    MANY,
+    Known,
+    became,
+    interval,
+    is_multiple,
+    known,
+    quoted,
+    share,
+)
 
 # %% ../../nbs/08_drift/08a_figures.ipynb #914a171a
 def _label(s: Statement) -> str:
@@ -33,14 +42,14 @@ def _label(s: Statement) -> str:
         return quoted(s.name.split(": ", 1)[1], 30)
     return s.name + (f" · {quoted(s.segment, 20)}" if s.segment else "")
 
-# %% ../../nbs/08_drift/08a_figures.ipynb #e139aa2a
+# %% ../../nbs/08_drift/08a_figures.ipynb #17cd2a62
 def statements_figure(
     statements: Iterable[Statement],
     name: str = "statements",  # before the ids of the SVG
     title: str = "Statements and their limits",
 ) -> str:
-    "Every measured statement as an interval beside its limit, as SVG text."
-    rows = [s for s in statements if known(s)]
+    "Every measured share as an interval beside its limit, as SVG text."
+    rows = [s for s in statements if known(s) and not is_multiple(s)]
     left, right, log = share_span(rows)
 
     def draw(figure):
@@ -57,11 +66,15 @@ def statements_figure(
     description = "; ".join(f"{_label(s)}: {in_words(s)}" for s in rows)
     return canvas(draw, name, title, description, height=0.75 + 0.25 * len(rows))
 
-# %% ../../nbs/08_drift/08a_figures.ipynb #881bd87d
+# %% ../../nbs/08_drift/08a_figures.ipynb #35febe54
 def _signed(change: float) -> str:
-    "'+12 %', '−38 %'; '±' where it is neither weaker nor stronger."
+    "'+12 %', '−38 %', 'x 3.4'; '±' where it is neither weaker nor stronger."
+    if change >= 1:
+        return f"x {1 + change:.1f}" if change < MANY else "new"
+    if change < -1.05:
+        return "turned"
     sign = "+" if change > 0 else "−"
-    return f"{'±' if abs(change) < 0.005 else sign}{share(abs(change))}"
+    return f"{'±' if abs(change) < 0.005 else sign}{share(min(abs(change), 1))}"
 
 # %% ../../nbs/08_drift/08a_figures.ipynb #6aacecdf
 def _turns(ax, rows: Sequence[Known]):
@@ -79,11 +92,11 @@ def _turns(ax, rows: Sequence[Known]):
     ax.tick_params(axis="y", length=0)
     ax.spines["bottom"].set_visible(False)
 
-# %% ../../nbs/08_drift/08a_figures.ipynb #11462bf2
+# %% ../../nbs/08_drift/08a_figures.ipynb #39a67228
 def watched_figure(
     statements: Iterable[Statement], family: str = "effect", name: str = "watched"
 ) -> str:
-    "Watched features by one family: the share changed beside its limit, and the signed change."
+    "Watched features by one family: the share not shared and its limit, and the signed change."
     mine = [s for s in statements if s.watched and s.name.startswith(family + ": ")]
     rows = sorted((s for s in mine if known(s)), key=lambda s: -s.ratio)
     left, right, log = share_span(rows)
@@ -96,11 +109,11 @@ def watched_figure(
         for y, s in enumerate(rows):
             interval_row(ax, y, s, left, right)
         _turns(turn, rows)
-        ax.set_xlabel("share changed")
+        ax.set_xlabel("share not shared")
         turn.set_xlabel("weaker  ◂    ▸  stronger")
         key(figure)
 
-    texts = [f"{in_words(s)}, {direction(s.change)}" for s in rows]
+    texts = [f"{in_words(s)}, {became(s)}" for s in rows]
     description = "; ".join(f"{x}: {text}" for x, text in zip(labels, texts, strict=True))
     height = 1.0 + 0.27 * len(rows)
     return canvas(draw, name, f"Watched features: {family}", description, height)

@@ -220,7 +220,7 @@ def register(
     )
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #b87387e4
+# %% ../../nbs/09_gate/04_check.ipynb #87c0a713
 @dataclass(frozen=True)
 class CheckResult:
     "A check that was done: verdict, and all that it follows from."
@@ -231,6 +231,7 @@ class CheckResult:
     printed: dict
     preview: list
     dictionary: Dictionary
+    saved: str | None = None  # the folder in which it lies; None: in memory only
 
     @property
     def passed(self) -> bool:
@@ -247,10 +248,10 @@ class CheckResult:
         return repr(self.verdict)
 
     def __str__(self):
-        return "\n".join(summary_lines(self.verdict, self.printed, self.plan))
+        return "\n".join(summary_lines(self.verdict, self.printed, self.plan, self.saved))
 
     def _repr_html_(self):
-        return short_html(self.verdict, self.printed, self.plan)
+        return short_html(self.verdict, self.printed, self.plan, self.saved)
 
     def save(self, folder) -> Path:
         "Write the evidence folder, and the report beside it as report.html."
@@ -259,6 +260,7 @@ class CheckResult:
             folder / "evidence", self.plan, self.table, self.verdict, self.printed, self.preview
         )
         write_report(evidence, folder / "report.html")
+        object.__setattr__(self, "saved", str(folder))  # page 1 says where to verify it
         return folder
 
 # %% ../../nbs/09_gate/04_check.ipynb #ce968797

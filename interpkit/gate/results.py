@@ -193,7 +193,7 @@ def plan_table(run) -> pd.DataFrame:
         columns=["statement", "segment", "limit", "sequences", "needed", "settles"],
     )
 
-# %% ../../nbs/09_gate/05_results.ipynb #07490dd9
+# %% ../../nbs/09_gate/05_results.ipynb #0b079e5b
 class Page:
     "The report's first page, for a notebook and a terminal."
 
@@ -203,6 +203,7 @@ class Page:
             verify(folder).verdict,
             read_json(folder / "printed.json"),
             Plan.from_dict(read_json(folder / "preregistration.json")),
+            str(run),
         )
 
     def __repr__(self):
