@@ -1515,6 +1515,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'interpkit.drift.plan._own_shares': ('08_drift/plan.html#_own_shares', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan._own_splice': ('08_drift/plan.html#_own_splice', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan._too_small': ('08_drift/plan.html#_too_small', 'interpkit/drift/plan.py'),
+                                      'interpkit.drift.plan._with_rates': ('08_drift/plan.html#_with_rates', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan.cautions_of': ('08_drift/plan.html#cautions_of', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan.code_digest': ('08_drift/plan.html#code_digest', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan.limits_of': ('08_drift/plan.html#limits_of', 'interpkit/drift/plan.py'),

@@ -6,10 +6,11 @@
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'rates_of', 'cautions_of', 'plan_check',
            'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #1908d7af
+# %% ../../nbs/08_drift/03a_plan.ipynb #ce7b72a1
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def _own_shares(scores: OldScores, own: dict) -> dict:
     shares = dict(splice_error=scores.splice.ratio, error_share=worst_error) | own
     return {k: six(x) for k, x in shares.items()}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #e1870c47
+# %% ../../nbs/08_drift/03a_plan.ipynb #85cfd056
 DEFAULTS = Limits()
 
 
@@ -242,7 +243,7 @@ def plan_check(
     room = min(emerging, dictionary.n_features - len(chosen))
     plan = Plan(
         asked,
-        watched=chosen,
+        chosen,
         new=new or {},
         check_set=check_set,
         code=code_digest(loaded),
@@ -257,11 +258,15 @@ def plan_check(
         alpha=alpha,
         segments=sizes,
         too_small=_too_small(dictionary, scores, watched_share, small, chosen),
-        error_rates=rates_of(scores, rows, len(asked) + room, limits.effect, alpha),
-        cautions=cautions_of(scores, rows, salt),
         **_origin(old, dictionary, rows),
     )
-    return plan, scores
+    return _with_rates(plan, scores, rows, limits.effect, salt), scores
+
+
+def _with_rates(plan: Plan, scores: OldScores, rows: pd.DataFrame, limit: float, salt: str) -> Plan:
+    "The plan with the error rates of this check, and what its rows are asked."
+    rates = rates_of(scores, rows, plan.count, limit, plan.alpha)
+    return replace(plan, error_rates=rates, cautions=cautions_of(scores, rows, salt))
 
 # %% ../../nbs/08_drift/03a_plan.ipynb #9909e1d2
 def _expected_spreads(plan: Plan, scores: OldScores) -> dict[str, float]:

@@ -193,7 +193,7 @@ def _rounded(x):
         return [_rounded(v) for v in x]
     return six(x) if isinstance(x, float) else x
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #e2403485
+# %% ../../nbs/08_drift/06b_printed.ipynb #15853c00
 def printed(
     comparison: Comparison,  # of which the table has been measured
     most: int = 200,  # sequences for the deletion curves
@@ -201,6 +201,8 @@ def printed(
 ) -> dict:
     "Everything that is printed and never judged."
     out = dict(behaviour=behaviour(comparison, threshold), contributions=contributions(comparison))
+    if comparison.plan.error_rates:
+        out["error_rates"] = comparison.plan.error_rates
     out["behaviour"] |= dict(sign_turned=sign_turned(comparison))
     if comparison.incompatible:
         return _rounded(out)
