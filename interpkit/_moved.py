@@ -148,7 +148,7 @@ drift.words:next_words -> drift.page:next_words
 drift.words:not_tested -> drift.caveats:not_tested
 drift.words:page_one -> drift.page:page_one
 drift.words:same_words -> drift.answers:same_words
-drift.words:segments -> drift.answers:segments
+drift.words:segments -> drift.parts:segment_words
 drift.words:sensitivity_rows -> drift.caveats:sensitivity_rows
 drift.words:sensitivity_words -> drift.caveats:sensitivity_words
 drift.words:short_html -> drift.page:short_html

@@ -40,7 +40,11 @@ def scores(splice=0.01, error=(0.02,), firing=(300.0,) * 16):
     errors = tuple(map(interval, error))
     share = np.full(16, 1 / 16)
     alerts = np.arange(400) < 40
-    return OldScores(interval(splice), errors, share, share, alerts, np.array(firing))
+    size = np.ones(400)
+    left_out = 0.02 * size
+    return OldScores(
+        interval(splice), errors, share, share, alerts, np.array(firing), left_out, size
+    )
 
 
 def effective(weight):  # [n, ...] -> [...]
@@ -166,8 +170,8 @@ def test_each_site_has_its_own_limit():
         dict(error_share=1.5),
         dict(watched=0.0),
         dict(allowance=0.0),
-        dict(active=0.0),
-        dict(active=math.inf),
+        dict(active_features=0.0),
+        dict(active_features=math.inf),
         dict(inputs=1.0),
         dict(decisions=math.nan),
         dict(allowance=-0.01),

@@ -32,7 +32,7 @@ def table(n=200, statement="effect", segment="", share=0.1, seed=0, **columns):
             sequence=[f"h{i}" for i in range(n)],
             group=[f"h{i}" for i in range(n)],
             weight=1.0,
-            numerator=share * size * rng.lognormal(-0.02, 0.2, n),
+            numerator=np.minimum(share * size * rng.lognormal(-0.02, 0.2, n), size),
             denominator=size,
         )
         | columns

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 
 from ..core.errors import bad_parameter
 
-# %% ../../nbs/08_drift/00a_limits.ipynb #d4ce4cb8
+# %% ../../nbs/08_drift/00a_limits.ipynb #811a64e3
 @dataclass(frozen=True)
 class Limits:
     "The most that may change, as shares: 0.15 is 15 %. The valid limits tighten, see `allowance`."
 
     splice_error: float = 0.10
     error_share: float = 0.30
-    active: float = 1.5  # times as many as on the dictionary's own release
+    active_features: float = 1.5  # times as many as on the dictionary's own release
     activation: float = 0.05
     effect: float = 0.15
     inputs: float = 0.15
@@ -27,7 +27,7 @@ class Limits:
 
     def __post_init__(self):
         for name, x in asdict(self).items():
-            is_part = name != "active"  # of a whole: 100 % is all of it
+            is_part = name != "active_features"  # of a whole: 100 % is all of it
             if not 0 < x < (1 if is_part else float("inf")):
                 raise bad_parameter(
                     f"a limit {name} over 0{' and under 1, as a share' if is_part else ''}",

@@ -60,7 +60,7 @@ def _check_own(own: dict):
             "leave it out: it is measured at every check",
         )
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #ee6e7102
+# %% ../../nbs/08_drift/03a_plan.ipynb #caba3aa9
 def limits_of(
     scores: OldScores,
     limits: Limits,
@@ -77,7 +77,7 @@ def limits_of(
     found = {"splice error": tightened(limits.splice_error, _own_splice(scores, own))}
     for name, error in zip(shares, scores.error, strict=True):
         found[name] = tightened(limits.error_share, own.get("error_share", error.ratio))
-    found["active features"] = limits.active, 1.0 if limits.active > 1 else None
+    found["active features"] = limits.active_features, 1.0 if limits.active_features > 1 else None
     for name in ("activation", "effect", "inputs", "decisions"):
         found[name] = getattr(limits, name), None
     return found

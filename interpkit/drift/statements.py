@@ -236,7 +236,7 @@ def interval_of(
         bounded=statement.bounded,
     )
 
-# %% ../../nbs/08_drift/00_statements.ipynb #70c6b31c
+# %% ../../nbs/08_drift/00_statements.ipynb #4945ac59
 def _finite(x: float) -> float | None:
     return x if np.isfinite(x) else None
 
@@ -257,7 +257,7 @@ def measured(
         statement,
         ratio=None if nothing else i.ratio,
         lower=None if nothing else i.lower,
-        upper=_finite(i.upper),
+        upper=None if nothing else _finite(i.upper),
         n=len(rows),
         n_eff=i.n_eff,
         spread=_finite(i.spread),

@@ -69,12 +69,12 @@ def choice_lines(
     )
     return [toml_line(name, getattr(policy, name), text) for name, text in comments.items()]
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #bc0498e7
+# %% ../../nbs/09_gate/07_check_toml.ipynb #d924e196
 WHY = dict(
     splice_error="how much of the decision's variance may be lost "
     "in the dictionary's reconstruction, on the new release",
     error_share="how much of the attribution may flow through what the dictionary leaves out",
-    active="how many features may be active per token, over those on the old release",
+    active_features="how many features may be active per token, over those on the old release",
     activation="how much of the activations may differ until the site itself counts as moved",
     effect="how much of what features do to the decision may not be shared by both releases",
     inputs="the same of what inputs do to it, without a dictionary in between",

@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problems', 'plan_of', 'verdict_of', 'derive', 'differences',
            'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #b02b28c6
+# %% ../../nbs/09_gate/01c_derived.ipynb #92642a17
 import math
 from pathlib import Path
 
@@ -15,18 +15,18 @@ import pandas as pd
 from ..core.digests import canonical, digest_file
 from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
-from ..drift.statements import COLUMNS, SIGNED, Plan, Statement, decide
+from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #c3cb5b44
+# %% ../../nbs/09_gate/01c_derived.ipynb #9c357e3a
 def write_table(table: pd.DataFrame, path: Path):
     "Rows in one order, whatever order the families returned."
-    kept = [name for name in [*COLUMNS, *SIGNED] if name in table]
+    kept = [name for name in [*COLUMNS, *SIGNED, BLOCK] if name in table]
     order = ["statement", "segment", "sequence"]
     rows = table[kept].sort_values(order, kind="stable").reset_index(drop=True)
     rows.to_parquet(path, index=False)
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #4e8151cd
+# %% ../../nbs/09_gate/01c_derived.ipynb #386f0062
 def read_table(path: Path) -> pd.DataFrame:
     "The table again; raises (exit code 65) where the file is no table of a check."
     import pyarrow as pa
@@ -36,7 +36,7 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as e:
         raise invalid(f"the table of a check in {path}", type(e).__name__, mend) from None
-    others = [str(name) for name in table if name not in (*COLUMNS, *SIGNED)]
+    others = [str(name) for name in table if name not in (*COLUMNS, *SIGNED, BLOCK)]
     if others:
         given = f"the columns {', '.join(others)} beside its own"
         raise invalid(f"the table of a check in {path}", given, mend)
@@ -54,18 +54,18 @@ def _read_as(kind, file: Path, what: str):
             "restore the file, or read it with the version of interpkit that wrote it",
         ) from None
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #88e5b53a
+# %% ../../nbs/09_gate/01c_derived.ipynb #b2c456a8
 def _is_number(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _statement_problem(s: Statement) -> str:
     "What is wrong with a statement of a plan; '' for nothing."
-    if s.question not in ("valid", "same"):
+    if s.question not in ("valid", "same", "moved"):
         return f"{s.name!r} asks {s.question!r}"
     if not _is_number(s.limit) or s.limit <= 0:
         return f"{s.name!r} has the limit {s.limit!r}"
-    if s != Statement(s.name, s.question, s.limit, s.segment):
+    if s != Statement(s.name, s.question, s.limit, s.segment, own=s.own):
         return f"{s.name!r} was decided beforehand"
     return ""
 

@@ -25,7 +25,7 @@ class Limit(Parameters):
     limit: float = Field(gt=0, description="a share, 0.15 for 15 %")
     why: str = Field(default="the default", description="the reason, for whoever asks later")
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #5522d1c7
+# %% ../../nbs/09_gate/00a_policy.ipynb #835f11af
 def default_limit(name: str) -> Any:
     "The field of a limit that is by default what `interpkit.drift.limits.Limits` says."
     return Field(default_factory=lambda: Limit(limit=getattr(Limits, name)))
@@ -36,7 +36,7 @@ class LimitsOf(Parameters):
 
     splice_error: Limit = default_limit("splice_error")
     error_share: Limit = default_limit("error_share")
-    active: Limit = default_limit("active")
+    active_features: Limit = default_limit("active_features")
     activation: Limit = default_limit("activation")
     effect: Limit = default_limit("effect")
     inputs: Limit = default_limit("inputs")

@@ -6,11 +6,12 @@
 __all__ = ['NOT_ASKED', 'STANDARD', 'families_of', 'family_of', 'standard_limit', 'other_limits', 'missing', 'added',
            'deviations', 'limits_in']
 
-# %% ../../nbs/09_gate/01a_standard.ipynb #b71fe58e
+# %% ../../nbs/09_gate/01a_standard.ipynb #391a9626
 import math
 from dataclasses import asdict, fields
 
 from ..drift.limits import Limits
+from ..drift.segments import ALERTS
 from ..drift.statements import Plan, Statement
 from ..drift.words import share
 
@@ -56,7 +57,7 @@ def other_limits(plan: Plan, limits: Limits) -> list[str]:
             told.append(f"{what} may be {share(s.limit)} ({share(expected)})")
     return list(dict.fromkeys(told))
 
-# %% ../../nbs/09_gate/01a_standard.ipynb #38191060
+# %% ../../nbs/09_gate/01a_standard.ipynb #4116625f
 def missing(plan: Plan, limits: Limits) -> list[str]:
     "What a standard plan would ask and this one doesn't, in words."
     whole = [(family_of(s), s.segment) for s in plan.statements if not s.watched]
@@ -66,6 +67,8 @@ def missing(plan: Plan, limits: Limits) -> list[str]:
             if (family, segment) not in whole:
                 where = f" in segment {segment!r}" if segment else ""
                 told.append(f"no statement on {family}{where}")
+    if ALERTS not in plan.segments:
+        told.append("nothing is asked about the alerts")
     alone = [family_of(s) for s in plan.statements if s.watched]
     fewest = min((alone.count(family) for family in set(alone)), default=0)
     if fewest < len(plan.watched):
