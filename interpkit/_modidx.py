@@ -320,6 +320,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'interpkit/core/statistics.py'),
                                            'interpkit.core.statistics.signed_interval': ( '00_core/statistics.html#signed_interval',
                                                                                           'interpkit/core/statistics.py'),
+                                           'interpkit.core.statistics.time_freedom': ( '00_core/statistics.html#time_freedom',
+                                                                                       'interpkit/core/statistics.py'),
                                            'interpkit.core.statistics.weighted_auc': ( '00_core/statistics.html#weighted_auc',
                                                                                        'interpkit/core/statistics.py')},
             'interpkit.data.checksets': { 'interpkit.data.checksets._check_category': ( '02_data/checksets.html#_check_category',

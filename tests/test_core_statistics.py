@@ -176,10 +176,13 @@ def _by_hand(num, den, weight, group, statements, block=None, alpha=0.01):
         keys = np.unique(block)
         r = np.array([(weight * (num - R * den))[block == k].sum() for k in keys])
         B = np.array([(weight * den)[block == k].sum() for k in keys])
-        q = stats.t.ppf(1 - alpha / (2 * statements), B.sum() ** 2 / (B**2).sum() - 1)
-        reach = max(reach, q * np.std(r, ddof=1) * np.sqrt(len(keys)) / B.sum())
+        by_time = np.std(r, ddof=1) * np.sqrt(len(keys)) / B.sum()
+        if by_time > s:
+            few, many = B.sum() ** 2 / (B**2).sum() - 1, min(n_eff, n_held) - 1
+            free = by_time**4 / (s**4 / many + (by_time**2 - s**2) ** 2 / few)
+            reach = max(reach, stats.t.ppf(1 - alpha / (2 * statements), free) * by_time)
     m = b.max()
-    up = (a.sum() + m) / (b.sum() + m) * np.exp(reach / R)
+    up = (a.sum() * np.exp(reach / R) + m) / (b.sum() + m)
     return R, R * np.exp(-reach / R), up, n_eff, s, n_held
 
 
@@ -366,7 +369,7 @@ def test_sequences_needed_solves_its_equation(statements, spread):
 def test_sequences_needed_with_limit_is_the_smallest_that_does():
     def upper(n, limit):
         q = stats.t.ppf(1 - 0.01 / 8, n - 1)
-        return (limit / 2 + 1 / n) / (1 + 1 / n) * math.exp((q + 1.645) / math.sqrt(n))
+        return (limit / 2 * math.exp((q + 1.645) / math.sqrt(n)) + 1 / n) / (1 + 1 / n)
 
     for limit in (0.05, 0.1, 0.5):
         n = sequences_needed(4, limit=limit)
@@ -381,7 +384,7 @@ def test_more_sequences_are_needed_where_one_is_large():
 
     def upper(n, m, limit=0.15):
         q = stats.t.ppf(1 - 0.01 / 8, n - 1)
-        return (limit / 2 + m / n) / (1 + m / n) * math.exp((q + 1.645) / math.sqrt(n))
+        return (limit / 2 * math.exp((q + 1.645) / math.sqrt(n)) + m / n) / (1 + m / n)
 
     for n, m in zip(needed, (1, 5, 25), strict=True):
         assert upper(n, m) <= 0.15 < upper(n - 1, m)

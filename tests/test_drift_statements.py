@@ -74,8 +74,8 @@ def test_one_statement_by_the_formulas():
     assert s.spread == pytest.approx(spread)
     assert s.n == 200
     assert s.lower == pytest.approx(R * math.exp(-q * spread / R))
-    with_one_changed = (N.sum() + M.max()) / (M.sum() + M.max())
-    assert s.upper == pytest.approx(with_one_changed * math.exp(q * spread / R))
+    widened = N.sum() * math.exp(q * spread / R)
+    assert s.upper == pytest.approx((widened + M.max()) / (M.sum() + M.max()))
     assert s.change == pytest.approx(-0.25)
     assert s.outcome == "PASS"
     assert watched.outcome == "INCONCLUSIVE"  # the table has no row of it
@@ -194,8 +194,11 @@ def test_a_share_of_nothing_is_unknown_and_can_be_written_down():
         s = decide(t, plan(n=len(t)))[0]
         text = json.dumps(s.to_dict(), allow_nan=False)
         assert Statement(**json.loads(text)).outcome == "INCONCLUSIVE"
-        assert s.upper is None
-    assert decide(table(200, share=0.0, denominator=0.0), plan())[0].ratio is None
+    nothing, one = (
+        decide(t, plan(n=len(t)))[0] for t in (table(200, share=0.0, denominator=0.0), table(1))
+    )
+    assert (nothing.ratio, nothing.upper) == (None, None)
+    assert (one.lower, one.upper) == (0, 1)  # a share of a whole, of which nothing is known
 
 
 @pytest.mark.parametrize("limit", [math.nan, 0.0, -1.0])

@@ -236,7 +236,8 @@ def features_of_shares(shares):
     for i, share in enumerate(shares):
         n = 60 + 5 * i if i % 2 else 400
         denominator = rng.lognormal(0, 0.6, n)
-        numerator = share * denominator * rng.lognormal(-0.08, 0.4, n)
+        change = rng.lognormal(-0.08, 0.4, n)
+        numerator = np.minimum(share * denominator * change, denominator)
         name = f"{'effect' if i % 3 else 'activation'}: feature: {i}"
         rows = dict(statement=name, segment="", sequence=range(n), group=range(n), weight=1.0)
         rows |= dict(numerator=numerator, denominator=denominator)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SUMS', 'resampled_error_rates']
 
-# %% ../../nbs/00_core/02c_resampled.ipynb #e18377de
+# %% ../../nbs/00_core/02c_resampled.ipynb #e51f3cd4
 import math
 
 import numpy as np
 
 from .errors import bad_parameter, invalid
 from .groups import as_column, codes_of
-from .statistics import FEWEST_BLOCKS, LEAST_HELD, clopper_pearson
+from .statistics import FEWEST_BLOCKS, LEAST_HELD, clopper_pearson, time_freedom
 
 # %% ../../nbs/00_core/02c_resampled.ipynb #bf7df7bf
 SUMS = ("a", "b", "w", "aa", "ab", "bb", "ww", "n")
@@ -37,7 +37,7 @@ def _standard_errors(s: dict) -> np.ndarray:  # [C]
     n = np.maximum(s["n"], 2)
     return np.sqrt(np.maximum(squares, 0) / (n - 1) * n) / s["b"]
 
-# %% ../../nbs/00_core/02c_resampled.ipynb #7994aec4
+# %% ../../nbs/00_core/02c_resampled.ipynb #6ed1ee03
 def _shares_wrong(
     s: dict,  # sums of each check [C]
     largest: np.ndarray,  # [C], its largest denominator
@@ -53,12 +53,14 @@ def _shares_wrong(
     reach = stdtrit(freedom, level) * _standard_errors(s)
     if time is not None:
         blocks, errors = time
-        by_time = stdtrit(np.maximum(blocks - 1, 1e-9), level) * errors
-        reach = np.where(blocks >= FEWEST_BLOCKS, np.maximum(reach, by_time), reach)
+        spread = _standard_errors(s)
+        counts = (blocks >= FEWEST_BLOCKS) & (errors > spread)
+        free = time_freedom(spread, freedom, np.maximum(errors, spread), np.maximum(blocks, 2))
+        reach = np.where(counts, np.maximum(reach, stdtrit(free, level) * errors), reach)
     ratio = s["a"] / s["b"]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         widened = np.where(ratio > 0, np.exp(np.minimum(reach / ratio, 700)), 1.0)
-    upper = (s["a"] + largest) / (s["b"] + largest) * widened
+    upper = (s["a"] * widened + largest) / (s["b"] + largest)
     settles = (n_eff >= 50) & (n_held >= LEAST_HELD)
     passes = settles & (upper < limit)
     return settles & ~passes & (ratio / widened > limit), passes, settles

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'rates_of', 'cautions_of', 'plan_check',
            'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #ce7b72a1
+# %% ../../nbs/08_drift/03a_plan.ipynb #097116a6
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ from interpkit.core.cautions import (
     looks_forgotten,
 )
 from ..core.digests import six
-from ..core.errors import bad_parameter
+from ..core.errors import InterpkitError, bad_parameter
 from ..core.groups import blocks_of, groups_of, weights_of
 from ..core.resampled import resampled_error_rates
 from ..core.statistics import sequences_needed
@@ -151,7 +151,7 @@ def _too_small(
     rare = [f for f in leading(scores, share) if too_rare(scores, f) and f not in watched]
     return small | {f"feature {dictionary.names[f]}": int(scores.firing[f]) for f in rare}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #f7476d40
+# %% ../../nbs/08_drift/03a_plan.ipynb #72aeddcd
 def rates_of(
     scores: OldScores,
     rows: pd.DataFrame,
@@ -161,19 +161,13 @@ def rates_of(
     checks: int = 1000,
 ) -> dict:
     "False FAIL and false PASS of a check of these rows whose true share is the limit."
-    known = scores.left_out.sum() > 0  # a perfect dictionary shows no changes: they are drawn
-    return resampled_error_rates(
-        scores.left_out if known else None,
-        scores.size,
-        weights_of(rows),
-        groups_of(rows),
-        limit=limit,
-        statements=count,
-        block=blocks_of(rows["timestamp"]) if "timestamp" in rows else None,
-        checks=checks,
-        bounded=True,
-        alpha=alpha,
-    )
+    columns = (scores.size, weights_of(rows), groups_of(rows))
+    given = dict(limit=limit, statements=count, alpha=alpha, checks=checks, bounded=True)
+    given["block"] = blocks_of(rows["timestamp"]) if "timestamp" in rows else None
+    try:
+        return resampled_error_rates(scores.left_out, *columns, **given)
+    except InterpkitError:  # nothing is left out, or everything: changes are drawn
+        return resampled_error_rates(None, *columns, **given)
 
 # %% ../../nbs/08_drift/03a_plan.ipynb #b069138f
 def cautions_of(scores: OldScores, rows: pd.DataFrame, salt: str = "") -> tuple[str, ...]:
