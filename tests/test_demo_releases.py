@@ -134,7 +134,9 @@ def test_dictionary_belongs_to_v1_and_is_fit(dictionary, releases):
     assert measured["error_share"] < 0.05
     assert measured["dead_share"] < 0.5
     refused(lambda: verify_canary(releases["v2"], dictionary), "made for 'v1'")
-    assert {"travel", "online", "mule", "takeover", "stress"} & set(dictionary.labels)
+    named = dictionary.label_table().precision.dropna()
+    assert len(named) >= 50
+    assert (named >= 0.8).all()  # on sequences that did not choose the name
 
 
 def _spoilt(dictionary, how):

@@ -246,13 +246,16 @@ def features_of_shares(shares):
         ratio = numerator.sum() / denominator.sum()
         rest = numerator - ratio * denominator
         error = np.std(rest, ddof=1) * math.sqrt(n) / denominator.sum()
-        p_values[name] = stats.t.sf(math.log(ratio / 0.5) * ratio / error, n - 1)
+        held = denominator.sum() ** 2 / (denominator**2).sum()  # groups of equal size
+        p_values[name] = stats.t.sf(math.log(ratio / 0.5) * ratio / error, held - 1)
     return parts, p_values
 
 
 def test_naming_is_holms_procedure_over_all_features():
     parts, p = features_of_shares(np.linspace(0.5, 0.75, 60))
-    too_few = parts[-1].head(40).assign(statement="effect: few", numerator=9.0)
+    too_few = (
+        parts[-1].head(40).assign(statement="effect: few", numerator=lambda t: 0.99 * t.denominator)
+    )
     together = parts[-1].assign(statement="effect")
     statements = (Statement("effect", "same", 0.25), Statement("effect: x", "same", 0.5))
     plan = replace(PLAN, features=40, statements=statements, watched_limit=0.5)

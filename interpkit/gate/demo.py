@@ -193,7 +193,7 @@ def _told(row: dict) -> dict:
     print(f"{row['release']:<15} {verdict}", flush=True)
     return row
 
-# %% ../../nbs/09_gate/09_demo.ipynb #9efa957c
+# %% ../../nbs/09_gate/09_demo.ipynb #5b87bd5d
 BEFORE = (
     f"Checking {len(SHOULD)} releases against v1, the last through two dictionaries, "
     f"{CUSTOMERS:,} customers each. Every check is a run of papermill notebooks; "
@@ -203,7 +203,7 @@ AFTER = (
     "\nbehaviour: AUC at most a point lower; FVU: at most a tenth higher; "
     "input drift: fewer than half of the columns differ.\n"
     "not shared: of what the features weigh in both releases together. "
-    "truth: the same, measured with ten times the customers. "
+    "truth: the same, measured with three times the customers. "
     "CLT: through a cross-layer transcoder of all MLPs."
 )
 

@@ -133,8 +133,14 @@ def keep_error(folder: Path, error: InterpkitError):
     except (InterpkitError, OSError):
         pass  # a full disk has no room for its own error; the notebook's output has it
 
-# %% ../../nbs/09_gate/05_results.ipynb #9e529287
-ERRORS = (ExitCode.ERROR, ExitCode.BAD_PARAMETERS, ExitCode.INVALID, ExitCode.RETRY)
+# %% ../../nbs/09_gate/05_results.ipynb #10e72f17
+ERRORS = (  # a preflight that could settle nothing says INCONCLUSIVE
+    ExitCode.ERROR,
+    ExitCode.BAD_PARAMETERS,
+    ExitCode.INVALID,
+    ExitCode.RETRY,
+    ExitCode.INCONCLUSIVE,
+)
 
 
 def kept_error(run, job: str) -> InterpkitError | None:
