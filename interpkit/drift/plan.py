@@ -201,7 +201,7 @@ def _own_shares(scores: OldScores, own: dict) -> dict:
     shares = dict(splice_error=scores.splice.ratio, error_share=worst_error) | own
     return {k: six(x) for k, x in shares.items()}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #85cfd056
+# %% ../../nbs/08_drift/03a_plan.ipynb #8a8ae0f6
 DEFAULTS = Limits()
 
 
@@ -233,19 +233,15 @@ def plan_check(
     loaded = load_families(families)
     sizes, small = segments_in(rows, scores.alerts, segments)
     by_name = limits_of(scores, limits, own, statement_names(ErrorShare(), dictionary))
-    asked = statements_of(loaded, dictionary, chosen, sizes, by_name, limits.watched)
-    room = min(emerging, dictionary.n_features - len(chosen))
     plan = Plan(
-        asked,
+        statements_of(loaded, dictionary, chosen, sizes, by_name, limits.watched),
         chosen,
         new=new or {},
         check_set=check_set,
-        code=code_digest(loaded),
         families=tuple(families),
-        own=_own_shares(scores, own),
         watched_limit=limits.watched,
         watched_share=watched_share,
-        emerging=room,
+        emerging=min(emerging, dictionary.n_features - len(chosen)),
         alerts=tuple(hashed(rows["sequence_id"][scores.alerts], salt)),
         draws=draws,
         seed=seed,
@@ -254,6 +250,7 @@ def plan_check(
         too_small=_too_small(dictionary, scores, watched_share, small, chosen),
         **_origin(old, dictionary, rows),
     )
+    plan = replace(plan, code=code_digest(loaded), own=_own_shares(scores, own))
     return _with_rates(plan, scores, rows, limits.effect, salt), scores
 
 
