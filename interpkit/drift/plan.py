@@ -6,12 +6,13 @@
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'rates_of', 'cautions_of', 'plan_check',
            'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #097116a6
+# %% ../../nbs/08_drift/03a_plan.ipynb #6915af08
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,7 +152,7 @@ def _too_small(
     rare = [f for f in leading(scores, share) if too_rare(scores, f) and f not in watched]
     return small | {f"feature {dictionary.names[f]}": int(scores.firing[f]) for f in rare}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #72aeddcd
+# %% ../../nbs/08_drift/03a_plan.ipynb #fb914317
 def rates_of(
     scores: OldScores,
     rows: pd.DataFrame,
@@ -162,7 +163,8 @@ def rates_of(
 ) -> dict:
     "False FAIL and false PASS of a check of these rows whose true share is the limit."
     columns = (scores.size, weights_of(rows), groups_of(rows))
-    given = dict(limit=limit, statements=count, alpha=alpha, checks=checks, bounded=True)
+    given: dict[str, Any] = dict(limit=limit, statements=count, alpha=alpha, checks=checks)
+    given["bounded"] = True
     given["block"] = blocks_of(rows["timestamp"]) if "timestamp" in rows else None
     try:
         return resampled_error_rates(scores.left_out, *columns, **given)
