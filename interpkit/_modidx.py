@@ -1419,6 +1419,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'interpkit/drift/families.py'),
                                           'interpkit.drift.families.rows_of': ( '08_drift/families.html#rows_of',
                                                                                 'interpkit/drift/families.py'),
+                                          'interpkit.drift.families.times_drawn': ( '08_drift/families.html#times_drawn',
+                                                                                    'interpkit/drift/families.py'),
                                           'interpkit.drift.families.watched_name': ( '08_drift/families.html#watched_name',
                                                                                      'interpkit/drift/families.py')},
             'interpkit.drift.figures': { 'interpkit.drift.figures._curve_axis': ( '08_drift/figures.html#_curve_axis',

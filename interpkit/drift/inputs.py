@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['units_of', 'draw_units', 'both_effects', 'Inputs']
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #993e20a8
+# %% ../../nbs/08_drift/02a_inputs.ipynb #7c0d2a92
 import numpy as np
 import pandas as pd
 
 from ..dictionary.labels import token_names
 from .comparison import Comparison
-from .families import Drawn, chances
+from .families import Drawn, chances, times_drawn
 from ..explain.columns import Columns
 from ..explain.events import Tokens, input_units
 
@@ -22,7 +22,7 @@ def units_of(comparison: Comparison) -> Columns | Tokens:
     words = token_names(comparison.old)
     return input_units(releases, comparison.rows, comparison.plan.seed, words)
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #0d52916a
+# %% ../../nbs/08_drift/02a_inputs.ipynb #ccb5a1d8
 def draw_units(
     comparison: Comparison,
     units: Columns | Tokens,
@@ -30,18 +30,19 @@ def draw_units(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # int [M], int [M], float [M]
     "Sequences, inputs and chances of all draws; all inputs where they are no more than draws."
     draws = comparison.plan.draws
+    often = times_drawn(comparison)
     sequences, chosen, probabilities = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)]
     for row in range(len(comparison.rows)):
         support = units.units(row)
         if not len(support):
             continue
-        if len(support) <= draws:
+        if len(support) <= draws * often[row]:
             taken, p = support, np.full(len(support), 1 / draws)
         else:
             chance = chances(size[row, support])
             random = comparison.generator(row, "inputs")
-            i = random.choice(len(chance), draws, p=chance / chance.sum())
-            taken, p = support[i], chance[i]
+            i = random.choice(len(chance), draws * often[row], p=chance / chance.sum())
+            taken, p = support[i], chance[i] * often[row]
         sequences.append(np.full(len(taken), row))
         chosen.append(taken)
         probabilities.append(p)
