@@ -240,15 +240,15 @@ def sensitivity_words(v: Verdict) -> list[str]:
     texts = [f"{r['verdict']} at {r['allowed']}" for r in changed]
     return [f"Yes: {' and '.join(texts)} of what the limits allow."]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #a64de87d
+# %% ../../nbs/08_drift/05b_caveats.ipynb #1ff0c0b0
 CONDITIONS = (
     "sizes with tails up to Pareto 1.2, up to 50 sequences per group, weights up to 20:1, "
     "5 % of the sequences carrying all change from 100 sequences on and 2 % from 300 on, "
     "weeks that share shocks where timestamps tell them"
 )
 WORSE = (
-    "up to 4 % with heavier tails or fewer sequences than that, up to 3 % where weeks share "
-    "shocks and no `timestamp` tells, up to 20 % where such shocks last from week to week, and 5 "
+    "up to 6 % with heavier tails or fewer sequences than that, up to 3 % where weeks share "
+    "shocks and no `timestamp` tells, up to 24 % where such shocks last from week to week, and 5 "
     "to 14 % where no `group_id` tells which rows belong together"
 )
 

@@ -6,12 +6,13 @@
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'rates_of', 'cautions_of', 'plan_check',
            'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #097116a6
+# %% ../../nbs/08_drift/03a_plan.ipynb #6915af08
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,7 +152,7 @@ def _too_small(
     rare = [f for f in leading(scores, share) if too_rare(scores, f) and f not in watched]
     return small | {f"feature {dictionary.names[f]}": int(scores.firing[f]) for f in rare}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #72aeddcd
+# %% ../../nbs/08_drift/03a_plan.ipynb #fb914317
 def rates_of(
     scores: OldScores,
     rows: pd.DataFrame,
@@ -162,7 +163,8 @@ def rates_of(
 ) -> dict:
     "False FAIL and false PASS of a check of these rows whose true share is the limit."
     columns = (scores.size, weights_of(rows), groups_of(rows))
-    given = dict(limit=limit, statements=count, alpha=alpha, checks=checks, bounded=True)
+    given: dict[str, Any] = dict(limit=limit, statements=count, alpha=alpha, checks=checks)
+    given["bounded"] = True
     given["block"] = blocks_of(rows["timestamp"]) if "timestamp" in rows else None
     try:
         return resampled_error_rates(scores.left_out, *columns, **given)
@@ -201,7 +203,7 @@ def _own_shares(scores: OldScores, own: dict) -> dict:
     shares = dict(splice_error=scores.splice.ratio, error_share=worst_error) | own
     return {k: six(x) for k, x in shares.items()}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #85cfd056
+# %% ../../nbs/08_drift/03a_plan.ipynb #8a8ae0f6
 DEFAULTS = Limits()
 
 
@@ -233,19 +235,15 @@ def plan_check(
     loaded = load_families(families)
     sizes, small = segments_in(rows, scores.alerts, segments)
     by_name = limits_of(scores, limits, own, statement_names(ErrorShare(), dictionary))
-    asked = statements_of(loaded, dictionary, chosen, sizes, by_name, limits.watched)
-    room = min(emerging, dictionary.n_features - len(chosen))
     plan = Plan(
-        asked,
+        statements_of(loaded, dictionary, chosen, sizes, by_name, limits.watched),
         chosen,
         new=new or {},
         check_set=check_set,
-        code=code_digest(loaded),
         families=tuple(families),
-        own=_own_shares(scores, own),
         watched_limit=limits.watched,
         watched_share=watched_share,
-        emerging=room,
+        emerging=min(emerging, dictionary.n_features - len(chosen)),
         alerts=tuple(hashed(rows["sequence_id"][scores.alerts], salt)),
         draws=draws,
         seed=seed,
@@ -254,6 +252,7 @@ def plan_check(
         too_small=_too_small(dictionary, scores, watched_share, small, chosen),
         **_origin(old, dictionary, rows),
     )
+    plan = replace(plan, code=code_digest(loaded), own=_own_shares(scores, own))
     return _with_rates(plan, scores, rows, limits.effect, salt), scores
 
 
