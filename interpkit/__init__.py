@@ -1,4 +1,4 @@
-"""Keeps the interpretation of a production model valid, affordable and accountable.
+"""Keeps the interpretation of a production model valid and accountable.
 
 From one model release to the next: `train` a dictionary, `evaluate` it, `explain` decisions with
 it, `check` a new release against the old one, `verify` what a check has found.

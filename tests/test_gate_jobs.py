@@ -666,6 +666,26 @@ def test_a_policy_is_written_read_and_in_force(asked, tiny, tmp_path, capsys):
     assert "effect: unit 15" in [s["name"] for s in plan["statements"]]
 
 
+def test_limits_are_proposed_from_a_release_that_changes_nothing(tiny, tmp_path, capsys):
+    toml = tmp_path / "check.toml"
+    new = ["init", *flags(dict(new=tiny.v2, data=tiny.data, out=toml, null=tiny.v2))]
+    for lacks in (dict(old=tiny.v1), dict(dictionary=tiny.dictionary_folder), {}):
+        assert ipk([*new, *flags(lacks)]) == 64
+        told = capsys.readouterr().err
+        for name in ("old", "dictionary"):
+            assert (f"--{name} DIR" in told) == (name not in lacks)
+        assert not toml.exists()
+    both = flags(dict(old=tiny.v1, dictionary=tiny.dictionary_folder))
+    assert ipk([*new, *both]) == 0
+    limits = Policy.read(toml).limits
+    assert "v2, a retrain that changes nothing, reaches" in limits.inputs.why
+    assert limits.inputs.limit >= 0.15
+    assert limits.splice_error == Policy().limits.splice_error
+    toml.unlink()
+    assert ipk([*new, "--null", str(tiny.v1), *both]) == 64
+    assert "which is the old release itself" in capsys.readouterr().err
+
+
 def test_notebooks_are_listed_and_copied(tmp_path, capsys):
     assert ipk(["jobs"]) == 0
     assert "train_data" in capsys.readouterr().out

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['WHY', 'toml', 'toml_line', 'choice_lines', 'limit_lines', 'dictionary_lines', 'new_lines', 'policy_text',
-           'measured_own', 'looked_at', 'init_policy']
+           'measured_own', 'looked_at', 'found_by_measuring', 'refuse_halves', 'init_policy']
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #986c7f71
+# %% ../../nbs/09_gate/07_check_toml.ipynb #2c441a49
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from ..drift.limits import Limits
 from ..drift.scores import fit_or_raise, score_old
 from .check import as_release
 from .forecast import LEAST_ALERTS
+from .null_limits import null_limits
 from .policy import LimitsOf, Policy
 from ..model.releases import Release
 
@@ -175,13 +177,38 @@ def looked_at(release: Release, rows: pd.DataFrame) -> dict:
         alerts=alerts,
     )
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #82cc94b6
+# %% ../../nbs/09_gate/07_check_toml.ipynb #faeea1dd
+def found_by_measuring(
+    old: Release,
+    dictionary: Dictionary,  # of `old`
+    rows: pd.DataFrame,
+    nulls: Sequence[Release] = (),  # retrained with nothing changed
+) -> dict:
+    "What the dictionary has on its own release, and the limits that nulls pass: parts of a policy."
+    measured = dict(own=measured_own(old, dictionary, rows))
+    if nulls:
+        measured["limits"] = null_limits(old, nulls, dictionary, rows).model_dump()
+    return measured
+
+# %% ../../nbs/09_gate/07_check_toml.ipynb #c04dd386
+def refuse_halves(old, dictionary, null: Sequence):
+    "Raise (exit code 64) where a dictionary or nulls stand without what they are measured with."
+    if null and not (old and dictionary):
+        lacks = [name for name, x in (("--old", old), ("--dictionary", dictionary)) if not x]
+        asked = "the old release and its dictionary beside retrained releases"
+        mend = "add " + " and ".join(f"{name} DIR" for name in lacks)
+        raise bad_parameter(asked, f"no {' and no '.join(lacks)}", mend)
+    if dictionary and not old:
+        raise bad_parameter("the old release beside its dictionary", "none", "add --old DIR")
+
+# %% ../../nbs/09_gate/07_check_toml.ipynb #48d30971
 def init_policy(
     new,  # the release to look at
     data,  # a check set, a file or a DataFrame
     out="check.toml",
     old=None,  # the old release, beside its dictionary
     dictionary=None,  # folder of the old release's dictionary
+    null: Sequence = (),  # releases retrained with nothing changed: limits follow from them
 ) -> Path:
     "Look at the new release and the check set, and write the policy; raises where `out` exists."
     out = Path(out)
@@ -189,15 +216,16 @@ def init_policy(
         raise bad_parameter(
             "a new policy file", f"{out} exists", "edit it, or give another name: --out FILE"
         )
+    refuse_halves(old, dictionary, null)
     policy = Policy()
     release = as_release(new, "new", policy)
     rows = read_check_set(data, release.inputs_columns)
     release.run(release.pin(rows.head(64)))
     if dictionary:
-        if old is None:
-            raise bad_parameter("the old release beside its dictionary", "none", "add --old DIR")
         old = as_release(old, "old", policy)
-        policy = Policy.read(dict(own=measured_own(old, Dictionary.load(dictionary), rows)))
+        nulls = [as_release(x, "null", policy) for x in null]
+        loaded = Dictionary.load(dictionary)
+        policy = Policy.read(found_by_measuring(old, loaded, rows, nulls))
     try:
         out.write_text(policy_text(policy, looked_at(release, rows)), encoding="utf-8")
     except OSError as e:

@@ -7,10 +7,10 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'OldDictionary', 'DictionaryData', 'RunFolder', 'Watch', 'Examples', 'ReleaseToRead', 'TrainingData',
            'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
            'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
-           'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'NewFile', 'Usage', 'policy_of', 'name_of',
-           'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verified_words',
-           'verify', 'key_made', 'sign_folder', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of',
-           'usage_error', 'run', 'main']
+           'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of',
+           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train',
+           'verified_words', 'verify', 'key_made', 'sign_folder', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor',
+           'options_of', 'usage_error', 'run', 'main']
 
 # %% ../../nbs/09_gate/08_cli.ipynb #f1946d67
 import json
@@ -341,7 +341,7 @@ def sign(
             "ipk sign RUN --key private.pem, or: ipk sign --new-key private.pem",
         )
 
-# %% ../../nbs/09_gate/08_cli.ipynb #b7af9108
+# %% ../../nbs/09_gate/08_cli.ipynb #b6073252
 ReleaseToSee = Annotated[str, typer.Option(help="The release to look at: a folder or hub id.")]
 SomeCheckSet = Annotated[str, typer.Option(help="A check set, a parquet file.")]
 OldBeside = Annotated[Text, typer.Option(help="The old release, beside its dictionary.")]
@@ -350,6 +350,14 @@ OwnDictionary = Annotated[
     typer.Option(
         help="The old release's dictionary: its own splice error and error share "
         "are measured and written down."
+    ),
+]
+Nulls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--null",
+        help="A release that was retrained with nothing changed: limits are proposed from what "
+        "it differs by; may be repeated; needs --old and --dictionary.",
     ),
 ]
 NewFile = Annotated[str, typer.Option(help="The file to write.")]
@@ -361,12 +369,13 @@ def init(
     data: SomeCheckSet,
     old: OldBeside = None,
     dictionary: OwnDictionary = None,
+    null: Nulls = None,
     out: NewFile = "check.toml",
 ):
     "Write the policy of a team, check.toml, with every default and a place for its reason."
     from interpkit.gate.check_toml import init_policy  # runs models: torch
 
-    file = init_policy(new, data, out, old, dictionary)
+    file = init_policy(new, data, out, old, dictionary, null or ())
     print(f"Wrote {file}. Read it, give reasons, and keep it under version control.")
 
 # %% ../../nbs/09_gate/08_cli.ipynb #ce15da4d
