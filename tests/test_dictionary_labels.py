@@ -215,6 +215,16 @@ def test_chance_gives_no_names():
     assert beta.ppf(0.95, named + 1, n - named) < 0.005, named
 
 
+def test_a_pair_that_says_less_than_nothing_is_left_out():
+    "One statement barely goes with the feature, the other never does: no pair of them is offered."
+    at = np.arange(240)
+    sometimes, never = at % 2 == 0, at % 3 == 0
+    fires = ~never & (sometimes | (at % 5 == 0))
+    learn, _ = both_halves([sometimes, never], [fires])
+    assert measured(learn, 0, (0, 1)).tells < 0
+    assert [p.terms for p in chosen(learn, 0, np.ones(2, bool))][0] == (0,)
+
+
 def test_precision_on_the_held_out_half_is_no_flattery():
     "Chosen among 300 of which the best is right in 70 %: what is printed is right on average."
     rng = np.random.default_rng(4)

@@ -199,7 +199,7 @@ def chosen(
     options = [measured(evidence, feature, (i,)) for i in places]
     at_place = max((p.tells for p in options), default=0.0)
     for p in [*single, *pairs(evidence, feature, tells)]:
-        if p.tells > at_place or places[0] in p.terms:
+        if p.tells > at_place or not set(places).isdisjoint(p.terms):
             options.append(p)
     if not options:
         return []
