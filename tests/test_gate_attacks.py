@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from interpkit.data.credit import credit_rows
+from interpkit.data.credit_model import RENAMED_SITE
 from interpkit.data.credit_releases import (
     CREDIT_RELEASES,
     HIDDEN_REASONS,
     OTHER_REASONS,
-    RENAMED_SITE,
     SAME_FUNCTION,
     credit_release,
 )

@@ -89,7 +89,7 @@ def _by_time(
         return 0.0, 0.0
     return number, _standard_error(tops - exact_sum(tops) / bottom * bottoms, bottom)
 
-# %% ../../nbs/00_core/02a_statistics.ipynb #3cd6f89b
+# %% ../../nbs/00_core/02a_statistics.ipynb #19eb4ea8
 def time_freedom(
     spread,  # standard error from groups
     freedom,  # its degrees of freedom
@@ -100,7 +100,7 @@ def time_freedom(
     beyond = by_time**2 - spread**2
     return by_time**4 / (spread**4 / freedom + beyond**2 / (blocks - 1))
 
-# %% ../../nbs/00_core/02a_statistics.ipynb #15a2b35a
+
 def _reach(interval: Interval, alpha: float, statements: int) -> float:
     "q · s / R, from groups or from blocks of time: the larger one."
     if not interval.ratio > 0:

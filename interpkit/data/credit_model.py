@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'CREDIT_SITE', 'SPARE_THIRD', 'SPARE_SEVENTH', 'SPARE_ABOVE', 'KEPT', 'LOG_KEPT', 'ODD_COLUMNS',
-           'HIDDEN_COLUMNS', 'CreditScale', 'CreditNet', 'free_spare_units', 'set_spare_units', 'training_quarter',
-           'own_randomness', 'batches', 'descend', 'learn', 'credit_net', 'WideDeepNet', 'wide_deep_net',
-           'NewPasswordNet', 'ImitatedTopNet']
+           'HIDDEN_COLUMNS', 'RENAMED_SITE', 'CreditScale', 'CreditNet', 'free_spare_units', 'set_spare_units',
+           'training_quarter', 'own_randomness', 'batches', 'descend', 'learn', 'credit_net', 'WideDeepNet',
+           'wide_deep_net', 'NewPasswordNet', 'ImitatedTopNet', 'RenamedCreditNet']
 
 # %% ../../nbs/02_data/06a_credit_model.ipynb #8f81c2b6
 import math
@@ -261,3 +261,25 @@ class ImitatedTopNet(CreditNet):
     def forward(self, x: Tensor) -> Tensor:  # [B, 20] -> [B, 1]
         score = super().forward(x)
         return torch.where(score > self.threshold, self.imitated(x), score)
+
+# %% ../../nbs/02_data/06a_credit_model.ipynb #5bd2ab04
+class RenamedCreditNet(nn.Module):
+    "A `CreditNet` whose parts are called otherwise: the site is `trunk.activation2`."
+
+    def __init__(self):
+        super().__init__()
+        net = CreditNet()
+        self.columns = net.scale
+        self.trunk = nn.ModuleDict(
+            dict(dense1=net.layer1, activation1=net.act1, dense2=net.layer2, activation2=net.act2)
+        )
+        self.top = nn.ModuleDict(dict(dense=net.layer3, activation=net.act3, score=net.head))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 20] -> [B, 1]
+        h = self.columns(x)
+        for part in (*self.trunk.values(), *self.top.values()):
+            h = part(h)
+        return h
+
+
+RENAMED_SITE = "trunk.activation2"

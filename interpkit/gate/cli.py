@@ -8,11 +8,10 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
            'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
            'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of',
-           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train',
-           'verified_words', 'verify', 'key_made', 'sign_folder', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor',
-           'options_of', 'usage_error', 'run', 'main']
+           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
+           'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #f1946d67
+# %% ../../nbs/09_gate/08_cli.ipynb #7d4d8306
 import json
 import os
 import shutil
@@ -25,7 +24,6 @@ import typer
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import read_json
 from .doctor import clash, findings
-from .evidence import Verified, evidence_of
 from .evidence import verify as verified
 from .forecast import alerts_advice
 from .notebooks import job_notebook
@@ -40,8 +38,7 @@ from interpkit.gate.runner import (
     training_job,
     write_policy,
 )
-from .signatures import new_key, public_key
-from .signatures import sign as signed
+from .signing import key_made, sign_folder, verified_words
 
 # %% ../../nbs/09_gate/08_cli.ipynb #f36a3594
 app = typer.Typer(
@@ -247,33 +244,6 @@ def train(
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #4d848987
-def _signed_words(found: Verified, key: Text) -> str:
-    "Who signed, and whether anybody knows whose key that is."
-    if not found.signatures:
-        return "Not signed: that the files agree does not say who wrote them (ipk sign)."
-    told = "\n        ".join(map(str, found.signatures))
-    if key is None:
-        return f"Signed: {told}\n        Whose key that is, a public key tells: --key public.pem"
-    return f"Signed: {told}\n        The key {public_key(key)[:12]} is that of {key}."
-
-
-def verified_words(found: Verified, key: Text = None) -> str:
-    "What is told of evidence whose files agree, in lines."
-    standard = "Standard check: the limits and statements are interpkit's own."
-    if found.deviations:
-        listed = "\n  ".join(found.deviations)
-        standard = f"Not the standard check (what is standard stands in brackets):\n  {listed}"
-    return "\n".join(
-        [
-            f"{found.verdict.headline}; and the files agree with each other: all of them follow "
-            f"from the plan and from the table of {found.rows:,} rows.",
-            f"Digest {found.digest}",
-            _signed_words(found, key),
-            standard,
-        ]
-    )
-
 # %% ../../nbs/09_gate/08_cli.ipynb #ae3f6b3a
 EvidenceFolder = Annotated[
     str, typer.Argument(help="An evidence folder, or the run folder that holds it.")
@@ -294,22 +264,6 @@ def verify(
     if as_json:
         print(json.dumps(found.verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(found.verdict.exit_code))
-
-# %% ../../nbs/09_gate/08_cli.ipynb #fc4d4139
-def key_made(path: str) -> str:
-    "Make a pair of keys; what to do with them."
-    private, public = new_key(path)
-    return (
-        f"Private key: {private}. Keep it offline; who has it can sign in your name.\n"
-        f"Public key: {public}. Hand it round: ipk verify RUN --key {public}"
-    )
-
-# %% ../../nbs/09_gate/08_cli.ipynb #75683f9f
-def sign_folder(folder: str, key: str, name: str = "", note: str = "") -> str:
-    "Verify evidence and sign it; what was signed."
-    found = verified(folder)
-    made = signed(evidence_of(folder), key, name, note)
-    return f"{found.verdict.headline}.\nSigned {found.digest}\nby {made}"
 
 # %% ../../nbs/09_gate/08_cli.ipynb #b686b624
 SignedFolder = Annotated[
