@@ -142,6 +142,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
         site="model.layers.1:out",
         sites=["model.layers.0:out", "model.layers.1:out"],
         labels=[f"site 1, feature {j}" for j in range(20)],
+        figures=[],
         training=dict(seed=3, k=[2, 4]),
         validity=dict(release="v1", fingerprint="f", measured=dict(fvu=0.25)),
     )
