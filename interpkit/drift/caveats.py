@@ -81,11 +81,11 @@ def checked_rows(v: Verdict, plan: Plan | None = None, printed: dict | None = No
         values["renamed"] = ", ".join(f"{was} is {now}" for was, now in renamed.items())
     return [{"what": name, "is": str(x)} for name, x in values.items()]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #2946cec7
+# %% ../../nbs/08_drift/05b_caveats.ipynb #1416619b
 LIMITED = {  # name of a statement: the limit it has, and what may be so much in words
     "splice error": ("splice_error", "variation lost when the dictionary stands in"),
     "error share": ("error_share", "left out by the dictionary"),
-    "active features": ("active", "active features, against the old release"),
+    "active features": ("active_features", "active features, against the old release"),
     "activation": ("activation", "activations not shared; over it, what is read has moved"),
     "effect": ("effect", "reasons not shared"),
     "inputs": ("inputs", "inputs not shared"),
@@ -106,12 +106,12 @@ def _why(name: str, limit: float, whys: dict) -> str:
     default = getattr(Limits, name, None)
     return "interpkit's default" if why or default == limit else "no reason given"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #f0d25883
+# %% ../../nbs/08_drift/05b_caveats.ipynb #4a1623aa
 def _limit_row(s: Statement, whys: dict, old: str) -> dict:
     name, words = LIMITED.get(_limit_name(s), ("", s.name))
     limit = amount(s, s.limit)
     why = _why(name, s.limit, whys) if name else "set by the team's own family"
-    if s.own is not None and name != "active":
+    if s.own is not None and name != "active_features":
         limit = f"{limit} ({share(s.own)} on {old} itself)"
         points = f"{100 * (s.limit - s.own):.3g} points over {old}"
         why = f"{points}: {whys['allowance']}" if whys.get("allowance") else points

@@ -24,7 +24,7 @@ from ..model.batch import Batch, counted
 from ..model.capture import run_spliced
 from ..model.releases import Release
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #f25bd86b
+# %% ../../nbs/08_drift/06b_printed.ipynb #f6cf6b18
 def _means(comparison: Comparison, side: str) -> dict:  # target -> [d]
     "The mean activation at each target, over positions that count."
     dictionary, sums = comparison.dictionary, comparison.observed.reconstruction
@@ -38,7 +38,7 @@ def bypass(
     release: Release,  # the old or the new one of the comparison
     side: str,  # 'old' or 'new', the same
 ) -> float | None:
-    "The share of the decision's variance that is left with all targets at their mean."
+    "The share of the decision's variance that is left with all targets at their mean, at most 1."
 
     def hold(mean: Tensor, batch: Batch):
         def at_mean(h: Tensor) -> Tensor:  # [B, T, d]
@@ -53,7 +53,7 @@ def bypass(
         held.append(release.decide(out, batch).double().cpu().numpy())
     left, bare = np.concatenate(held), comparison.decisions[side == "new"]
     whole = _variance(bare, comparison.weight)
-    return float(_variance(left, comparison.weight) / whole) if whole > 0 else None
+    return min(float(_variance(left, comparison.weight) / whole), 1.0) if whole > 0 else None
 
 
 def _variance(x: np.ndarray, weight: np.ndarray) -> float:

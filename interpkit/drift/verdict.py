@@ -168,12 +168,14 @@ def _needed(s: Statement, whole: int) -> int | None:
     factor = max((np.log(side) / gap) ** 2 if gap > 0 else np.inf, enough)
     return int(whole * factor) + 1 if factor < 100 else None
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #8182c12a
+# %% ../../nbs/08_drift/04_verdict.ipynb #08ca8784
 def to_collect(statements: Iterable[Statement]) -> int | None:
     "Sequences of the whole check set that would settle every open statement; None: no number."
     known = list(statements)
     whole = max((s.n for s in known if not s.segment and not s.watched), default=1)
-    need = [_needed(s, whole) for s in known if s.outcome == "INCONCLUSIVE"]
+    is_open = [s for s in known if s.outcome == "INCONCLUSIVE"]
+    asked = [s for s in is_open if s.question != "moved"]  # what decides no verdict can wait
+    need = [_needed(s, whole) for s in asked or is_open]
     counts = [n for n in need if n is not None]
     if len(counts) < len(need):
         return None
