@@ -163,7 +163,7 @@ def test_a_name_that_moved_tells_its_new_home(line):
 
 def test_a_moved_name_is_told_by_an_import_too():
     with pytest.raises(ImportError, match="from interpkit.gate.demo_table import HEADS"):
-        from interpkit.gate.demo_table import HEADS  # noqa: F401
+        from interpkit.gate.demo import HEADS  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name 'HEADERS'"):
         from interpkit.gate.demo import HEADERS  # noqa: F401
 
@@ -238,7 +238,7 @@ def test_who_asks_for_an_attribute_gets_an_attribute_error():
     with pytest.raises(AttributeError, match="from interpkit.drift.limits import Limits"):
         verdict.Limits  # noqa: B018
     with pytest.raises(ImportError, match="from interpkit.drift.limits import Limits"):
-        from interpkit.drift.limits import Limits  # noqa: F401
+        from interpkit.drift.verdict import Limits  # noqa: F401
 
 
 def test_a_function_that_became_a_method_is_told_too():

@@ -309,7 +309,10 @@ def needed(statements: int, spread: float, limit: float) -> int:
 
     def settles(k):
         quantile = stats.t.ppf(1 - 0.01 / (2 * statements), k - 1)
-        gap = math.log(limit * (1 + 1 / k) / (limit / 2 + 1 / k))
+        left = limit * (1 + 1 / k) - 1 / k  # for the share itself
+        if left <= limit / 2:
+            return False
+        gap = math.log(left / (limit / 2))
         return k >= ((quantile + 1.645) * spread / gap) ** 2
 
     return max(50, next(k for k in range(10, 10**6) if settles(k)))

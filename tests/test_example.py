@@ -15,7 +15,7 @@ def test_the_example_can_be_verified():
     assert verdict.outcome == "FAIL"
     assert verdict.action == "REVIEW"
     failed = {s.name.split(": ")[0] for s in verdict.statements if s.outcome == "FAIL"}
-    assert failed == {"effect"}
+    assert failed == {"effect", "inputs", "decisions"}
 
 
 def test_the_report_that_is_shown_is_the_one_that_the_evidence_gives(tmp_path):
