@@ -183,7 +183,7 @@ def incompatibility(release: Release, dictionary: Dictionary, rows: pd.DataFrame
         if wide[s] != d
     )
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #f1ce0cdf
+# %% ../../nbs/08_drift/01_comparison.ipynb #b48262e7
 class Comparison:
     "The old and the new release seen through the old dictionary on one check set."
 
@@ -206,7 +206,6 @@ class Comparison:
         self.order = np.argsort(lengths, kind="stable")  # from short to long
         self.place = np.argsort(self.order)  # where in this order a row stands
         self.drawn: dict[str, Any] = {}  # family -> what it drew, for those who ask which units
-        self.names: dict[str, np.ndarray] = {}  # family -> the name of each draw
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -240,6 +239,12 @@ class Comparison:
         "The decision scale of both releases; infinite where all its decisions are alike."
         found = [decision_scale(d, self.weight) for d in self.decisions]
         return found[0] or np.inf, found[1] or np.inf
+
+    @property
+    def sides(self) -> tuple[tuple[Release, np.ndarray, float], ...]:
+        "Release, decisions and decision scale, of the old release and of the new one."
+        releases = (self.old, self.new)
+        return tuple(zip(releases, self.decisions, self.scales, strict=True))
 
     @cached_property
     def members(self) -> dict[str, np.ndarray]:  # name -> bool [sequences]

@@ -12,15 +12,14 @@ from .comparison import Comparison
 from .families import Drawn
 from .segments import ALERTS
 
-# %% ../../nbs/08_drift/06a_contributions.ipynb #21e700c0
+# %% ../../nbs/08_drift/06a_contributions.ipynb #47b44a4b
 def contributed(
     drawn: Drawn,
-    names: np.ndarray,  # str [M], of what was drawn
     weight: np.ndarray,  # [sequences], 0 leaves a sequence out
     most: int = 10,
 ) -> list[dict]:
     "What holds the change, largest part first: name, was, now, lost, change."
-    unit, place = np.unique(names.astype(str), return_inverse=True)
+    unit, place = np.unique(drawn.name.astype(str), return_inverse=True)
     each = weight[drawn.sequence] / drawn.chance / drawn.draws
 
     def total(x: np.ndarray) -> np.ndarray:  # [M] -> [units]
@@ -41,7 +40,7 @@ def _part(x: np.ndarray) -> np.ndarray:
     "Parts of the whole; 0 where there is nothing."
     return x / x.sum() if x.sum() > 0 else np.zeros(len(x))
 
-# %% ../../nbs/08_drift/06a_contributions.ipynb #6c38f477
+# %% ../../nbs/08_drift/06a_contributions.ipynb #9bce6843
 def contributions(comparison: Comparison) -> dict[str, dict[str, list[dict]]]:
     "By family and segment ('' for all, alerts where they are asked): what holds the change."
     segments = {"": np.ones(len(comparison.rows), bool)}
@@ -49,7 +48,7 @@ def contributions(comparison: Comparison) -> dict[str, dict[str, list[dict]]]:
         segments[ALERTS] = comparison.members[ALERTS]
     return {
         family: {
-            segment: contributed(drawn, comparison.names[family], comparison.weight * member)
+            segment: contributed(drawn, comparison.weight * member)
             for segment, member in segments.items()
         }
         for family, drawn in comparison.drawn.items()

@@ -214,13 +214,13 @@ def draw(
     joined = [np.concatenate(x) if x else np.zeros(0, int) for x in drawn]
     return joined[0], joined[1], joined[2]
 
-# %% ../../nbs/08_drift/02_families.ipynb #28a332f7
+# %% ../../nbs/08_drift/02_families.ipynb #38df2f44
 @dataclass(frozen=True)
 class Drawn:
     "Effects of what was drawn, features or inputs, each [M]."
 
     sequence: np.ndarray  # int
-    unit: np.ndarray  # int, a feature or an input
+    name: np.ndarray  # str, of a feature or an input
     chance: np.ndarray  # of this draw; an expected count where all units were taken
     was: np.ndarray  # effect on the old release
     now: np.ndarray  # effect on the new one
@@ -270,7 +270,7 @@ def _groups(comparison: Comparison) -> np.ndarray:  # [F]
     frame = comparison.frame
     return effective_groups(fires, comparison.weight, frame.group.to_numpy())
 
-# %% ../../nbs/08_drift/02_families.ipynb #804d22fc
+# %% ../../nbs/08_drift/02_families.ipynb #041b8dec
 class Effect:
     "Overlap lost of what features do to the decision, by ablation."
 
@@ -286,10 +286,9 @@ class Effect:
         all_features = np.concatenate([feature, *numbers]).astype(int)
         was, now = comparison.effects(all_sequences, all_features)
         end, draws = len(sequence), comparison.plan.draws
-        drawn = Drawn(sequence, feature, p, was[:end], now[:end], draws)
+        names = np.array(comparison.dictionary.names, object)[feature]
+        drawn = Drawn(sequence, names, p, was[:end], now[:end], draws)
         comparison.drawn[self.name] = drawn
-        names = np.array(comparison.dictionary.names, object)
-        comparison.names[self.name] = names[feature]
         parts = [drawn.rows(comparison, self.name)]
         for f, i in fires.items():
             start, end = end, end + len(i)
@@ -297,7 +296,7 @@ class Effect:
             parts.append(overlap_rows(comparison, name, was[start:end], now[start:end], index=i))
         return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/08_drift/02_families.ipynb #44a9d386
+# %% ../../nbs/08_drift/02_families.ipynb #00171acf
 class Decisions:
     "Overlap lost of the centred decisions, each release in its own units."
 
@@ -306,6 +305,5 @@ class Decisions:
 
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         "The rows of the whole set."
-        sides = zip(comparison.decisions, comparison.scales, strict=True)
-        was, now = (centred(d, comparison.weight) / scale for d, scale in sides)
+        was, now = (centred(d, comparison.weight) / scale for _, d, scale in comparison.sides)
         return overlap_rows(comparison, self.name, was, now)

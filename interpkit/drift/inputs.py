@@ -48,7 +48,7 @@ def draw_units(
         probabilities.append(p)
     return np.concatenate(sequences), np.concatenate(chosen), np.concatenate(probabilities)
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #d47f7e06
+# %% ../../nbs/08_drift/02a_inputs.ipynb #9467ea15
 def both_effects(
     comparison: Comparison,
     units: Columns | Tokens,
@@ -58,16 +58,13 @@ def both_effects(
     "Effects of inputs on the old and on the new release, each in its own units."
     pairs, back = np.unique(np.stack([sequence, unit], 1), axis=0, return_inverse=True)
     found = []
-    sides = zip(
-        (comparison.old, comparison.new), comparison.decisions, comparison.scales, strict=True
-    )
-    for i, (release, bare, scale) in enumerate(sides):
+    for i, (release, bare, scale) in enumerate(comparison.sides):
         effects = units.effects(release, bare, pairs[:, 0], pairs[:, 1]) / scale
         found.append(effects[back.ravel()])
         comparison.progress("inputs", i + 1, 2)
     return found[0], found[1]
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #27fb4d15
+# %% ../../nbs/08_drift/02a_inputs.ipynb #6488f504
 class Inputs:
     "Overlap lost of what inputs do to the decision, each replaced by an ordinary one."
 
@@ -77,14 +74,10 @@ class Inputs:
     def measure(self, comparison: Comparison) -> pd.DataFrame:
         "The rows of the whole set."
         units = units_of(comparison)
-        sides = zip(
-            (comparison.old, comparison.new), comparison.decisions, comparison.scales, strict=True
-        )
-        size = sum(units.guess(release, bare) / scale for release, bare, scale in sides)
+        size = sum(units.guess(release, bare) / scale for release, bare, scale in comparison.sides)
         sequence, unit, p = draw_units(comparison, units, np.asarray(size))
         was, now = both_effects(comparison, units, sequence, unit)
-        drawn = Drawn(sequence, unit, p, was, now, comparison.plan.draws)
         names = units.unit_name(sequence, unit)
+        drawn = Drawn(sequence, names, p, was, now, comparison.plan.draws)
         comparison.drawn[self.name] = drawn
-        comparison.names[self.name] = names
         return drawn.rows(comparison, self.name)
