@@ -11,6 +11,7 @@ from helpers import refused
 
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import write_json
+from interpkit.drift.changed import contributor_rows
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.figures import (
     deletion_figure,
@@ -321,6 +322,22 @@ def test_review_says_that_the_dictionary_needs_adapting_as_well():
         'input "hour"',
         'input "country"',
     ]
+
+
+def test_alerts_decide_the_answer_where_the_dictionary_is_no_witness_too():
+    "A FAIL by the alerts alone read 'Same? PASS' on a page whose verdict was FAIL."
+    lost = statement("splice error", 3.8, 3.0, 4.6)
+    alone = statement("inputs", 0.4, 0.3, 0.5, segment="alerts", n=100)
+    v = verdict([lost, MOVED, EFFECT, *MODEL, alone])
+    assert (v.same, v.action) == ("FAIL", "REVIEW")
+    words = said(v, "Same?")
+    assert "FAIL by the alerts; all sequences together PASS, without the dictionary" in words
+
+
+def test_a_reason_that_lifts_some_and_lowers_others_pushes_both_ways():
+    row = dict(name="inquiries", was=0.01, now=0.2, lost=0.6, change=-0.07, moved=0.78)
+    assert contributor_rows([row], "inputs")[0]["pushes decisions"] == "both ways"
+    assert contributor_rows([row | dict(moved=0.08)], "inputs")[0]["pushes decisions"] == "lower"
 
 
 def test_the_signed_whole_is_told():

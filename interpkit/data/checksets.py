@@ -34,7 +34,7 @@ def refuse_rows(
             mend,
         )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #184e6a5d
+# %% ../../nbs/02_data/02_checksets.ipynb #eb53fe88
 def require_columns(rows: pd.DataFrame, needed: Iterable[str]):
     "Raise (exit code 65) where a column is missing or stands twice."
     twice = rows.columns[rows.columns.duplicated()]
@@ -47,12 +47,15 @@ def require_columns(rows: pd.DataFrame, needed: Iterable[str]):
     missing = [c for c in needed if c not in rows]
     if not missing:
         return
-    hints = "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:5])
+    mend = "rename columns of the check set ("
+    mend += "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:5]) + ")"
+    if missing == ["sequence_id"]:
+        mend = "give every row a name of its own: rows['sequence_id'] = range(len(rows))"
     plural = "s" if len(missing) > 1 else ""
     raise invalid(
         f"the column{plural} {', '.join(map(repr, missing))}",
         f"columns {', '.join(map(str, rows.columns[:20]))}",
-        f"rename columns of the check set ({hints})",
+        mend,
     )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #f8b4b0f5

@@ -52,10 +52,11 @@ def by_witnesses(v: Verdict, statements: Iterable[Statement]) -> list[Statement]
         return asked
     return [s for s in asked if s.question == "same" and not is_effect(s)]
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #a8799eb7
+# %% ../../nbs/08_drift/05a_answers.ipynb #05f0f9c3
 def _culprits(v: Verdict, question: str, outcome: str) -> list[str]:
     "Where, other than in the whole set, a question has this outcome."
-    mine = [s for s in v.statements if s.question == question and s.outcome == outcome]
+    told = by_witnesses(v, v.statements) if question == "same" else v.statements
+    mine = [s for s in told if s.question == question and s.outcome == outcome]
     segments = {s.segment for s in mine if s.segment}
     places = [PLACES[k] for k in BUILT_IN if k in segments]
     declared = len(segments - set(BUILT_IN))
@@ -111,7 +112,7 @@ def site_words(v: Verdict) -> list[str]:
         return []
     return [SITE[site_moved(v.statements, "")].format(said(asked[0]))]
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #737f5f2b
+# %% ../../nbs/08_drift/05a_answers.ipynb #85e5b2cf
 def _alone(s: Statement) -> str:
     "A statement in words, with what stands behind it where it is not the dictionary."
     return f"without the dictionary, {said(s)}" if s.name == "inputs" else said(s)
@@ -127,14 +128,15 @@ def whole_words(v: Verdict) -> list[str]:
         texts = [f"{_alone(s)}{_unlike(s, answer)}." for s in [*effects, *model]]
         first, *rest = texts or ["nothing could be compared."]
         return [f"{head}: {first}", *(text[0].upper() + text[1:] for text in rest)]
-    answer = worst(s.outcome for s in model)
+    head, answer = _head(v, worst(s.outcome for s in by_witnesses(v, v.statements)), model)
     first, *rest = [f"{said(s)}{_unlike(s, answer)}." for s in model]
     if not unreadable(v):
         by = "By the dictionary, which is no witness here, "
         rest += [f"{by}{said(s)}{_unlike(s, answer)}." for s in effects]
-    return [f"{answer} without the dictionary: {first}", *rest]
+    mark = "" if head == answer else ","
+    return [f"{head}{mark} without the dictionary: {first}", *rest]
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #1d32b046
+# %% ../../nbs/08_drift/05a_answers.ipynb #61102a35
 def _effect_left(v: Verdict) -> str:
     "'59 % of what the reasons weigh', by effect, or by inputs where the dictionary is not valid."
     names = ("inputs",) if v.valid == "FAIL" else ("effect", "inputs")
@@ -145,7 +147,7 @@ def _effect_left(v: Verdict) -> str:
 def factor_words(v: Verdict, behaviour: dict) -> list[str]:
     "'As strong x 1.3, otherwise 0 % changed', or none where there is no common factor."
     factor, left = behaviour.get("factor"), _effect_left(v)
-    if factor is None or abs(factor - 1) < 0.02 or not left:
+    if factor is None or f"{factor:.2g}" == "1" or not left:
         return []
     return [
         f"As strong x {factor:.2g}, otherwise {left} changed: that all decisions lie "

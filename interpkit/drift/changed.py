@@ -36,9 +36,11 @@ def segments_told(v: Verdict) -> list[str]:
     in_alerts = any(s.segment == ALERTS for s in bad)
     return [name for name, due in (("", bool(bad)), (ALERTS, in_alerts)) if due]
 
-# %% ../../nbs/08_drift/05c_changed.ipynb #ee6de492
-def _turn(change: float) -> str:
-    "Where a reason pushes decisions on average, against before."
+# %% ../../nbs/08_drift/05c_changed.ipynb #7de685e9
+def _turn(change: float, moved: float = 0.0) -> str:
+    "Where a reason pushes decisions on average, against before; both ways where it does both."
+    if moved >= 0.005 and abs(change) < moved / 4:
+        return "both ways"
     if abs(change) < 0.005:
         return "as before"
     return "higher" if change > 0 else "lower"
@@ -56,7 +58,7 @@ def contributor_rows(rows: Iterable[dict], kind: str, most: int = 5) -> list[dic
             "weight before": _weight(r["was"]),
             "weight now": _weight(r["now"]),
             "of the change": share(r["lost"]),
-            "pushes decisions": _turn(r["change"]),
+            "pushes decisions": _turn(r["change"], r.get("moved", 0.0)),
         }
         for r in list(rows)[:most]
     ]

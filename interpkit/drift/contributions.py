@@ -12,13 +12,13 @@ from .comparison import Comparison
 from .families import Drawn
 from .segments import ALERTS
 
-# %% ../../nbs/08_drift/06a_contributions.ipynb #47b44a4b
+# %% ../../nbs/08_drift/06a_contributions.ipynb #d1ea0cb8
 def contributed(
     drawn: Drawn,
     weight: np.ndarray,  # [sequences], 0 leaves a sequence out
     most: int = 10,
 ) -> list[dict]:
-    "What holds the change, largest part first: name, was, now, lost, change."
+    "What holds the change, largest part first: name, was, now, lost, change, moved."
     unit, place = np.unique(drawn.name.astype(str), return_inverse=True)
     each = weight[drawn.sequence] / drawn.chance / drawn.draws
 
@@ -27,7 +27,8 @@ def contributed(
 
     was, now = total(np.abs(drawn.was)), total(np.abs(drawn.now))
     lost, change = total(np.abs(drawn.now - drawn.was)), total(drawn.now - drawn.was)
-    parts = dict(was=_part(was), now=_part(now), lost=_part(lost), change=change / weight.sum())
+    parts = dict(was=_part(was), now=_part(now), lost=_part(lost))
+    parts |= dict(change=change / weight.sum(), moved=lost / weight.sum())
     first = np.argsort(-lost, kind="stable")[:most]
     return [
         dict(name=str(unit[i]), **{what: float(x[i]) for what, x in parts.items()})
