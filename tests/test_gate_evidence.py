@@ -29,11 +29,12 @@ from interpkit.drift.verdict import judge
 from interpkit.gate import jobs, signatures
 from interpkit.gate.check import check
 from interpkit.gate.cli import run as ipk
-from interpkit.gate.derived import derive
+from interpkit.gate.derived import derive, plan_problems
 from interpkit.gate.evidence import Verified, verify, write_evidence
 from interpkit.gate.parameters import Drift, Preflight, Report
 from interpkit.gate.results import digest_of, finish
 from interpkit.gate.signatures import new_key, sign, signature_file
+from interpkit.gate.standard import deviations
 from interpkit.gate.story import Story, refuse_other_story
 
 
@@ -526,6 +527,30 @@ def test_what_is_not_standard_is_told(folder, capsys):
     assert "no statement on effect" in rewritten(folder, statements=without).deviations
     assert ipk(["verify", str(folder)]) in (0, 10, 11)
     assert "Not the standard check" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        (dict(watched_limit=0.99), "effect of a feature that emerges may be 99 % (30 %)"),
+        (dict(watched_share=0.9), "watched share is 0.9 (0.02)"),
+        (dict(emerging=10**6), "emerging is 1e+06"),
+        (dict(about=dict(alerts=0.97)), "alerts is 0.97 (0.1)"),
+    ],
+    ids=str,
+)
+def test_what_makes_a_check_easier_is_told(folder, fields, told):
+    plan = replace(Plan.from_dict(read_json(folder / "preregistration.json")), **fields)
+    assert any(told in line for line in deviations(plan))
+
+
+def test_a_statement_asks_what_its_family_asks(folder):
+    "Every FAIL of 'same' would be no part of the verdict, were it asked as 'moved'."
+    plan = Plan.from_dict(read_json(folder / "preregistration.json"))
+    moved = tuple(replace(s, question="moved") for s in plan.statements if s.question == "same")
+    assert any(
+        "asks 'moved'" in problem for problem in plan_problems(replace(plan, statements=moved))
+    )
 
 
 def test_limits_of_a_run_that_its_policy_does_not_allow_are_named(run):

@@ -5,27 +5,26 @@
 # %% auto #0
 __all__ = ['units_of', 'draw_units', 'both_effects', 'Inputs']
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #7c0d2a92
+# %% ../../nbs/08_drift/02a_inputs.ipynb #0de62af5
 import numpy as np
 import pandas as pd
 
 from ..dictionary.labels import token_names
 from .comparison import Comparison
 from .families import Drawn, chances, times_drawn
-from ..explain.columns import Columns
-from ..explain.events import Tokens, input_units
+from ..explain.inputs import Units, input_units
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #eb19edba
-def units_of(comparison: Comparison) -> Columns | Tokens:
+# %% ../../nbs/08_drift/02a_inputs.ipynb #071fc50c
+def units_of(comparison: Comparison) -> Units:
     "The inputs of a comparison's check set, with the names that people know."
     releases = [comparison.old, comparison.new]
     words = token_names(comparison.old)
     return input_units(releases, comparison.rows, comparison.plan.seed, words)
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #ccb5a1d8
+# %% ../../nbs/08_drift/02a_inputs.ipynb #5e4b5b62
 def draw_units(
     comparison: Comparison,
-    units: Columns | Tokens,
+    units: Units,
     size: np.ndarray,  # [n, units] guessed size of effects, in units of the releases
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # int [M], int [M], float [M]
     "Sequences, inputs and chances of all draws; all inputs where they are no more than draws."
@@ -48,10 +47,10 @@ def draw_units(
         probabilities.append(p)
     return np.concatenate(sequences), np.concatenate(chosen), np.concatenate(probabilities)
 
-# %% ../../nbs/08_drift/02a_inputs.ipynb #9467ea15
+# %% ../../nbs/08_drift/02a_inputs.ipynb #24318f42
 def both_effects(
     comparison: Comparison,
-    units: Columns | Tokens,
+    units: Units,
     sequence: np.ndarray,  # int [M]
     unit: np.ndarray,  # int [M]
 ) -> tuple[np.ndarray, np.ndarray]:  # [M] each

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['drawn_rows', 'Columns']
 
-# %% ../../nbs/07_explain/02_columns.ipynb #63814f91
+# %% ../../nbs/07_explain/02_columns.ipynb #d12bb727
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import torch
 from fastcore.basics import patch
 
 from ..model.batch import Batch
-from ..model.inputs import ColumnInputs, input_columns
+from ..model.inputs import ColumnInputs, FunctionInputs, input_columns
 from ..model.releases import Release
 
 # %% ../../nbs/07_explain/02_columns.ipynb #dba01103
@@ -39,7 +40,14 @@ def drawn_rows(
     u = np.stack([_uniform(name, seed, columns) for name in names])
     return order[np.searchsorted(ends, u * ends[-1], side="right").clip(max=len(rows) - 1)]
 
-# %% ../../nbs/07_explain/02_columns.ipynb #bd75ffbe
+# %% ../../nbs/07_explain/02_columns.ipynb #58bd77e8
+def _read_by(release: Release, rows: pd.DataFrame) -> list:
+    "Columns that a release may read: what a function of the user's declares is not relied on."
+    if isinstance(release.inputs, FunctionInputs):
+        return input_columns(rows)
+    return release.inputs_columns or input_columns(rows)
+
+# %% ../../nbs/07_explain/02_columns.ipynb #fa56e9c5
 class Columns:
     "The columns of a check set as inputs that can be replaced one at a time."
 
@@ -48,9 +56,10 @@ class Columns:
         releases: Iterable[Release],  # which will be asked
         rows: pd.DataFrame,
         seed: int = 0,
+        without: Container = (),  # columns that are asked about otherwise
     ):
-        known = [release.inputs_columns or input_columns(rows) for release in releases]
-        listed = dict.fromkeys(column for columns in known for column in columns)
+        known = [_read_by(release, rows) for release in releases]
+        listed = [c for c in dict.fromkeys(chain(*known)) if c not in without]
         self.rows = rows
         self.names = [str(column) for column in listed]
         self.columns = list(listed)
@@ -64,7 +73,7 @@ class Columns:
         "What a person calls the inputs `unit` of the sequences `sequence`."
         return np.array(self.names, object)[unit]
 
-# %% ../../nbs/07_explain/02_columns.ipynb #eba35371
+# %% ../../nbs/07_explain/02_columns.ipynb #198276ad
 @patch
 def replaced(
     self: Columns,
@@ -72,11 +81,11 @@ def replaced(
     unit: np.ndarray,  # int [M]
 ) -> pd.DataFrame:  # M rows
     "Rows of `sequence`, each with another row's value in its column `unit`."
-    changed = self.rows.iloc[sequence].reset_index(drop=True)
+    changed = self.rows.iloc[sequence].copy()  # with their index: a function may look rows up by it
     for u in np.unique(unit):
         source = np.where(unit == u, self.lends[sequence, u], sequence)
         column = self.columns[u]
-        changed[column] = self.rows[column].iloc[source].reset_index(drop=True)
+        changed[column] = self.rows[column].iloc[source].array
     return changed
 
 # %% ../../nbs/07_explain/02_columns.ipynb #4f2fedc2

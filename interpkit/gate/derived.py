@@ -6,7 +6,7 @@
 __all__ = ['ABOUT', 'FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problems', 'plan_of', 'verdict_of', 'derive',
            'differences', 'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #92642a17
+# %% ../../nbs/09_gate/01c_derived.ipynb #b0d74021
 import math
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
 from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
+from .standard import QUESTIONS, family_of
 
 # %% ../../nbs/09_gate/01c_derived.ipynb #9c357e3a
 def write_table(table: pd.DataFrame, path: Path):
@@ -54,14 +55,15 @@ def _read_as(kind, file: Path, what: str):
             "restore the file, or read it with the version of interpkit that wrote it",
         ) from None
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #b2c456a8
+# %% ../../nbs/09_gate/01c_derived.ipynb #f2fd82e5
 def _is_number(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _statement_problem(s: Statement) -> str:
     "What is wrong with a statement of a plan; '' for nothing."
-    if s.question not in ("valid", "same", "moved"):
+    due = QUESTIONS.get(family_of(s))
+    if s.question not in ((due,) if due else ("valid", "same")):
         return f"{s.name!r} asks {s.question!r}"
     if not _is_number(s.limit) or s.limit <= 0:
         return f"{s.name!r} has the limit {s.limit!r}"
