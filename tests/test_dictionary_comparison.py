@@ -1,6 +1,7 @@
 "A whole release check of every wiring, from measured tables to evidence."
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -248,3 +249,25 @@ def test_a_narrower_release_cannot_be_read():
         Comparison(t.release, t.release, target, t.rows, Plan(())).incompatible
         == "model.layers.1.mlp.down_proj:in is 32 wide in llama 0.0 and 16 in the dictionary"
     )
+
+
+@pytest.mark.parametrize("name", ["net sae", "llama clt"])
+def test_features_that_never_fire_change_no_number(name):
+    few = compared(name)
+    more = []
+    for w in few.dictionary.weights:
+        wide = torch.arange(9 * w.n_features) % w.n_features
+        threshold = w.threshold[wide].clone()
+        threshold[w.n_features :] = 1e6
+        encoder = dict(W_enc=w.W_enc[:, wide], b_enc=w.b_enc[wide], threshold=threshold)
+        more.append(replace(w, **encoder, W_dec=w.W_dec[wide]))
+    labels = tuple(f"more {i}" for i in range(9 * few.dictionary.n_features))
+    wide = replace(few.dictionary, weights=tuple(more), labels=labels)
+    first = few.dictionary.sites[0]
+    assert wide.at(first).n_features == 9 * few.dictionary.at(first).n_features
+    seen = Comparison(few.old, few.new, wide, few.rows, few.plan, "salt").observed
+    for matrix in ("active_old", "moved", "size_new"):
+        a, b = getattr(few.observed, matrix), getattr(seen, matrix)
+        assert np.allclose(a.sum(1), b.sum(1), atol=1e-4), matrix
+    assert np.array_equal(few.observed.count_new, seen.count_new)
+    assert np.allclose(few.observed.spliced_new, seen.spliced_new, atol=1e-5)

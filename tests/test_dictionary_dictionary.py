@@ -303,7 +303,14 @@ def test_codes_fit_the_dictionary_and_each_other():
     for codes in (sparse, dense):
         said = str(refused(partial(d.decode, {A: codes[B], B: codes[B]}), "[4, 2]"))
         assert "a:out [..., 5]" in said
-    refused(partial(d.written, A, sparse), "dense codes")
+    for codes in (sparse, dense):
+        wanted = d.at(A).decode(d.at(A).encode(h[A]))
+        assert torch.allclose(d.written(A, codes), wanted, atol=1e-6)
+    one = clt()  # both sources write to its last target
+    read = {s: torch.ones(4, 3) for s in one.sites}
+    last, (first, second) = one.targets[-1], one.sites
+    mixed = {first: one.encode(first, read[first]), second: one.at(second).encode(read[second])}
+    refused(partial(one.written, last, mixed), "all SparseCodes")
 
 
 @pytest.mark.parametrize("sparse", [True, False])

@@ -605,7 +605,7 @@ def test_a_signature_by_another_key_or_over_other_bytes_is_named(runs, run, pair
     signed = read_json(file)
     for part in ("name", "note", "key", "signature", "evidence"):
         there = signed["signatures"][0][part]
-        other = "ff" + there[2:] if len(there) > 20 else "John Doe"
+        other = ("0" if there[0] != "0" else "1") + there[1:] if len(there) > 20 else "John Doe"
         write_json(file, put(signed, ("signatures", 0, part), other))
         refused(lambda: verify(run), "made by another key")
     other_run = Path(shutil.copytree(runs / "same", tmp_path / "same"))

@@ -1,5 +1,7 @@
 "Sparse codes: where a mask is true, the dense form and back, subsets, and what is written."
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,20 @@ def test_what_mends_a_mask_mends_it():
 def test_a_subset_is_of_whole_numbers(features):
     codes = encode(*whole(0))
     refused(lambda: codes.subset(features), "whole numbers of features")
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 7), (1, 1, 5), (2, 0, 3), (0, 4, 3)], ids=str)
+def test_codes_as_matrices_and_by_place_are_their_dense_form(shape):
+    torch.manual_seed(0)
+    dense = torch.randn(shape).relu()
+    codes = SparseCodes.from_dense(dense)
+    assert np.allclose(codes.csr().toarray(), dense.flatten(0, 1))
+    assert np.allclose(codes.per_sequence().toarray(), dense.double().sum(1))
+    signs = torch.ones(len(codes.values))
+    signs[::2] = -1
+    wanted = SparseCodes.from_dense(dense)
+    signed = replace(wanted, values=signs * codes.values).dense()
+    assert np.allclose(codes.per_sequence(signs * codes.values).toarray(), signed.double().sum(1))
+    token = torch.arange(shape[0] * shape[1])[:, None]
+    assert torch.equal(codes.take(token, torch.arange(shape[2])), dense.flatten(0, 1))
+    assert codes.take(token[:0], torch.arange(shape[2])).shape == (0, shape[2])

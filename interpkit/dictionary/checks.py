@@ -182,7 +182,7 @@ def no_splice(d: Dictionary, release: Release, rows: pd.DataFrame) -> str:
     splice(release, d, rows.iloc[:MOST])
     return ""
 
-# %% ../../nbs/04_dictionary/05a_checks.ipynb #728b81fd
+# %% ../../nbs/04_dictionary/05a_checks.ipynb #68272b4b
 @check("attributions are finite", "look at the rows, and whether the release overflows on them")
 def no_attribution(d: Dictionary, release: Release, rows: pd.DataFrame) -> str:
     "Attributions of another shape, or not finite."
@@ -191,7 +191,8 @@ def no_attribution(d: Dictionary, release: Release, rows: pd.DataFrame) -> str:
         if at.size.shape != (batch.n, d.n_features):
             shape = list(at.size.shape)
             return f"attributions {shape} for {batch.n} rows and {d.n_features} features"
-        if not all(bool(torch.isfinite(x).all()) for x in (at.size, at.signed, at.error, at.mass)):
+        numbers = (*at.attributed.values(), at.error, at.mass)
+        if not all(bool(torch.isfinite(x).all()) for x in numbers):
             return "attributions that are not finite"
     return ""
 

@@ -249,21 +249,22 @@ def _require_fitting(
     require_parts(parts, what)
     return acts
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #91294091
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #86cb0f65
 @patch
 def written(
     self: Dictionary,
     target: Site | str,
-    codes: dict,  # source -> dense [..., F]
+    codes: dict,  # source -> SparseCodes, or dense [..., F]
     acts: dict | None = None,  # source -> [..., d], where there is a skip
 ) -> Tensor:  # [..., d_out]
-    "What is put at one target, from the dense codes of the sources that write there."
+    "What is put at one target, from the codes of the sources that write there."
     i = number_of(target, self.targets, "target")
     target, own = self.targets[i], self.sites[i]
     rows = {s: W[target] for s in self.sites if target in (W := self.writes(s))}
     codes = for_each(rows, codes, "codes")
-    acts = _require_fitting(self, Tensor, rows, [own], codes, acts)
-    parts = [codes[s] @ W for s, W in rows.items()]
+    dense = all(torch.is_tensor(codes[s]) for s in rows)
+    acts = _require_fitting(self, Tensor if dense else SparseCodes, rows, [own], codes, acts)
+    parts = [codes[s] @ W if dense else write_codes(codes[s], W) for s, W in rows.items()]
     out = sum(parts[1:], parts[0]) + self.at(own).b_dec
     skip = self.at(own).W_skip
     return out if skip is None else out + acts[own] @ skip

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #459deafc
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #2d87c337
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from scipy import sparse
 from torch import Tensor
 
 from ..core.groups import weights_of
@@ -31,8 +34,9 @@ from ..model.batch import Batch, counted, require_finite
 from ..model.gradients import grad_at_sites
 from ..model.releases import Release
 from ..model.sites import Site
+from ..sparse.codes import SparseCodes, inner
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #13f522a8
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #ee82cb95
 @dataclass(frozen=True)
 class Attributions:
     """Gradient x activation of one batch: features of all sites side by side.
@@ -42,25 +46,41 @@ class Attributions:
 
     decision: Tensor  # [B]
     acts: dict[Site, Tensor]  # [B, T, d], at sources and targets
-    codes: dict[Site, Tensor]  # [B, T, F of the site]
-    size: Tensor  # [B, F]: sum over tokens of |attribution|
-    signed: Tensor  # [B, F]: sum over tokens of the attribution
+    codes: dict[Site, SparseCodes]  # [B, T, F of the site]
+    attributed: dict[Site, Tensor]  # [n]: the attribution of each active feature at its token
     error: Tensor  # [B, nodes]: sum over tokens of |attribution of what is left out|
     mass: Tensor  # [B, nodes]: sum over tokens and features of |attribution|
     recon: dict[Site, Tensor]  # target -> [B, T, d]: what is made of the activations
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #5f62f541
+    def _summed(self, of: Callable) -> sparse.csr_array:  # [B, F]
+        return sparse.hstack([of(s) for s in self.codes], format="csr")
+
+    @cached_property
+    def activation(self) -> sparse.csr_array:  # [B, F]
+        "The sum over tokens of the activation."
+        return self._summed(lambda s: self.codes[s].per_sequence())
+
+    @cached_property
+    def size(self) -> sparse.csr_array:  # [B, F]
+        "The sum over tokens of |attribution|."
+        return self._summed(lambda s: self.codes[s].per_sequence(self.attributed[s].abs()))
+
+    @cached_property
+    def signed(self) -> sparse.csr_array:  # [B, F]
+        "The sum over tokens of the attribution."
+        return self._summed(lambda s: self.codes[s].per_sequence(self.attributed[s]))
+
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #6bd57f7b
 def _attributed(
     dictionary: Dictionary,
     site: Site,
-    codes: Tensor,  # [B, T, F of the site]
+    codes: SparseCodes,  # [B, T, F of the site]
     grads: dict[Site, Tensor],  # target -> [B, T, d_out]
-) -> tuple[Tensor, Tensor]:  # [B, F of the site] each
-    "Sums over tokens of |attribution| and of the attribution, of the features of one source."
-    slopes = [grads[t] @ rows.T for t, rows in dictionary.writes(site).items()]
-    attribution = sum(slopes[1:], slopes[0]).mul_(codes)
-    signed = attribution.sum(1)
-    return attribution.abs_().sum(1), signed
+) -> Tensor:  # [n]
+    "The attribution of the active features of one source, at each of their tokens."
+    writes = dictionary.writes(site)
+    slopes = [inner(codes, grads[t].flatten(0, 1), rows) for t, rows in writes.items()]
+    return sum(slopes[1:], slopes[0]) * codes.values
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #14b734d2
 def _left_out(
@@ -73,7 +93,7 @@ def _left_out(
     rest = masked(acts - recon, counted(acts, batch.mask))
     return (grad * rest).sum(-1).abs().sum(1)
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #ce584fbd
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #ebf57339
 def attributions(release: Release, dictionary: Dictionary, batch: Batch) -> Attributions:
     "The attribution of every feature and of the error nodes; raises (65) where not finite."
     dictionary = dictionary.to(release.device)
@@ -86,16 +106,25 @@ def attributions(release: Release, dictionary: Dictionary, batch: Batch) -> Attr
     read = {s: masked(acts[s], counted(acts[s], batch.mask)) for s in dictionary.sites}
     recon = dictionary.decode(codes, read)
     grads = {t: masked(g, counted(g, batch.mask)) for t, g in grads.items()}
-    parts = [_attributed(dictionary, s, codes[s], grads) for s in dictionary.sites]
-    size, signed = zip(*parts, strict=True)
+    for g in grads.values():
+        require_finite(g, batch, f"finite gradients of {release.name}")
+    attributed = {s: _attributed(dictionary, s, codes[s], grads) for s in dictionary.sites}
     lost = [_left_out(acts[t], recon[t], grads[t], batch) for t in dictionary.targets]
-    error, mass = torch.stack(lost, 1), torch.stack([x.sum(1) for x in size], 1)
+    error, mass = (
+        torch.stack(lost, 1),
+        torch.stack([_mass(codes[s], attributed[s]) for s in codes], 1),
+    )
     if dictionary.frozen:
         error, mass = error.sum(1, keepdim=True), mass.sum(1, keepdim=True)
     require_finite(mass + error, batch, f"finite activations and gradients of {release.name}")
-    return Attributions(
-        decision, acts, codes, torch.cat(size, 1), torch.cat(signed, 1), error, mass, recon
-    )
+    return Attributions(decision, acts, codes, attributed, error, mass, recon)
+
+
+def _mass(codes: SparseCodes, attributed: Tensor) -> Tensor:  # [n] -> [B]
+    "The sum over tokens and features of |attribution|."
+    each = max(codes.shape[1], 1)  # tokens per sequence
+    sums = attributed.new_zeros(codes.shape[0])
+    return sums.index_add_(0, codes.token // each, attributed.abs())
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #295ddbd5
 @dataclass
@@ -124,27 +153,27 @@ class Reconstruction:
     def l0(self) -> float:
         return float(self.rates.sum())
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #718efbb9
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #44e92679
 @patch
 def add(
     self: Reconstruction,
     acts: Tensor,  # [B, T, d]
-    codes: Tensor,  # [B, T, F]
+    codes: SparseCodes,  # [B, T, F], none where a position does not count
     recon: Tensor,  # [B, T, d]
     mask: Tensor,  # bool [B, T]: positions that count
 ) -> None:
     "Add one batch to the sums."
-    h, active = acts[mask].double(), (codes > 0)[mask]
+    h, fired = acts[mask].double(), torch.bincount(codes.indices, minlength=codes.n_features)
     self.error += float(((h - recon[mask]) ** 2).sum())
     self.tokens += len(h)
     self.gram = h.T @ h + (0 if self.gram is None else self.gram)
     self.total = h.sum(0) + (0 if self.total is None else self.total)
-    self.fired = active.sum(0) + (0 if self.fired is None else self.fired)
+    self.fired = fired + (0 if self.fired is None else self.fired)
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #00b823e7
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #62132b0a
 def reconstructions(
     at: Attributions, dictionary: Dictionary, batch: Batch
-) -> dict[Site, tuple[Tensor, Tensor, Tensor, Tensor]]:
+) -> dict[Site, tuple[Tensor, SparseCodes, Tensor, Tensor]]:
     "What `Reconstruction.add` takes for each source, from its own target."
     parts = {}
     for s, t in zip(dictionary.sites, dictionary.targets, strict=True):

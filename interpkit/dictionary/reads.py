@@ -36,7 +36,7 @@ def dealt(
     other = values[(code[: len(first)] + step) % len(values)]
     return pd.Series(other, first.index, dtype=column.dtype)
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #6ae651e6
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #ee486352
 def asked_columns(release: Release, rows: pd.DataFrame) -> list[str]:
     "Columns that the inputs of a release may read: those that it names, or all but ids."
     if release.inputs_columns:
@@ -49,10 +49,10 @@ def _codes(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> tupl
     "Activations at the sources, and codes of all features over rows and positions."
     batch = release.batch(rows)
     acts = capture(release.model, dictionary.sites, batch)
-    codes = [codes_at(dictionary, s, acts[s], batch).flatten(0, 1) for s in dictionary.sites]
+    codes = [codes_at(dictionary, s, acts[s], batch).csr() for s in dictionary.sites]
     return [acts[s] for s in dictionary.sites], codes
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #2c154b4b
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #8f91c202
 def moved_by(
     release: Release,
     dictionary: Dictionary,
@@ -75,8 +75,8 @@ def moved_by(
             continue
         if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
             continue
-        change = [(b - a).abs().mean(0) for a, b in zip(codes, new, strict=True)]
-        moved[c] = torch.cat(change).cpu().numpy()
+        change = [abs(b - a).mean(0) for a, b in zip(codes, new, strict=True)]
+        moved[c] = np.concatenate(change)
     return pd.DataFrame(moved, index=range(dictionary.n_features))
 
 # %% ../../nbs/04_dictionary/03b_reads.ipynb #e1f1462f

@@ -6,8 +6,9 @@
 __all__ = ['require_measurable', 'masked', 'codes_at', 'batch_size', 'in_batches', 'refuse_late', 'replaced_output',
            'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #78325d23
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #277d3c03
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import Tensor
 from ..core.errors import bad_parameter, invalid
 from ..core.statistics import Interval, ratio_interval
 from .dictionary import Dictionary
-from ..model.batch import Batch, counted, map_tensors
+from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import capture, run_spliced
 from ..model.releases import Release
 from ..model.sites import Site
+from ..sparse.codes import SparseCodes
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #1955202c
 def require_measurable(release: Any, dictionary: Any, rows: Any, call: str):
@@ -45,15 +47,30 @@ def masked(
     "`x` with zeros where a position does not count, whatever stood there, NaN too."
     return x.masked_fill(~mask[..., None], 0)
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #695013a1
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #77114dba
 def codes_at(
     dictionary: Dictionary,
     site: Site,
     acts: Tensor,  # [B, T, d]
     batch: Batch,  # to which they belong
-) -> Tensor:  # [B, T, F of the site]
-    "Activations of the features at one site, zero where a position does not count."
-    return masked(dictionary.at(site).encode(acts), counted(acts, batch.mask))
+) -> SparseCodes:  # [B, T, F of the site]
+    """The active features at one site, none where a position does not count.
+
+    Raises (exit code 65) where activations are not finite, and names the row.
+    """
+    counts = counted(acts, batch.mask)
+    h = masked(acts, counts)
+    require_finite(h, batch, f"finite activations at {site}")
+    codes = dictionary.encode(site, h)
+    return codes if batch.mask is None else _without(codes, ~counts.flatten())
+
+
+def _without(codes: SparseCodes, gone: Tensor) -> SparseCodes:  # gone: bool [tokens]
+    "The codes with no active feature at the tokens that are gone."
+    per_token = codes.tokens.diff().masked_fill(gone, 0)
+    kept = ~gone.repeat_interleave(codes.tokens.diff(), output_size=len(codes.indices))
+    tokens = torch.cat([per_token.new_zeros(1), per_token.cumsum(0)])
+    return replace(codes, tokens=tokens, indices=codes.indices[kept], values=codes.values[kept])
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #b3038098
 def _positions(release: Release, rows: pd.DataFrame) -> int:
@@ -73,21 +90,21 @@ def _positions(release: Release, rows: pd.DataFrame) -> int:
     map_tensors([*batch.args, *(batch.kwargs or {}).values()], see)
     return max(lengths)
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #a67d9e2c
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #616cdc04
 def batch_size(
     release: Release, rows: pd.DataFrame, dictionary: Dictionary, limit: int = 2**22
 ) -> int:
-    "How many sequences keep positions x features below `limit`, from 1 to 512."
+    "How many sequences keep positions x width below `limit`, from 1 to 512."
     if not len(rows):
         raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
-    width = max(w.n_features for w in dictionary.weights)
+    width = max(max(w.d, w.d_out) for w in dictionary.weights)
     return int(np.clip(limit // (max(_positions(release, rows), 1) * width), 1, 512))
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #4af7251c
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #05c44a46
 def in_batches(
     release: Release, rows: pd.DataFrame, dictionary: Dictionary, limit: int = 2**22
 ) -> Iterator[tuple[slice, Batch]]:
-    "Pairs (slice, batch) that keep positions x features below `limit`, in the order of rows."
+    "Pairs (slice, batch) that keep positions x width below `limit`, in the order of rows."
     size = batch_size(release, rows, dictionary, limit)
     for start in range(0, len(rows), size):
         part = slice(start, min(start + size, len(rows)))
@@ -119,17 +136,22 @@ def refuse_late(
             "name sources and targets on the same side of what pools a sequence",
         )
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #90291476
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #539b3bb1
 def replaced_output(release: Release, dictionary: Dictionary, batch: Batch) -> Any:
     "The output of the replacement model, with gradients where they are on."
     dictionary = dictionary.to(release.device)
-    codes: dict[Site, Tensor] = {}
+    codes: dict[Site, Any] = {}
     acts: dict[Site, Tensor] = {}
+
+    def read(site: Site, h: Tensor) -> Any:  # [B, T, F]: dense where a gradient is wanted
+        if torch.is_grad_enabled():
+            return dictionary.at(site).encode(h)
+        return codes_at(dictionary, site, h, batch)
 
     def at(site: Site) -> Callable:
         def pass_on(h: Tensor) -> Tensor | None:  # [B, T, d]
             if site in dictionary.sites:
-                codes[site], acts[site] = dictionary.at(site).encode(h), h
+                codes[site], acts[site] = read(site, h), h
             if site not in dictionary.targets:
                 return None
             refuse_late(dictionary, site, acts | {site: h})

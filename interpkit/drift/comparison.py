@@ -6,7 +6,7 @@
 __all__ = ['hashed', 'hashed_seed', 'frame_of', 'Observed', 'observe', 'decision_scale', 'centred', 'incompatibility',
            'Comparison', 'release_decisions', 'effects_of']
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #2521b3a5
+# %% ../../nbs/08_drift/01_comparison.ipynb #7d98c897
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from ..explain.ablation import Ablation
 from ..model.batch import Batch, counted
 from ..model.capture import capture
 from ..model.releases import Release
+from ..sparse.codes import SparseCodes
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #ec4cdfad
 def hashed(values, salt: str) -> list[str]:
@@ -77,42 +78,45 @@ class Observed:
     spliced_new: np.ndarray
     reconstruction: dict  # (site, 'old' | 'new') -> Reconstruction
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #44dc3c39
-def _codes(at: Attributions, dictionary: Dictionary) -> Tensor:  # [B, T, F]
-    return torch.cat([at.codes[s] for s in dictionary.sites], -1)
+# %% ../../nbs/08_drift/01_comparison.ipynb #04a5a394
+def _moved(old: SparseCodes, new: SparseCodes) -> sparse.csr_array:  # [B, F]
+    "The sum over tokens of |activation on new - on old|, of one site."
+    change, (B, T, F) = abs(new.csr() - old.csr()).tocsr(), old.shape
+    begin = change.indptr[::T] if T else np.zeros(B + 1, int)
+    moved = sparse.csr_array((change.data, change.indices, begin), shape=(B, F))
+    moved.sum_duplicates()
+    return moved
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #486f7799
+
 def _matrices(
     old: Attributions, new: Attributions, comparison: "Comparison"
-) -> dict[str, Tensor]:  # name -> [B, F]
+) -> dict[str, sparse.csr_array]:  # name -> [B, F]
     "What `Observed` keeps per sequence and feature, of one batch."
-    code_old = _codes(old, comparison.dictionary)
-    code_new = _codes(new, comparison.dictionary).to(code_old.device)
-    if code_old.shape != code_new.shape:
-        raise invalid(
-            "releases that read the same positions of a sequence",
-            f"{code_old.shape[1]} positions in {comparison.old.name}, "
-            f"{code_new.shape[1]} in {comparison.new.name}",
-            "let inputs(rows) of both cut and pad sequences alike",
-        )
+    moved = []
+    for s in comparison.dictionary.sites:
+        if old.codes[s].shape != new.codes[s].shape:
+            raise invalid(
+                "releases that read the same positions of a sequence",
+                f"{old.codes[s].shape[1]} positions in {comparison.old.name}, "
+                f"{new.codes[s].shape[1]} in {comparison.new.name}",
+                "let inputs(rows) of both cut and pad sequences alike",
+            )
+        moved.append(_moved(old.codes[s], new.codes[s]))
     return dict(
-        active_old=code_old.sum(1),
-        active_new=code_new.sum(1),
-        moved=(code_new - code_old).abs().sum(1),
+        active_old=old.activation,
+        active_new=new.activation,
+        moved=sparse.hstack(moved, format="csr"),
         size_old=old.size,
         size_new=new.size,
     )
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #d4c5699a
+# %% ../../nbs/08_drift/01_comparison.ipynb #f19847a8
 def _counts(at: Attributions, dictionary: Dictionary, batch: Batch) -> Tensor:  # [B]
     "Active features per token that counts, of all sites together."
-    active = sum((at.codes[s] > 0).sum((1, 2)) for s in dictionary.sites)
-    positions = counted(at.acts[dictionary.sites[0]], batch.mask).sum(1)
-    return active / positions.clamp(min=1)
-
-# %% ../../nbs/08_drift/01_comparison.ipynb #334c7d4d
-def _csr(x: Tensor) -> sparse.csr_array:  # [B, F]
-    return sparse.csr_array(x.detach().cpu().numpy()).astype(float)
+    positions = counted(at.acts[dictionary.sites[0]], batch.mask)
+    begin = torch.arange(batch.n + 1, device=positions.device) * positions.shape[1]
+    active = sum(at.codes[s].tokens[begin].diff() for s in dictionary.sites)
+    return active / positions.sum(1).clamp(min=1)
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #f0917e09
 def _joined(parts: list, place: np.ndarray):
@@ -121,7 +125,7 @@ def _joined(parts: list, place: np.ndarray):
         return sparse.vstack(parts).tocsr()[place]
     return np.concatenate(parts)[place]
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #35ab7e77
+# %% ../../nbs/08_drift/01_comparison.ipynb #13c52237
 def observe(comparison: "Comparison") -> Observed:
     "Run both releases on all rows, once."
     old, new, dictionary = comparison.old, comparison.new, comparison.dictionary
@@ -132,7 +136,7 @@ def observe(comparison: "Comparison") -> Observed:
         at_old = attributions(old, dictionary, batch_old)
         at_new = attributions(new, dictionary, batch_new)
         for name, matrix in _matrices(at_old, at_new, comparison).items():
-            kept.setdefault(name, []).append(_csr(matrix))
+            kept.setdefault(name, []).append(matrix)
         vectors = dict(
             count_old=_counts(at_old, dictionary, batch_old),
             count_new=_counts(at_new, dictionary, batch_new),

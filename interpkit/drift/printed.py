@@ -5,24 +5,28 @@
 # %% auto #0
 __all__ = ['bypass', 'reconstruction', 'subspace', 'decision_without', 'deletion_curve', 'printed']
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #8c87f585
+# %% ../../nbs/08_drift/06b_printed.ipynb #c77cb3c5
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from ..core.digests import six
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import Attributions, attributions
+from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches
 from .behaviour import behaviour
 from .comparison import Comparison
 from .contributions import contributions, main_reason_replaced, sign_turned
+from ..explain.ablation import Ablation
 from ..model.batch import Batch, counted
 from ..model.capture import run_spliced
 from ..model.releases import Release
+from ..sparse.codes import decode
 
 # %% ../../nbs/08_drift/06b_printed.ipynb #f6cf6b18
 def _means(comparison: Comparison, side: str) -> dict:  # target -> [d]
@@ -87,10 +91,11 @@ def _energy_basis(gram: np.ndarray, share: float = 0.99) -> np.ndarray:  # [d, d
     part = np.cumsum(values) / max(values.sum(), 1e-30)
     return vectors[:, ::-1][:, : int(np.searchsorted(part, share)) + 1]
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #5c61b6b2
+# %% ../../nbs/08_drift/06b_printed.ipynb #bd0e7d00
 def _gram(W: Tensor, rates: Tensor) -> np.ndarray:  # [F, d], [F] -> [d, d]
     "Outer products of what features write, each weighted by how often it fires."
-    rows = W.double().cpu().numpy() * rates.cpu().numpy()[:, None]
+    fires = rates > 0
+    rows = W[fires].double().cpu().numpy() * rates[fires].cpu().numpy()[:, None]
     return rows.T @ rows
 
 # %% ../../nbs/08_drift/06b_printed.ipynb #3783f47e
@@ -128,39 +133,46 @@ def subspace(comparison: Comparison) -> dict:
         )
     return out
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #cfeb9566
-def _edits(
-    dictionary: Dictionary, at: Attributions, gone: Tensor
-) -> dict:  # gone: bool [B, F] -> target: function of [B, T, d]
-    "For each target, what its activations become without the features that are gone."
-    less: dict = {t: 0.0 for t in dictionary.targets}
+# %% ../../nbs/08_drift/06b_printed.ipynb #9983a150
+def _written(ablation: Ablation, gone: Tensor) -> dict:  # bool [B, F] -> target: [B, T, d]
+    "What the features that are gone write at each target."
+    dictionary, less = ablation.dictionary, {}
     for s in dictionary.sites:
-        first = dictionary.offsets[s]
-        part = gone[:, None, first : first + dictionary.at(s).n_features]
+        codes = ablation.codes[s]
+        sequence = codes.token // max(codes.shape[1], 1)
+        counts = gone[sequence, dictionary.offsets[s] + codes.indices]
+        part = replace(codes, values=codes.values * counts)
         for t, W in dictionary.writes(s).items():
-            less[t] = less[t] + (at.codes[s] * part) @ W
+            less[t] = less.get(t, 0) + decode(part, W)
+    return less
 
-    def edit(t):
-        if dictionary.frozen:  # held at what the target was, whatever happened before it
-            return lambda _: at.acts[t] - less[t]
-        return lambda h: h - less[t]
-
-    return {t: edit(t) for t in dictionary.targets}
-
-# %% ../../nbs/08_drift/06b_printed.ipynb #65036ed2
+# %% ../../nbs/08_drift/06b_printed.ipynb #f837bbab
 @torch.no_grad()
 def decision_without(
-    release: Release,
-    dictionary: Dictionary,
-    batch: Batch,
-    at: Attributions,  # of this batch
+    ablation: Ablation,  # of one batch of a release
     gone: Tensor,  # bool [B, F]
 ) -> Tensor:  # [B]
     "The decisions without the features that are gone, several at once."
-    changed = _edits(dictionary, at, gone)
-    return release.decide(run_spliced(release.model, changed, batch), batch)
+    dictionary, prefix = ablation.dictionary, ablation.prefix
+    less, acts = _written(ablation, gone), prefix.acts
+    if dictionary.frozen or len(less) == 1:  # a target that is held does not answer anew
+        changed = {t: acts[t] - less[t] for t in acts if t in less}
+        first, every = next(iter(changed)), torch.arange(prefix.batch.n, device=gone.device)
+        return prefix.run(first, every, changed.pop(first), changed)
+    edits = {t: lambda h, t=t: h - less[t] for t in less}
+    out = run_spliced(prefix.release.model, edits, prefix.batch)
+    return prefix.release.decide(out, prefix.batch)
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #abcf3598
+# %% ../../nbs/08_drift/06b_printed.ipynb #eb657341
+def _ranks(score: sparse.csr_array) -> np.ndarray:  # [B, F] -> int [B, F]
+    "The rank of each entry in its row, the largest first; F where there is no entry."
+    ranks = np.full(score.shape, score.shape[1])
+    for row, (a, b) in enumerate(zip(score.indptr[:-1], score.indptr[1:], strict=True)):
+        order = np.argsort(-score.data[a:b], kind="stable")
+        ranks[row, score.indices[a:b][order]] = np.arange(b - a)
+    return ranks
+
+# %% ../../nbs/08_drift/06b_printed.ipynb #f2baa46e
 def deletion_curve(
     release: Release,
     dictionary: Dictionary,
@@ -172,15 +184,15 @@ def deletion_curve(
     dictionary, rng = dictionary.to(release.device), np.random.default_rng(seed)
     moved = {"attributed": np.zeros(len(steps)), "random": np.zeros(len(steps))}
     for _, batch in in_batches(release, rows, dictionary):
-        at = attributions(release, dictionary, batch)
-        active = torch.cat([(at.codes[s] > 0).any(1) for s in dictionary.sites], 1)
-        noise = torch.as_tensor(rng.random(at.size.shape), device=at.size.device)
-        for name, score in (("attributed", at.size.double()), ("random", noise)):
-            order = torch.where(active, score, -1.0).argsort(1, descending=True)
+        ablation = Ablation(release, dictionary, batch)
+        size = attributions(release, dictionary, batch).size
+        noise = size.copy()
+        noise.data = rng.random(len(noise.data))
+        for name, score in (("attributed", size), ("random", noise)):
+            ranks = torch.as_tensor(_ranks(score), device=release.device)
             for i, n in enumerate(steps):
-                first = torch.zeros_like(active).scatter_(1, order[:, :n], True)
-                after = decision_without(release, dictionary, batch, at, first & active)
-                moved[name][i] += float((at.decision - after).abs().sum())
+                after = decision_without(ablation, ranks < n)
+                moved[name][i] += float((ablation.decision - after).abs().sum())
     means = {name: (x / max(len(rows), 1)).tolist() for name, x in moved.items()}
     return dict(steps=list(steps), **means)
 

@@ -62,7 +62,7 @@ class OldScores:
     left_out: np.ndarray  # [n] attribution outside of the features
     size: np.ndarray  # [n] all attribution
 
-# %% ../../nbs/08_drift/03_scores.ipynb #8b235922
+# %% ../../nbs/08_drift/03_scores.ipynb #6efaa138
 def score_old(
     old: Release,
     dictionary: Dictionary,
@@ -77,9 +77,8 @@ def score_old(
     sizes, fires = [], []
     for _, batch in in_batches(old, rows, dictionary):
         at = attributions(old, dictionary, batch)
-        sizes.append(sparse.csr_array(at.size.double().cpu().numpy()))
-        active = [(at.codes[s] > 0).any(1).cpu().numpy() for s in dictionary.sites]
-        fires.append(sparse.csr_array(np.concatenate(active, 1)))
+        sizes.append(at.size)
+        fires.append(at.activation != 0)
         after = spliced_decisions(old, dictionary, batch)
         for name, x in zip(names, (at.decision, after, at.error, at.mass), strict=True):
             kept[name].append(x.double().cpu().numpy())

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #d741d524
+# %% ../../nbs/07_explain/01_ablation.ipynb #913d8d14
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from ..dictionary.dictionary import Dictionary
@@ -19,6 +20,7 @@ from ..model.batch import Batch
 from ..model.prefix import Prefix
 from ..model.releases import Release
 from ..model.sites import Site
+from ..sparse.codes import SparseCodes
 
 # %% ../../nbs/07_explain/01_ablation.ipynb #4145b0ab
 def changed_targets(
@@ -33,7 +35,7 @@ def changed_targets(
     first = min(targets.index(t) for t in writes)
     return list(targets[first:])  # what comes before does not change
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #e9561104
+# %% ../../nbs/07_explain/01_ablation.ipynb #fac778a2
 class Ablation:
     "One batch of a release, ready for ablations."
 
@@ -61,16 +63,24 @@ class Ablation:
             here = np.flatnonzero((feature >= first) & (feature < end))
             if not len(here):
                 continue
-            device = self.codes[site].device
+            codes = self.codes[site]
+            device = codes.values.device
             rows = torch.as_tensor(sequence[here], device=device)
             columns = torch.as_tensor(feature[here] - first, device=device)
-            active = (self.codes[site][rows, :, columns] > 0).any(1).cpu().numpy()
+            active = (_of_tokens(codes, rows, columns) != 0).any(1).cpu().numpy()
             if active.any():
                 measured = site_effects(self, site, rows[active], columns[active])
                 effects[here[active]] = measured.double().cpu().numpy()
         return effects
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #d97b21be
+
+def _of_tokens(codes: SparseCodes, sequence: Tensor, feature: Tensor) -> Tensor:  # [M, T]
+    "The activations of one feature in one sequence, pair by pair, int [M] each."
+    T = codes.shape[1]
+    token = sequence[:, None] * T + torch.arange(T, device=sequence.device)
+    return codes.take(token, feature[:, None])
+
+# %% ../../nbs/07_explain/01_ablation.ipynb #f2910467
 @torch.no_grad()
 def site_effects(
     ablation: Ablation,
@@ -87,7 +97,7 @@ def site_effects(
     effects = []
     for i in range(0, len(sequence), size):
         rows, columns = sequence[i : i + size], feature[i : i + size]
-        code = codes[rows, :, columns][..., None]
+        code = _of_tokens(codes, rows, columns)[..., None]
         changed = {}
         for t in targets:
             changed[t] = acts[t][rows]
@@ -98,7 +108,7 @@ def site_effects(
         effects.append(ablation.decision[rows] - after)
     return torch.cat(effects)
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #d3d03be0
+# %% ../../nbs/07_explain/01_ablation.ipynb #f4ed700e
 def all_effects(
     release: Release, dictionary: Dictionary, rows: pd.DataFrame
 ) -> np.ndarray:  # [sequences, features]
@@ -107,7 +117,7 @@ def all_effects(
     effects = np.zeros((len(rows), dictionary.n_features))
     for part, batch in in_batches(release, rows, dictionary):
         ablation = Ablation(release, dictionary, batch)
-        active = [(ablation.codes[s] > 0).any(1) for s in dictionary.sites]
-        sequence, feature = np.nonzero(torch.cat(active, 1).cpu().numpy())
+        active = [ablation.codes[s].per_sequence() for s in dictionary.sites]
+        sequence, feature = sparse.hstack(active).nonzero()
         effects[part][sequence, feature] = ablation.effects(sequence, feature)
     return effects

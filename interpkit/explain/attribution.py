@@ -72,7 +72,7 @@ def _named(dictionary: Dictionary) -> pd.DataFrame:  # [F, label and what it is 
         return names
     return names.join(dictionary.label_table()[["precision", "recall", "best_inputs"]])
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #3769b4d8
+# %% ../../nbs/07_explain/00_attribution.ipynb #5131f40f
 def explain(
     release: Release,
     dictionary: Dictionary,  # of this release
@@ -89,7 +89,7 @@ def explain(
     names, out = _named(dictionary), []
     for part, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)
-        size, signed = at.size.cpu().numpy(), at.signed.cpu().numpy()
+        size, signed = at.size.toarray(), at.signed.toarray()
         lost = at.error.sum(1).cpu().numpy()
         ids, decisions = rows.iloc[part]["sequence_id"], at.decision.tolist()
         for i, (name, decision) in enumerate(zip(ids, decisions, strict=True)):

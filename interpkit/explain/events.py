@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['embedding_site', 'counted_positions', 'Tokens']
 
-# %% ../../nbs/07_explain/02a_events.ipynb #31354c2d
+# %% ../../nbs/07_explain/02a_events.ipynb #32b972c0
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..model.batch import Batch, counted
 from ..model.capture import capture, run_spliced
 from ..model.gradients import grad_at_sites
+from ..model.prefix import at_once
 from ..model.releases import Release
 from ..model.sites import Site
 
@@ -95,7 +96,7 @@ def counted_positions(
             real[part, : mask.shape[1]] &= mask.cpu().numpy()
     return _units_of(real, ids)
 
-# %% ../../nbs/07_explain/02a_events.ipynb #851e9ccb
+# %% ../../nbs/07_explain/02a_events.ipynb #a69d4958
 class Tokens:
     "The events of sequences as inputs that can be replaced one at a time, by position."
 
@@ -118,10 +119,11 @@ class Tokens:
         self.can_go = _units_of(mask, self.ids)  # bool [n, T]: what can be taken away
         self.means: dict[int, Tensor] = {}
 
-    def batches(self, release: Release, size: int = 64) -> Iterable[tuple[slice, Batch]]:
-        "Slices of the rows, with their batches."
-        for start in range(0, len(self.rows), size):
-            part = slice(start, start + size)
+    def batches(self, release: Release, size: int = 64) -> Iterable[tuple[np.ndarray, Batch]]:
+        "Places of rows, int [B], with their batches, from short to long sequences."
+        order = np.argsort(self.rows["input_ids"].map(len).to_numpy(), kind="stable")
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
             yield part, release.batch(self.rows.iloc[part])
 
     def units(self, row: int) -> np.ndarray:  # int [k]
@@ -151,7 +153,7 @@ def mean(self: Tokens, release: Release) -> Tensor:  # [d]
         self.means[id(release)] = (total / max(number, 1e-30)).float().to(release.device)
     return self.means[id(release)]
 
-# %% ../../nbs/07_explain/02a_events.ipynb #8434044c
+# %% ../../nbs/07_explain/02a_events.ipynb #e62c8cff
 @patch
 def effects(
     self: Tokens,
@@ -164,10 +166,13 @@ def effects(
     site, ordinary = self.sites[id(release)], self.mean(release)
     effects = np.zeros(len(sequence))
     for part, batch in self.batches(release):
-        here = np.flatnonzero((sequence >= part.start) & (sequence < part.stop))
-        for i in range(0, len(here), 512):
-            pairs = here[i : i + 512]
-            rows = torch.as_tensor(sequence[pairs] - part.start)
+        place = np.full(len(self.rows), -1)
+        place[part] = np.arange(len(part))
+        here = np.flatnonzero(place[sequence] >= 0)
+        size = at_once(_ids_of(batch).shape[1] * len(ordinary), release.device)
+        for i in range(0, len(here), size):
+            pairs = here[i : i + size]
+            rows = torch.as_tensor(place[sequence[pairs]])
             at = torch.as_tensor(unit[pairs], device=release.device)
             after = _without(release, batch.take(rows), site, at, ordinary)
             effects[pairs] = bare[sequence[pairs]] - after.double().cpu().numpy()
