@@ -51,7 +51,7 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     # a label that reads like a numbered one can still meet it; then all are numbered
     return tuple(names if len(set(names)) == len(names) else numbered)
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #2fb07165
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #b113227e
 @dataclass(frozen=True)
 class Dictionary:
     """Sparse features read at the source sites of a model and written to its target sites.
@@ -122,6 +122,18 @@ class Dictionary:
     def fingerprint(self) -> str:
         "SHA-256 of wiring, sites and weights: what it computes, not how it was made or named."
         return digest(self.wiring, self.sites, self.targets, self.weights)
+
+    def with_weights(self, weights: tuple[SiteWeights, ...], **made: Any) -> "Dictionary":
+        "The same places with other weights, to be certified anew; `made` is told in `lineage`."
+        parent = dict(parent=self.fingerprint, parent_release=self.validity.get("release", ""))
+        lineage = [*self.lineage, parent | made]
+        training = self.training | dict(lineage=lineage)
+        return replace(self, weights=tuple(weights), training=training, validity={}, canary={})
+
+    @property
+    def lineage(self) -> tuple[dict, ...]:
+        "What it was made from, oldest first: one entry per update of a model that it followed."
+        return tuple(self.training.get("lineage", ()))
 
     @cached_property
     def offsets(self) -> dict[Site, int]:

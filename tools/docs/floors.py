@@ -30,11 +30,12 @@ class Folder:
 
     @property
     def package(self) -> str:
-        return re.sub(r"^\d+_", "", self.name)
+        return re.sub(r"^\d+[a-z]?_", "", self.name)
 
     @property
     def heading(self) -> str:
-        return f"{int(self.name[:2])} {self.title}" if self.floor else self.title
+        number = self.name.partition("_")[0].lstrip("0") or "0"
+        return f"{number} {self.title}" if self.floor else self.title
 
     @property
     def notebooks(self) -> list[Path]:
@@ -113,6 +114,12 @@ FOLDERS = (  # in the order in which they are read
         "Drift",
         "validation",
         "Statements, families of evidence and the verdict: do the old explanations hold?",
+    ),
+    Folder(
+        "08a_adapt",
+        "Adapt",
+        "validation",
+        "A dictionary follows its model to the next release, and its features stay who they are.",
     ),
     Folder(
         "09_gate",
