@@ -67,7 +67,7 @@ def old() -> Release:
 @lru_cache
 def trained() -> Dictionary:
     "A dictionary of the old release."
-    return train_dictionary(old(), rows(2500, 9), n_features=64, k=6, tokens=150_000)
+    return train_dictionary(old(), rows(2500, 9), n_features=64, k=6, tokens=120_000)
 
 
 def turn(seed: int = 0) -> torch.Tensor:  # [12, 12]

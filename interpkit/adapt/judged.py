@@ -202,7 +202,7 @@ def _shares(new: Judged, own: Judged, limits: Limits, members: dict[str, np.ndar
             lines.append(_shown("error share", found, limit, before, name))
     return lines
 
-# %% ../../nbs/08a_adapt/06_judged.ipynb #71ae190c
+# %% ../../nbs/08a_adapt/06_judged.ipynb #f6f598a4
 def _beside_own(new: Judged, own: Judged) -> list[dict]:
     "Lines that an adapted dictionary has to hold beside its own figures."
     lines = []
@@ -213,7 +213,7 @@ def _beside_own(new: Judged, own: Judged) -> list[dict]:
             _line(what.replace("_", " ") + ", beside own", value, limit, value <= limit, before)
         )
     for value, before in zip(new.l0, own.l0, strict=True):
-        off = abs(value / max(before, 1e-9) - 1)
+        off = abs(value - before) / max(before, 1e-9)
         lines.append(_line("L0, away from own", off, L0, off <= L0, 0.0))
     return lines
 

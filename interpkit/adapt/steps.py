@@ -6,7 +6,7 @@
 __all__ = ['STEPS', 'PER_WIDTH', 'LEAST', 'FAR', 'TOO_FAR', 'WAYS', 'Refused', 'Climb', 'Rates', 'measured_rates', 'planned_cost',
            'by_closed_form', 'by_polish', 'by_warm_start', 'by_retraining']
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #2807d02b
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #de81472d
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from .mapped import active_per_token, parts_of, untied, with_l0
 from .maps import AffineMap, fit_map
 from .paired import Paired, paired_activations
 from .polish import RATE, polish, sides_of
+from ..core.errors import InterpkitError
 from ..core.show import percent
 from ..data.stream import ActivationStream
 from ..dictionary.dictionary import Dictionary
@@ -43,7 +44,7 @@ TOO_FAR = 0.10  # above which the closed form is skipped
 class Refused(Exception):
     "Why a step is not taken."
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #111385fe
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #4c62440a
 @dataclass
 class Climb:
     "One update that is being followed: both releases, the old dictionary, rows to learn from."
@@ -78,10 +79,19 @@ class Climb:
     def _read(self, tokens: int) -> Paired:
         return paired_activations(self.old, self.new, self.rows, self.sites, tokens, self.seed)
 
+    def tokens(self, per_width: int) -> int:
+        "So many tokens per number of the widest site, as far as memory allows."
+        return max(min(per_width * self.width, int(self.clock.budget.memory // self.bytes)), 1)
+
+    @property
+    def bytes(self) -> int:
+        "Bytes per token: two releases in 32 bits, and in 64 bits where maps are fitted."
+        return 24 * sum(w.d + w.d_out for w in self.dictionary.weights)
+
     @cached_property
     def first(self) -> Paired:
         "The tokens of the closed form."
-        return self.paired(PER_WIDTH["closed"] * self.width)
+        return self.paired(self.tokens(PER_WIDTH["closed"]))
 
     @cached_property
     def moved(self) -> Moved:
@@ -104,7 +114,7 @@ class Climb:
         "Tokens that are put aside for choosing, by site."
         return {s: both.held(s, seed=self.seed) for s in self.sites}
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #114b03bc
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #1ab9a38b
 @dataclass(frozen=True)
 class Rates:
     "Seconds per token."
@@ -126,7 +136,10 @@ def measured_rates(climb: Climb) -> Rates:
         sides = sides_of(part, both.old, torch.arange(both.tokens)[: 8 * n])
         recipe = Recipe(part.weights[0].n_features, max(l0.values()), 4 * n, n, RATE)
         k = [l0[s] for s in part.sites]
-        trainer = Continued(recipe, part.weights, k, *sides)
+        try:
+            trainer = Continued(recipe, part.weights, k, *sides)
+        except InterpkitError:  # what can't be trained so is refused where it is asked for
+            continue
         batch = sides_of(part, both.old, torch.arange(n))
         times = []
         for _ in range(4):
@@ -136,28 +149,31 @@ def measured_rates(climb: Climb) -> Rates:
         seconds += min(times) / n
     return Rates(read, seconds)
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #eabc74ef
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #1f769fd0
 def planned_cost(step: str, climb: Climb, rates: Rates) -> Cost:
     "What a step costs, before it begins."
-    d, numbers = climb.width, sum(w.d + w.d_out for w in climb.dictionary.weights)
+    d, sites = climb.width, len(climb.sites)
     learnt = {"closed form": 5, "polish": 10, "warm start": 1, "retrain": 1}.get(step, 0)
     tokens = dict(reuse=0) | {
-        "closed form": PER_WIDTH["closed"] * d,
+        "closed form": climb.tokens(PER_WIDTH["closed"]),
         "polish": _polish_tokens(climb),
         "warm start": PER_WIDTH["warm"] * d,
         "retrain": int(climb.dictionary.training.get("tokens", PER_WIDTH["retrain"] * d)),
     }
     n = tokens[step]
     held = n if step in ("closed form", "polish") else min(n, 1 << 16)
-    seconds = climb.judging + n * (rates.read + learnt * rates.train)
-    return Cost(n, seconds, held * numbers * 8)
+    maps = (
+        4e-9 * sites * d**3 if step == "closed form" else 0.0
+    )  # eigenvectors of d x d, four times
+    seconds = climb.judging + maps + n * (rates.read + learnt * rates.train)
+    return Cost(n, seconds, held * climb.bytes)
 
 
 def _polish_tokens(climb: Climb) -> int:
     far = not climb.first.moved_width and climb.moved.rest > FAR
-    return PER_WIDTH["far" if far else "polish"] * climb.width
+    return climb.tokens(PER_WIDTH["far" if far else "polish"])
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #c298e498
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #21e14ebc
 def _require_tokens(both: Paired, what: str, climb: Climb) -> None:
     "Refuse a step that needs more tokens than the rows hold."
     needed = LEAST[what] * climb.width
@@ -169,31 +185,38 @@ def _require_tokens(both: Paired, what: str, climb: Climb) -> None:
         )
 
 
+def _closed(climb: Climb) -> Dictionary:
+    "The closed form, made once: later steps begin with it, also where it is not good enough."
+    _require_tokens(climb.first, "closed", climb)
+    if "closed form" not in climb.found:
+        made = closed_form(climb.dictionary, climb.first, climb.moved, climb.seed)
+        climb.found["closed form"] = made
+    return climb.found["closed form"]
+
+
 def by_closed_form(climb: Climb) -> Dictionary:
     "Maps, thresholds and a refit."
-    _require_tokens(climb.first, "closed", climb)
-    climb.found["closed form"] = closed_form(climb.dictionary, climb.first, climb.moved, climb.seed)
-    rest = climb.moved.rest
+    made, rest = _closed(climb), climb.moved.rest
     if rest > TOO_FAR:
         raise Refused(
             f"the best affine map leaves {percent(rest, 1)} of the variance, more than "
             f"{percent(TOO_FAR)}: no closed form follows such an update"
         )
-    return climb.found["closed form"]
+    return made
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #baecbcbd
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #3e6683e0
 def by_polish(climb: Climb) -> Dictionary:
     "A few epochs from the closed form on."
     both = climb.paired(_polish_tokens(climb))
     _require_tokens(both, "polish", climb)
-    begun = climb.found["closed form"]
+    begun = _closed(climb)
     held, tick = climb.held(both), climb.clock.tick
     polished = polish(begun, both.new, held, climb.l0(both), seed=climb.seed, tick=tick)
     told = dict(step="polish", tokens=both.tokens, fvu=polished.lineage[-1]["fvu"])
     climb.found["polish"] = climb.dictionary.with_weights(polished.weights, **told)
     return climb.found["polish"]
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #61477725
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #ef865b88
 def _warmed(climb: Climb, part: Dictionary, stream: ActivationStream, tokens: int, seed: int):
     "The weights of one part after training on a stream."
     l0, sites = climb.l0(climb.first), [*part.sites]
@@ -215,9 +238,7 @@ def _warmed(climb: Climb, part: Dictionary, stream: ActivationStream, tokens: in
 
 def by_warm_start(climb: Climb, tokens: int | None = None) -> Dictionary:
     "Training that begins with the best so far, over a stream of the rows to learn from."
-    begun = climb.found.get("polish") or climb.found.get("closed form")
-    if begun is None:
-        raise Refused("there is no closed form to begin with")
+    begun = climb.found.get("polish") or _closed(climb)
     n, weights = tokens or PER_WIDTH["warm"] * climb.width, []
     for i, part in enumerate(parts_of(begun)):
         stream = ActivationStream(climb.new, climb.rows, [*part.sites, *part.targets])
