@@ -36,8 +36,7 @@ def activations(part, n=600, seed=0):
 def begun(part, acts, lr=1e-3, k=3.0):
     sources = [acts[s] for s in part.sites]
     targets = [] if part.targets == part.sites else [acts[t] for t in part.targets]
-    skip = any(w.W_skip is not None for w in part.weights)
-    recipe = Recipe(part.weights[0].n_features, k, 40 * 64, 64, lr, skip=skip)
+    recipe = Recipe(part.weights[0].n_features, k, 40 * 64, 64, lr)
     return Continued(recipe, part.weights, [k] * len(sources), sources, targets), sources, targets
 
 

@@ -38,7 +38,7 @@ def unexplained(part: Dictionary, acts: Mapping[Site, Tensor]) -> float:
     left = [share_left(acts[t], made[t]) for t in part.targets]
     return sum(left) / len(left)
 
-# %% ../../nbs/08a_adapt/03_polish.ipynb #832ccba3
+# %% ../../nbs/08a_adapt/03_polish.ipynb #d8c36c3c
 EPOCHS, RATE = 10, 1e-3
 
 
@@ -52,9 +52,8 @@ def _trainer(
     "A trainer that begins with a part of a dictionary."
     n, k = len(sides[0][0]), [l0[s] for s in part.sites]
     features, size = part.weights[0].n_features, min(max(n // 100, 64), 512, n)
-    skip = any(w.W_skip is not None for w in part.weights)
     steps = epochs * math.ceil(n / size)
-    recipe = Recipe(features, max(k), steps * size, size, RATE, seed, skip=skip)
+    recipe = Recipe(features, max(k), steps * size, size, RATE, seed)
     return Continued(recipe, part.weights, k, *sides, site=", ".join(map(str, part.sites)))
 
 # %% ../../nbs/08a_adapt/03_polish.ipynb #f944ff3a

@@ -216,15 +216,14 @@ def by_polish(climb: Climb) -> Dictionary:
     climb.found["polish"] = climb.dictionary.with_weights(polished.weights, **told)
     return climb.found["polish"]
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #ef865b88
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #48f45e3e
 def _warmed(climb: Climb, part: Dictionary, stream: ActivationStream, tokens: int, seed: int):
     "The weights of one part after training on a stream."
     l0, sites = climb.l0(climb.first), [*part.sites]
     k = [l0[s] for s in part.sites]
     sites += [t for t in part.targets if part.targets != part.sites]
     n, size = len(part.sites), min(256, tokens)
-    skip = any(w.W_skip is not None for w in part.weights)
-    recipe = Recipe(part.weights[0].n_features, max(k), tokens, size, RATE, seed, skip=skip)
+    recipe = Recipe(part.weights[0].n_features, max(k), tokens, size, RATE, seed)
     batches: Iterator[list[Tensor]] = stream.batches_at(sites, size, seed)
     scale = sides_of(part, climb.first.new, torch.arange(climb.first.tokens))
     trainer = Continued(recipe, part.weights, k, *scale, site=", ".join(map(str, part.sites)))

@@ -64,7 +64,7 @@ def _check_begun(recipe: Recipe, weights: Sequence[SiteWeights]) -> None:
             "train anew; a tied dictionary needs a decoder for each target: untied(dictionary)",
         )
 
-# %% ../../nbs/05_training/02a_continued.ipynb #fdfa5c09
+# %% ../../nbs/05_training/02a_continued.ipynb #a4d8392a
 class Continued(Trainer):
     "A trainer that begins with the weights of a dictionary, and revives nothing."
 
@@ -81,7 +81,9 @@ class Continued(Trainer):
         _check_begun(recipe, weights)
         names = source_names(str(site), len(sources))
         check_finite(sources, targets, names, 0, recipe.batch_size)
-        self.recipe = replace(recipe, objective="batchtopk", tied=False, revive_until=0.0)
+        skip = any(w.W_skip is not None for w in weights)
+        how = dict(objective="batchtopk", tied=False, skip=skip, revive_until=0.0)
+        self.recipe = replace(recipe, **how)
         self.site, self.same, self.k = str(site), not targets, list(k)
         self.random = torch.Generator().manual_seed(recipe.seed)
         self.scales, self.outs = scales_of(sources, targets, names)
