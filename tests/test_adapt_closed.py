@@ -109,6 +109,7 @@ def test_the_closed_form_keeps_what_was_explained_in_every_wiring(name):
     l0 = active_per_token(d, acts), active_per_token(followed, new)
     for s in d.sites:
         assert abs(l0[1][s] / l0[0][s] - 1) < 0.02
+    assert set(followed.lineage[-1]["refit"].values()) == {None}  # maps were enough
     assert followed.lineage[-1]["parent"] == d.fingerprint
     assert not followed.validity and not followed.canary
 

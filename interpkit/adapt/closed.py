@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Moved', 'how_moved', 'closed_form']
 
-# %% ../../nbs/08a_adapt/02b_closed.ipynb #53c2561b
+# %% ../../nbs/08a_adapt/02b_closed.ipynb #323d6d5f
 from dataclasses import dataclass, replace
 
 from .mapped import active_per_token, parts_of, through_maps, untied, with_l0
 from .maps import AffineMap, fit_map
 from .paired import Paired
-from .refit import refit
+from .refit import refit, unexplained_at
 from ..core.errors import invalid
 from ..dictionary.dictionary import Dictionary
 from ..model.sites import Site
@@ -49,7 +49,7 @@ def how_moved(dictionary: Dictionary, both: Paired, seed: int = 0) -> Moved:
         forth[t] = fit_map(both.old[t], both.new[t], both.held(t, seed=seed))
     return Moved(back, forth)
 
-# %% ../../nbs/08a_adapt/02b_closed.ipynb #d61ed588
+# %% ../../nbs/08a_adapt/02b_closed.ipynb #395428d6
 def closed_form(
     dictionary: Dictionary,
     both: Paired,  # at all of its sites and targets
@@ -63,9 +63,14 @@ def closed_form(
     acts = [both.new[s] for s in old.sites]
     carried = with_l0(through_maps(old, moved.back, moved.forth), acts, list(l0.values()))
     weights, penalties = [], {}
-    for part in parts_of(replace(old, weights=carried)):
-        own, chosen = refit(part, both.new, both.held(part.targets[0], seed=seed))
-        weights += own
+    pairs = zip(parts_of(old), parts_of(replace(old, weights=carried)), strict=True)
+    for before, part in pairs:
+        held = both.held(part.targets[0], seed=seed)
+        aside = {
+            s: both.old[s][held].to(before.weights[0].W_enc) for s in (*part.sites, *part.targets)
+        }
+        refitted, chosen = refit(part, both.new, held, unexplained_at(before, aside))
+        weights += refitted
         penalties |= chosen
     kinds = {str(t): m.kind for t, m in moved.forth.items()}
     told = {str(t): p for t, p in penalties.items()}

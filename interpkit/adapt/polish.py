@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EPOCHS', 'RATE', 'sides_of', 'unexplained', 'polish']
 
-# %% ../../nbs/08a_adapt/03_polish.ipynb #5785ab83
+# %% ../../nbs/08a_adapt/03_polish.ipynb #c2773c8e
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .mapped import parts_of, untied, with_l0
-from .maps import share_left
+from .refit import unexplained_at
 from ..core.errors import bad_parameter
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.weights import SiteWeights
@@ -30,12 +30,10 @@ def sides_of(part: Dictionary, acts: Mapping[Site, Tensor], tokens: Tensor) -> S
     targets = [] if part.targets == part.sites else [acts[t][tokens] for t in part.targets]
     return sources, targets
 
-# %% ../../nbs/08a_adapt/03_polish.ipynb #fff9278a
+# %% ../../nbs/08a_adapt/03_polish.ipynb #31710830
 def unexplained(part: Dictionary, acts: Mapping[Site, Tensor]) -> float:
     "FVU in the deployed form, the mean over targets."
-    codes = {s: part.encode(s, acts[s]) for s in part.sites}
-    made = part.decode(codes, {s: acts[s] for s in part.sites})
-    left = [share_left(acts[t], made[t]) for t in part.targets]
+    left = list(unexplained_at(part, acts).values())
     return sum(left) / len(left)
 
 # %% ../../nbs/08a_adapt/03_polish.ipynb #d8c36c3c
