@@ -155,7 +155,8 @@ def test_polish_learns_what_no_map_explains(wiring):
     n = 4000 if wiring == "sae" else 2000
     both = paired_activations(old, new, demo_rows("v2", 100, "train"), sites, tokens=n)
     assert both.tokens == n
-    fit = Paired(*({s: x[s][: n - 800] for s in sites} for x in (both.old, both.new, both.sequence)))
+    parts = both.old, both.new, both.sequence
+    fit = Paired(*({s: x[s][: n - 800] for s in sites} for x in parts))
     aside = {s: both.new[s][n - 800 :] for s in sites}
     begun = closed_form(d, fit)
     l0 = active_per_token(d, fit.old)
