@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
 
     PASS = 0  # REUSE
     ERROR = 1  # a defect of interpkit or of its surroundings
-    FAIL = 10  # REVIEW or RETRAIN
+    FAIL = 10  # REVIEW or RETRAIN; COLLECT, where something failed and why is open
     INCONCLUSIVE = 11  # COLLECT
     BAD_PARAMETERS = 64  # a misspelt flag, a value of the wrong type
     INVALID = 65  # no verdict: unfit dictionary, broken data, tampered evidence

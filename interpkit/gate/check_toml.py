@@ -22,8 +22,8 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
 from ..drift.limits import Limits
 from ..drift.scores import fit_or_raise, score_old
+from ..drift.segments import LEAST_ALERTS
 from .check import as_release
-from .forecast import LEAST_ALERTS
 from .null_limits import null_limits
 from .policy import LimitsOf, Policy
 from ..model.releases import Release
@@ -160,7 +160,7 @@ def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     spec = getattr(release.decision, "spec", None)
     decision = spec() if spec else None
     enough = math.ceil(LEAST_ALERTS / Policy().alerts)
-    alerts = f"they need {LEAST_ALERTS}, so {enough:,} sequences, or weights; here {len(rows):,}"
+    alerts = f"they need {LEAST_ALERTS} rows, so {enough:,} sequences, or weights; here {len(rows):,}"
     data = f"{len(rows):,} sequences"
     if "group_id" in rows:
         data += f" of {rows['group_id'].nunique():,} groups"
