@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #2d87c337
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #da32321f
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ from interpkit.dictionary.replacement import (
     masked,
     refuse_late,
     require_measurable,
+    warn_if_foreign,
     splice_error,
     spliced_decisions,
 )
@@ -221,10 +222,11 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
     ]
     return pd.DataFrame(lines, columns=["measured", "value", "means"])
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #97596910
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #e908d028
 def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
     require_measurable(release, dictionary, rows, "evaluate")
+    warn_if_foreign(release, dictionary, "evaluate")
     dictionary = dictionary.to(release.device)
     weight = weights_of(rows)
     recon = {s: Reconstruction() for s in dictionary.sites}

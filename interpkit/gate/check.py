@@ -294,7 +294,7 @@ def score(
     printed |= {"examples": _examples(comparison, table, verdict, examples)}
     return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
 
-# %% ../../nbs/09_gate/04_check.ipynb #13257ad6
+# %% ../../nbs/09_gate/04_check.ipynb #f4341e06
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     "A dictionary for the old release, and the rows that are left to check on."
     columns = old.inputs_columns
@@ -303,6 +303,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     print(
         f"No dictionary given: one is trained for {old.name} on {len(learn):,} sequences; "
         f"the check uses {len(checked):,} others."
+        + ("" if train_rows is not None else " With train_data=, it uses all rows.")
     )
     dictionary = train(old, learn, policy, progress)
     if out is not None:

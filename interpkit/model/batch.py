@@ -91,7 +91,7 @@ def take(
 
     return replace(self.map(rows), n=len(index))
 
-# %% ../../nbs/01_model/00c_batch.ipynb #aeddd2ca
+# %% ../../nbs/01_model/00c_batch.ipynb #4d33a873
 def _forward_error(model: nn.Module, batch: Batch, error: Exception) -> InterpkitError:
     "The error of a forward that stopped."
 
@@ -106,7 +106,8 @@ def _forward_error(model: nn.Module, batch: Batch, error: Exception) -> Interpki
     return invalid(
         f"arguments that the forward of {type(model).__name__} takes",
         f"{', '.join(str(s) for s in shapes if s)}; it stops with {type(error).__name__}{detail}",
-        "check the columns of the check set, and what inputs(rows) makes of them",
+        "name the columns that the model reads, where the rows hold others as well: "
+        "inputs={'kind': 'columns', 'columns': [...]}; or look at what inputs(rows) makes of them",
     )
 
 # %% ../../nbs/01_model/00c_batch.ipynb #8e606b7e

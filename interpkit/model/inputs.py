@@ -6,7 +6,7 @@
 __all__ = ['RESERVED', 'input_columns', 'row_numbers', 'token_batch', 'to_paste', 'column_batch', 'shared_tensors', 'user_batch',
            'TokenInputs', 'ColumnInputs', 'FunctionInputs', 'make_inputs']
 
-# %% ../../nbs/01_model/02_inputs.ipynb #257fc0c7
+# %% ../../nbs/01_model/02_inputs.ipynb #2c4342e8
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
+from ..core.errors import InterpkitError, bad_parameter, invalid, missing_mend
 from .batch import Batch, map_tensors
 
 # %% ../../nbs/01_model/02_inputs.ipynb #852c7b54
@@ -34,7 +34,7 @@ def row_numbers(rows: pd.DataFrame) -> np.ndarray:  # int [B]
         return rows.index.to_numpy(np.int64)
     return np.arange(len(rows))
 
-# %% ../../nbs/01_model/02_inputs.ipynb #267d9666
+# %% ../../nbs/01_model/02_inputs.ipynb #a113c418
 def _row_tensor(rows: pd.DataFrame) -> Tensor:  # int [B]
     "The numbers of rows, as a batch carries them."
     return torch.from_numpy(row_numbers(rows).copy())
@@ -42,14 +42,14 @@ def _row_tensor(rows: pd.DataFrame) -> Tensor:  # int [B]
 
 def _require_columns(rows: pd.DataFrame, columns: Iterable[str]) -> None:
     "Raise (exit code 65) where columns are missing, with the nearest names that are there."
+    columns = list(columns)
     missing = [c for c in columns if c not in rows]
     if not missing:
         return
-    hints = "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:3])
     raise invalid(
         f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}",
         f"columns {', '.join(map(str, rows.columns[:20]))}",
-        f"rename columns of the check set to what the release was trained on ({hints})",
+        missing_mend(missing, columns, rows.columns),
     )
 
 # %% ../../nbs/01_model/02_inputs.ipynb #94d8adb1
@@ -133,7 +133,7 @@ def token_batch(
         rows=_row_tensor(rows),
     )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #dfea015c
+# %% ../../nbs/01_model/02_inputs.ipynb #6c922edd
 def to_paste(columns: Iterable[str]) -> str:
     "The call that says what can't be guessed."
     columns = list(columns)
@@ -145,7 +145,7 @@ def to_paste(columns: Iterable[str]) -> str:
         )
     return (
         "paste and correct:\n"
-        f"  def collate(rows): return torch.tensor(rows[{columns[:3]!r}].to_numpy('float32'))\n"
+        f"  def collate(rows): return torch.tensor(rows[{columns!r}].to_numpy('float32'))\n"
         "  Release.from_module(model, inputs=collate, decision=lambda out: out[:, 1])"
     )
 
@@ -167,24 +167,44 @@ def _require_finite_numbers(
         "fill these rows before the check, as the release's own pipeline does",
     )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #2481cb75
+# %% ../../nbs/01_model/02_inputs.ipynb #a30f5b4c
+def _mended(columns: list[str], wrong: list[str], named: bool) -> str:
+    "What to do about columns that hold no numbers; `named`: the release says that it reads them."
+    numeric = [c for c in columns if c not in wrong]
+    if named:
+        return "; ".join(f"rows[{c!r}] = pd.to_numeric(rows[{c!r}])" for c in wrong[:5])
+    if not numeric:
+        return to_paste(columns)
+    return (
+        f"where the release does not read {wrong[0]!r}, name the columns that it reads: "
+        f"inputs={{'kind': 'columns', 'columns': {numeric!r}}}, or leave out the others: "
+        f"rows.drop(columns={wrong!r}); where it does, {to_paste(columns)}"
+    )
+
+
+def _require_numeric(rows: pd.DataFrame, columns: list[str], named: bool) -> None:
+    "Raise (exit code 65) where columns hold no numbers, or where there are none."
+    wrong = [c for c in columns if not pd.api.types.is_numeric_dtype(rows[c])]
+    if columns and not wrong:
+        return
+    given = "no column besides the reserved ones"
+    if wrong:
+        given = f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}"
+    raise invalid(
+        "numeric columns, or a function that turns rows into forward arguments",
+        given,
+        _mended(columns, wrong, named),
+    )
+
+# %% ../../nbs/01_model/02_inputs.ipynb #52c4d278
 def column_batch(
     rows: pd.DataFrame,
     columns: Iterable[str] | None = None,  # default: all that are inputs
 ) -> Batch:
     "Numeric columns as one float matrix [B, columns]. Raises (exit code 65) at other columns."
-    columns = list(columns or input_columns(rows))
+    named, columns = columns is not None, list(columns or input_columns(rows))
     _require_columns(rows, columns)
-    wrong = [c for c in columns if not pd.api.types.is_numeric_dtype(rows[c])]
-    if wrong or not columns:
-        given = "no column besides the reserved ones"
-        if wrong:
-            given = f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}"
-        raise invalid(
-            "numeric columns, or a function that turns rows into forward arguments",
-            given,
-            to_paste(columns),
-        )
+    _require_numeric(rows, columns, named)
     numbers = rows[columns].to_numpy(np.float32, na_value=np.nan)
     _require_finite_numbers(numbers, rows, columns)
     return Batch(args=(torch.from_numpy(numbers.copy()),), n=len(rows), rows=_row_tensor(rows))
@@ -343,7 +363,7 @@ class ColumnInputs:
             "inputs={'kind': 'columns', 'columns': [...]}",
         )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #3714fbc6
+# %% ../../nbs/01_model/02_inputs.ipynb #c70cbc62
 @dataclass
 class FunctionInputs:
     "Rows that a function of the user's turns into forward arguments."
@@ -365,7 +385,8 @@ class FunctionInputs:
             raise invalid(
                 "rows that inputs(rows) can read",
                 f"columns {columns}; inputs stops with {type(e).__name__}",
-                "try it on its own: inputs(rows.head(2))",
+                "try it on its own, inputs(rows.head(2)): where it stops for want of a column, the "
+                "check set lacks that column",
             ) from e
         return user_batch(made, rows, self.shared or frozenset(), self.drop_mask)
 
