@@ -109,6 +109,7 @@ def test_a_broken_value_of_a_table_is_named_by_column_and_row(column, value, sai
     assert f"column {column!r}" in e.asked
     assert "row 2" in e.given
     assert said in e.given
+    assert "does not read" in e.mend
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,8 @@ def test_review_names_what_changed():
     assert said(v, "Next").startswith(
         "v2-concept does not reason as v1 did. The change shows in effect, inputs and decisions; "
         'in the effect of the feature "foreign travel". The largest parts of the change lie in '
-        'the feature "night" (48 %), and in the inputs "hour" (55 %) and "country" (20 %). The person who answers'
+        'the feature "night" (48 %), and in the inputs "hour" (55 %) and "country" (20 %). '
+        "The person who answers"
     )
     assert part(v, "What changed").rows[0] == {
         "reason": 'feature "night"',

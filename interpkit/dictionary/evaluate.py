@@ -27,9 +27,9 @@ from interpkit.dictionary.replacement import (
     masked,
     refuse_late,
     require_measurable,
-    warn_if_foreign,
     splice_error,
     spliced_decisions,
+    warn_if_foreign,
 )
 from ..model.batch import Batch, counted, require_finite
 from ..model.gradients import grad_at_sites

@@ -160,7 +160,8 @@ def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     spec = getattr(release.decision, "spec", None)
     decision = spec() if spec else None
     enough = math.ceil(LEAST_ALERTS / Policy().alerts)
-    alerts = f"they need {LEAST_ALERTS} rows, so {enough:,} sequences, or weights; here {len(rows):,}"
+    alerts = f"they need {LEAST_ALERTS} rows, so {enough:,} sequences, or weights"
+    alerts += f"; here {len(rows):,} sequences"
     data = f"{len(rows):,} sequences"
     if "group_id" in rows:
         data += f" of {rows['group_id'].nunique():,} groups"
