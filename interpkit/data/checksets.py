@@ -109,7 +109,7 @@ def _check_weight(c: str, values: np.ndarray):  # float [n]
             "leave the column out where all sequences count alike",
         )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #8a6a28a6
+# %% ../../nbs/02_data/02_checksets.ipynb #a02ef1d1
 def _as_number(c: str, x: pd.Series) -> str:
     "How to make numbers of a column `label` or `weight`; its words are not told."
     if pd.to_numeric(x, errors="coerce").notna().equals(x.notna()):
@@ -149,7 +149,7 @@ def _check_category(c: str, x: pd.Series):
         x.map(lambda v: not np.isscalar(v)), c, "text or a number", "a list", "one value per row"
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #cf3d7eb8
+# %% ../../nbs/02_data/02_checksets.ipynb #bccbccbe
 FEATURES = (
     "fill these rows before the check, as the release's own pipeline does; or, where the release "
     "does not read this column, leave it out"
@@ -174,8 +174,8 @@ def _check_feature(c: str, x: pd.Series):
         raise invalid(
             f"one type in column {c!r}",
             f"{' and '.join(kinds)}",
-            f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...); or, where "
-            "the release does not read it, leave it out",
+            f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...); or, "
+            "where the release does not read it, leave it out",
         )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #4c87c875

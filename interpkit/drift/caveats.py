@@ -130,14 +130,14 @@ def limit_rows(plan: Plan | None) -> list[dict]:
             rows.setdefault(_limit_name(s), _limit_row(s, whys, plan.names[0]))
     return list(rows.values())
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #ff66b62d
+# %% ../../nbs/08_drift/05b_caveats.ipynb #ec6d3602
 def _auc_words(behaviour: dict) -> str:
     if "labelled" not in behaviour:
         return ""
     if not behaviour["labelled"]:
         return "No labels, so no AUC"
     old, new = behaviour.get("auc_old"), behaviour.get("auc_new")
-    if None in (old, new):
+    if old is None or new is None:
         return "No AUC, because all labels are alike"
     areas = f"AUC {up_to_one(old, 3)} old and {up_to_one(new, 3)} new"
     return f"{areas} on {behaviour['labelled']:,} labelled sequences"
@@ -307,7 +307,7 @@ def blind_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     alerts = int(_groups_in(v, ALERTS) / 4.6)
     return [text + (f"; among the alerts, to fewer than 1 in {alerts:,}." if alerts > 1 else ".")]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #0822dc89
+# %% ../../nbs/08_drift/05b_caveats.ipynb #b0c8a70d
 def error_rate_words(
     v: Verdict, plan: Plan | None = None, printed: dict | None = None
 ) -> list[str]:
