@@ -349,7 +349,7 @@ def test_what_an_unfit_dictionary_says_is_told_as_no_fact(action):
     for fact in ("main reason", "of what the reasons weigh and", "foreign travel", "but for 1"):
         assert fact not in page
     assert "The sign turned for 9 % of what the inputs weigh; 12 % of the new" in page
-    assert "Any feature on its own: the dictionary can't tell them on this release." in page
+    assert "Any feature on its own: on this release, the dictionary is no witness for it." in page
     assert "`ipk train --release" in page or page.endswith(
         "ipk train --release NEW --data FILE --out DIR"
     )
@@ -486,9 +486,10 @@ def test_alerts_stand_before_other_segments_and_decide():
         'feature "night"',
         'input "country"',
     ]
-    small = plan_of(v.statements, too_small=dict(abroad=7))
+    small = plan_of(v.statements, too_small={"feature night": 31, "abroad": 7, "label 1": 9})
     assert said(v, "Segments", plan=small) == (
-        'PASS in the one segment. Too few sequences to judge, so they decide nothing: "abroad" (7).'
+        "PASS in the one segment. Too few sequences to judge, so they decide nothing: those with "
+        'label 1 (9); "abroad" (7); those with the feature "night" (31).'
     )
 
 
@@ -709,7 +710,7 @@ def test_sensitivity_names_what_would_change():
             half=dict(valid="PASS", same="FAIL"), double=dict(valid="PASS", same="INCONCLUSIVE")
         ),
     )
-    title = "Would the verdict be another if limits allowed half as much, or double?"
+    title = "Another verdict at half or double?"
     assert said(v, title) == "Yes: INCONCLUSIVE at double of what the limits allow."
     assert [r["verdict"] for r in part(v, title).rows] == ["FAIL", "FAIL", "INCONCLUSIVE"]
 
@@ -883,7 +884,7 @@ def test_page_one_is_in_the_order_in_which_a_person_asks(tmp_path):
         "Valid?",
         "Behaviour",
         "Limits",
-        "Would the verdict be another",
+        "Another verdict at half or double?",
         "Error rates",
         "Not tested",
         "Next",

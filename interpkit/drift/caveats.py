@@ -307,7 +307,7 @@ def blind_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     alerts = int(_groups_in(v, ALERTS) / 4.6)
     return [text + (f"; among the alerts, to fewer than 1 in {alerts:,}." if alerts > 1 else ".")]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #b0c8a70d
+# %% ../../nbs/08_drift/05b_caveats.ipynb #48a08dfd
 def error_rate_words(
     v: Verdict, plan: Plan | None = None, printed: dict | None = None
 ) -> list[str]:
@@ -329,10 +329,10 @@ def error_rate_words(
         )
     return sentences
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #94c8d867
+# %% ../../nbs/08_drift/05b_caveats.ipynb #db233e03
 def _features_not_tested(v: Verdict, plan: Plan | None) -> str:
     if no_witness(v):
-        return "Any feature on its own: the dictionary can't tell them on this release."
+        return "Any feature on its own: on this release, the dictionary is no witness for it."
     watched = len({s.name.split(": ", 1)[1] for s in v.statements if s.watched})
     if not watched:
         return "Any feature on its own: they were tested only together."

@@ -6,7 +6,7 @@
 __all__ = ['LEAD', 'FAILED', 'OPEN', 'TRAIN', 'SAVE', 'COMMAND', 'lead', 'flips_beside', 'lead_words', 'basis', 'next_words',
            'command', 'Part', 'page_one', 'summary_lines', 'short_html']
 
-# %% ../../nbs/08_drift/05d_page.ipynb #8354d595
+# %% ../../nbs/08_drift/05d_page.ipynb #139b04a1
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from interpkit.drift.parts import (
 )
 from .statements import Plan, Statement
 from .verdict import Verdict, needed_by_statement
-from .words import among, amount, joined, listed, named, one_line, quoted
+from .words import amount, among, joined, listed, named, one_line, quoted
 
 # %% ../../nbs/08_drift/05d_page.ipynb #cf53c0f2
 LEAD = {
@@ -104,7 +104,7 @@ def basis(v: Verdict) -> str:
         f"{len(v.statements)} statements, their limits written down before {new} was scored."
     )
 
-# %% ../../nbs/08_drift/05d_page.ipynb #d2fc2a8e
+# %% ../../nbs/08_drift/05d_page.ipynb #357a67ff
 def _how_many(v: Verdict, numbers: Sequence[tuple[Statement, int]]) -> list[str]:
     "How many sequences to collect, and for which statements; none where no number would help."
     if not numbers:
@@ -271,7 +271,7 @@ class Part:
     def empty(self) -> bool:
         return not (self.sentences or self.rows or self.points or self.command)
 
-# %% ../../nbs/08_drift/05d_page.ipynb #8d41b824
+# %% ../../nbs/08_drift/05d_page.ipynb #39828689
 def _what_changed(v: Verdict, printed: dict | None) -> list[Part]:
     "The tables of what changed: over all sequences, and among the alerts."
     title = "What changed" if v.same == "FAIL" else "What differs most"
@@ -285,7 +285,7 @@ def _what_changed(v: Verdict, printed: dict | None) -> list[Part]:
 def _limits(v: Verdict, plan: Plan | None) -> list[Part]:
     parts = [Part("Limits", rows=tuple(limit_rows(plan)))]
     if v.sensitivity:
-        title = "Would the verdict be another if limits allowed half as much, or double?"
+        title = "Another verdict at half or double?"
         parts.append(Part(title, tuple(sensitivity_words(v)), tuple(sensitivity_rows(v))))
     return parts
 

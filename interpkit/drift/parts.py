@@ -86,7 +86,7 @@ def _judged_words(v: Verdict) -> list[str]:
     head = f"{worst(outcome.values())}: of {n} segment{'s' if n > 1 else ''}, "
     return [f"{head}{'; '.join(texts)}."]
 
-# %% ../../nbs/08_drift/05ab_parts.ipynb #0dde5706
+# %% ../../nbs/08_drift/05ab_parts.ipynb #192fcd43
 FEATURE = "feature "  # before the name of a feature too rare to be watched, in a plan
 
 
@@ -102,6 +102,7 @@ def _part(name: str) -> str:
 def segment_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     "How the declared segments fare, and which are too small to judge."
     small = plan.too_small if plan else {}
-    names = joined((f"{_part(name)} ({n:,})" for name, n in small.items()), 5)
+    in_order = sorted(small, key=lambda name: (name.startswith(FEATURE), name != LABELLED, name))
+    names = joined((f"{_part(name)} ({small[name]:,})" for name in in_order), 5)
     too_small = [f"Too few sequences to judge, so they decide nothing: {names}."] if small else []
     return [*_judged_words(v), *too_small]

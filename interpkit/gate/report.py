@@ -74,7 +74,7 @@ def table(rows: list[dict], kind: str = "") -> str:
     body = "".join(map(_row_html, rows))
     return f"{opened}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
 
-# %% ../../nbs/09_gate/01_report.ipynb #4f881a67
+# %% ../../nbs/09_gate/01_report.ipynb #4450941a
 ASKED = {
     "Checked": "Which decision, on which traffic?",
     "Same?": "Does the model decide for the same reasons?",
@@ -84,6 +84,7 @@ ASKED = {
     "Valid?": "Does the dictionary carry this release's decisions?",
     "Behaviour": "What would monitoring see?",
     "Limits": "How much may differ, and why?",
+    "Another verdict at half or double?": "If limits allowed half as much, or twice?",
     "Error rates": "How often is such a check wrong?",
     "Not tested": "What should nobody read into it?",
 }
