@@ -345,6 +345,7 @@ UNFIT = {
 def test_what_an_unfit_dictionary_says_is_told_as_no_fact(action):
     v = verdict(UNFIT[action])
     assert v.action == action.upper()
+    assert "of what inputs weigh is not shared" in repr(v)
     page = "\n".join(summary_lines(v, PRINTED, plan_of(v.statements)))
     for fact in ("main reason", "of what the reasons weigh and", "foreign travel", "but for 1"):
         assert fact not in page

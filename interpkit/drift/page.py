@@ -35,7 +35,7 @@ from interpkit.drift.parts import (
 )
 from .statements import Plan, Statement
 from .verdict import Verdict, needed_by_statement
-from .words import amount, among, joined, listed, named, one_line, quoted
+from .words import among, amount, joined, listed, named, one_line, quoted
 
 # %% ../../nbs/08_drift/05d_page.ipynb #cf53c0f2
 LEAD = {

@@ -72,7 +72,7 @@ def statement_table(statements: Iterable[Statement]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #cb621881
+# %% ../../nbs/08_drift/04_verdict.ipynb #bce577eb
 @dataclass(frozen=True)
 class Verdict:
     "What a check found: two questions, one verdict, one action."
@@ -131,9 +131,10 @@ class Verdict:
         return cls(**_from_file(d))
 
     def __repr__(self):
-        effect = [s.ratio for s in self.statements if s.key == ("effect", "")]
-        share = effect[0] if effect else None
-        lost = "" if share is None else f"; {percent(share)} of what reasons weigh is not shared"
+        by_dictionary = self.valid != "FAIL" and self.action != "RETRAIN"  # else it is no witness
+        name, what = ("effect", "reasons") if by_dictionary else ("inputs", "inputs")
+        found = [s.ratio for s in self.statements if s.key == (name, "") and s.ratio is not None]
+        lost = f"; {percent(found[0])} of what {what} weigh is not shared" if found else ""
         return f"Verdict({self.headline}{lost})"
 
     def _repr_html_(self):

@@ -74,7 +74,7 @@ def forecast(
     rare = "a feature that fires in a third of the sequences"
     return [*shares, _foreseen(rare, "", alone, there[""] // 3, needed_alone)]
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #8ebc5fa2
+# %% ../../nbs/09_gate/03b_forecast.ipynb #b648f447
 def alerts_advice(
     preview: list[dict],  # rows of a preview or forecast
     share: float = 0.10,  # of the traffic that alerts are
@@ -85,8 +85,11 @@ def alerts_advice(
         return ""
     most = max(short, key=lambda r: r["needed"])
     more = most["needed"] / max(most["sequences"], 1)
+    many = ""
+    if most["needed"] > LEAST_ALERTS:
+        many = f" for so many statements ({LEAST_ALERTS} at least)"
     return (
-        f"{most['sequences']:,} alerts are there and {most['needed']:,} are needed: check "
+        f"{most['sequences']:,} alerts are there and {most['needed']:,} are needed{many}: check "
         f"{math.ceil(most['needed'] / share):,} sequences, or draw those with high decisions "
         f"{more:.1f} times as often and give them `weight` {1 / more:.2g}, all others 1"
     )
