@@ -180,7 +180,7 @@ def limits_of(policy: Policy) -> Limits:
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
-# %% ../../nbs/09_gate/04_check.ipynb #643fd420
+# %% ../../nbs/09_gate/04_check.ipynb #8afb74e3
 def register(
     old: Release,
     new: Release,
@@ -210,12 +210,12 @@ def register(
         alerts=policy.alerts,
         salt=salt,
     )
-    told = [replace(r, name=name) for r, name in zip((old, new), plan.names, strict=True)]
-    unread = incompatibility(told[1], dictionary, old.pin(rows.head(2)))
+    was, now = (replace(r, name=name) for r, name in zip((old, new), plan.names, strict=True))
+    unread = incompatibility(now, dictionary, old.pin(rows.head(2)))
     plan = replace(
         plan,
-        about=about_of(*told, dictionary, rows, policy),
-        notes=(*schema_notes(*told), *([unread] if unread else ())),
+        about=about_of(was, now, dictionary, rows, policy),
+        notes=(*schema_notes(was, now), *([unread] if unread else ())),
         asked=question,
         version=interpkit.__version__,
     )
