@@ -76,6 +76,17 @@ def tiny(tmp_path_factory):
     sys.path.remove(str(at))
 
 
+@pytest.fixture(scope="session")
+def runs(tiny, tmp_path_factory):
+    "A run of v2, which FAILs, and one of v1 against itself, which PASSes: to be copied."
+    from small_runs import asked_of, by_hand
+
+    at = tmp_path_factory.mktemp("runs")
+    for name, new in (("v2", tiny.v2), ("same", tiny.v1)):
+        by_hand(asked_of(tiny, new, at / name))
+    return at
+
+
 @pytest.fixture
 def parquet(tmp_path):
     "Write rows as a parquet file of this test; its path."
