@@ -277,7 +277,7 @@ def test_magics_and_a_name_that_only_looks_like_an_exit_are_no_exits(tmp_path):
     refuse_exits(notebook(tmp_path / "jobs", "%time 1\n!ls", "x.exit = 3\nmy_exit()"))
 
 
-def test_a_killed_kernel_can_be_tried_again_and_the_run_goes_on(asked, tmp_path):
+def test_a_killed_kernel_can_be_tried_again_and_the_run_goes_on(asked, tmp_path, shared_imports):
     path = notebook(tmp_path / "jobs", "import os\ngetattr(os, 'kill')(os.getpid(), 9)")
     by_hand(asked, "preflight")
     error = refused(lambda: runner.run_check(asked, folder=path.parent), code=RETRY)
@@ -628,7 +628,7 @@ def test_a_folder_that_holds_other_things_is_left_alone(asked, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_training_that_fails_leaves_nothing(tiny, tmp_path, monkeypatch, parquet, shared_imports):
+def test_training_that_fails_leaves_nothing(tiny, tmp_path, monkeypatch, parquet):
     monkeypatch.chdir(tmp_path)
     few = dict(release=tiny.v1, data=parquet(tiny.rows.head(40)), out="few")
     assert ipk(["train", *flags(few)]) == 65

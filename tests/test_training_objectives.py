@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 import torch
 from helpers import refused
-from small_activations import K, dense_error, stream, tokens, truth
+from small_activations import K, dense_error, stream, tokens, trained, truth
 from torch.nn.functional import normalize
 
 from interpkit.core.errors import InterpkitError
@@ -47,12 +47,6 @@ def one_of_many(*fast, among=OBJECTIVES):
     dense loss in `test_the_gradient_of_a_threshold_is_what_the_loss_gains` here and in
     `test_gradients_are_those_of_autograd`."""
     return [pytest.param(x, marks=[] if x in fast else SLOW) for x in among]
-
-
-@lru_cache  # the seed is always given: a call with a default would be another entry
-def trained(objective, seed):
-    how = recipe(128, K, 1200 * 256, 256, seed=seed, objective=objective)
-    return fit(stream(1200, seed=seed), how)
 
 
 @lru_cache
@@ -264,7 +258,8 @@ def test_a_clt_leaves_less_than_transcoders_of_each_layer_with_as_many_active(k)
 def test_a_feature_that_writes_to_three_layers_is_found_as_one(objective):
     w = clt(objective, 4).weights()[0]
     cosine = (planted() @ w.W_dec.flatten(1).T).max(1).values
-    assert cosine.mean() > 0.85  # MEASURED
+    # two instruction sets times three seeds: 0.917 to 0.941, and L0 off by up to 0.4 %
+    assert cosine.mean() > 0.85
     assert all(abs(x / 4 - 1) < 0.05 for x in clt(objective, 4).l0)
 
 
@@ -279,6 +274,7 @@ def test_tied_features_write_the_same_to_all():
     assert len(tied.p.flat) < 0.8 * len(free.p.flat)
     cosine = (planted(same=True)[:, :16] * math.sqrt(3) @ w.W_dec[:, 0].T).max(1).values
     assert cosine.mean() > 0.85
+    # two instruction sets times three seeds: 1.02 to 1.14 times
     assert explained([tied], x, y)[0] < 1.25 * explained([free], x, y)[0]
 
 
