@@ -1,6 +1,6 @@
 """The trainer of one SAE.
 
-Gradients against autograd, folding, thresholds, dead features, known features, and bad input."""
+Gradients against autograd, folding, thresholds, dead features, and bad input."""
 
 import math
 import warnings
