@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'effective_groups', 'attribution_shares', 'OldScores', 'score_old', 'leading', 'too_rare',
            'watched_features', 'fit_or_raise']
 
-# %% ../../nbs/08_drift/03_scores.ipynb #30b5450e
+# %% ../../nbs/08_drift/03_scores.ipynb #7044717b
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches, splice_error, spliced_decisions
 from .limits import Limits
 from .segments import LEAST, highest
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
 # %% ../../nbs/08_drift/03_scores.ipynb #c35f1e7c
@@ -62,7 +63,7 @@ class OldScores:
     left_out: np.ndarray  # [n] attribution outside of the features
     size: np.ndarray  # [n] all attribution
 
-# %% ../../nbs/08_drift/03_scores.ipynb #6efaa138
+# %% ../../nbs/08_drift/03_scores.ipynb #7cc0f9f0
 def score_old(
     old: Release,
     dictionary: Dictionary,
@@ -71,6 +72,7 @@ def score_old(
 ) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
     dictionary = dictionary.to(old.device)
+    require_own_rows(old, rows, (*dictionary.sites, *dictionary.targets))
     weight, group = weights_of(rows), groups_of(rows)
     names = ("bare", "spliced", "error", "mass")
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
