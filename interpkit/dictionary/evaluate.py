@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #2d87c337
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #1173eb28
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +32,7 @@ from interpkit.dictionary.replacement import (
 )
 from ..model.batch import Batch, counted, require_finite
 from ..model.gradients import grad_at_sites
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes, inner
@@ -221,10 +222,11 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
     ]
     return pd.DataFrame(lines, columns=["measured", "value", "means"])
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #97596910
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #4410c0f6
 def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
     require_measurable(release, dictionary, rows, "evaluate")
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     dictionary = dictionary.to(release.device)
     weight = weights_of(rows)
     recon = {s: Reconstruction() for s in dictionary.sites}

@@ -58,7 +58,7 @@ def silent_sites(dictionary: Dictionary) -> list[str]:
     acts = {str(s): torch.as_tensor(dictionary.canary[str(s)]) for s in dictionary.sites}
     return [name for name, values in acts.items() if not bool(values.any())]
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #25efc976
+# %% ../../nbs/04_dictionary/04_validity.ipynb #c8daaf09
 def certify(
     release: Release,
     dictionary: Dictionary,
@@ -68,7 +68,8 @@ def certify(
 ) -> Dictionary:
     "The dictionary with its validity: fingerprints, what was measured, and a canary batch."
     require_measurable(release, dictionary, rows, "certify")
-    synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
+    rows = release.pin(rows)
+    synthetic = canary_rows(rows if like is None else release.pin(like), n=16, seed=seed)
     validity = dict(
         release=release.name,
         fingerprint=release.fingerprint,

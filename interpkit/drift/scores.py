@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'effective_groups', 'attribution_shares', 'OldScores', 'score_old', 'leading', 'too_rare',
            'watched_features', 'fit_or_raise']
 
-# %% ../../nbs/08_drift/03_scores.ipynb #30b5450e
+# %% ../../nbs/08_drift/03_scores.ipynb #0c836e54
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches, splice_error, spliced_decisions
 from .limits import Limits
 from .segments import LEAST, highest
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
 # %% ../../nbs/08_drift/03_scores.ipynb #c35f1e7c
@@ -79,7 +80,7 @@ class OldScores:
             np.divide(weight @ self.lost, whole, np.zeros_like(whole), where=whole > 0)
         ).tolist()
 
-# %% ../../nbs/08_drift/03_scores.ipynb #0f4344ad
+# %% ../../nbs/08_drift/03_scores.ipynb #36c8021f
 def score_old(
     old: Release,
     dictionary: Dictionary,
@@ -88,6 +89,7 @@ def score_old(
 ) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
     dictionary = dictionary.to(old.device)
+    require_own_rows(old, rows, (*dictionary.sites, *dictionary.targets))
     weight, group = weights_of(rows), groups_of(rows)
     names = ("bare", "spliced", "error", "mass")
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'rows_of', 'training_rows',
            'train', 'limits_of', 'register', 'CheckResult', 'score', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #9c7b6884
+# %% ../../nbs/09_gate/04_check.ipynb #eaf024f0
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from .evidence import write_evidence
 from .policy import Policy
 from .progress import Progress
 from .report import write_report
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.renamed import module_names, renamed
 from ..model.sites import Site
@@ -113,12 +114,13 @@ def schema_notes(old: Release, new: Release) -> list[str]:
     "What is different in vocabulary and columns, by name; empty where nothing is."
     return _renamed(old, new) + _columns(old, new)
 
-# %% ../../nbs/09_gate/04_check.ipynb #2b17861e
+# %% ../../nbs/09_gate/04_check.ipynb #dee414f5
 def try_out(old: Release, new: Release, rows: pd.DataFrame, most: int = 64):
     "Put some rows through both releases; raises (exit code 65) where one of them can't read them."
     some = old.pin(rows.head(most))
     for release in (old, new):
         release.run(some)
+        require_own_rows(release, some)
 
 # %% ../../nbs/09_gate/04_check.ipynb #bed2fd69
 def rows_of(data, old: Release) -> pd.DataFrame:

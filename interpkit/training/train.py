@@ -192,7 +192,7 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #ced15e9c
+# %% ../../nbs/05_training/07_train.ipynb #cf08683b
 def train_dictionary(
     release: Release,
     rows: pd.DataFrame,
@@ -228,13 +228,14 @@ def train_dictionary(
 
     # rows held out, and a look at the first of all
     held = held_out(rows)
+    digest = check_digest(rows)
+    hashes = row_hashes(rows, release.inputs_columns)
     rows = release.pin(rows)
     numbers = row_numbers(rows) if rows.index.is_unique else np.arange(len(rows))
     widths = look(release, rows, numbers, wiring, sites, targets, asked.finish)
     planned(asked, wiring, sites, targets, widths)  # refused before anything is stored
 
     # activations, fit and calibrate
-    digest = check_digest(rows)
     data = digest + (" streamed" if stream else "")
     tag = digest_json([data, release.fingerprint, wiring, *map(str, (*sites, *targets))])
     both = tuple(dict.fromkeys((*sites, *targets)))
@@ -245,7 +246,7 @@ def train_dictionary(
         trained = fitted(acts, groups, str(release.device), kept, tag, progress, watch)
         weights = calibrated(acts.held, groups, trained)
     record = training_record(groups, trained, digest, int((~held).sum()))
-    record |= dict(seen=sketch(row_hashes(rows, release.inputs_columns)))
+    record |= dict(seen=sketch(hashes))
     dictionary = Dictionary(sites, weights, training=record, wiring=wiring, targets=targets)
     dictionary = dictionary.to(release.device)
 
