@@ -6,13 +6,12 @@
 __all__ = ['ASKED', 'SIGN', 'HOW_TO_READ', 'HOW_CHANGED', 'HOW_SURE', 'POLICY', 'safe', 'paragraph', 'marked', 'table',
            'page_one_html', 'figure', 'preview_html', 'report_html', 'write_report']
 
-# %% ../../nbs/09_gate/01_report.ipynb #f5c945fb
-import os
+# %% ../../nbs/09_gate/01_report.ipynb #fc03ef52
 from html import escape
 from pathlib import Path
 
 from ..core.errors import invalid
-from ..core.files import read_json, storage_error
+from ..core.files import read_json, write_text
 from ..core.show import MARKS
 from ..drift.answers import unreadable
 from ..drift.caveats import error_rate_words, not_for_sign_off
@@ -335,18 +334,7 @@ def _read(folder: Path) -> tuple[Verdict, Plan]:
         ) from e
     return verdict, plan
 
-# %% ../../nbs/09_gate/01_report.ipynb #3cdd8bce
-def _write_text(path: Path, text: str) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as e:
-        aside.unlink(missing_ok=True)
-        raise storage_error(path, e) from e
-    return path
-
-
+# %% ../../nbs/09_gate/01_report.ipynb #c7b3e660
 def _json_if_there(path: Path):
     return read_json(path) if path.exists() else None
 
@@ -365,4 +353,4 @@ def write_report(
         preview = preview.to_dict("records")
     elif not preview:
         preview = _json_if_there(folder / "preview.json")
-    return _write_text(out, report_html(verdict, plan, printed, preview))
+    return write_text(out, report_html(verdict, plan, printed, preview))
