@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import re
 import shutil
 import socket
 from dataclasses import replace
@@ -44,6 +45,14 @@ def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(
     assert wide.action == "RETRAIN"
     assert wide.verdict.exit_code == 10
     assert "24 wide" in wide.verdict.notes[0]
+
+
+def test_two_releases_of_one_name_are_told_apart_in_every_line(given, tiny):
+    twin = replace(Release.load(tiny.wide), name=Release.load(given["old"]).name)
+    page = str(check(**given | dict(new=twin)))
+    name = re.escape(twin.name)
+    assert f"{twin.name} ({twin.fingerprint[:6]})" in page.splitlines()[0]
+    assert not re.search(rf"\b{name}\b(?! \()", page)
 
 
 def test_another_function_of_another_width_is_to_review(given, tiny):

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from helpers import refused
 from small_runs import asked_of, by_hand, line
 
-from interpkit.core.artefacts import write_manifest
+from interpkit.core.artefacts import new_artefact, write_manifest
 from interpkit.core.digests import canonical, digest_file
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import read_json, write_json
@@ -553,6 +553,29 @@ def test_a_signature_says_who_and_leaves_the_evidence_as_it_is(run, pair, capsys
     assert verify(run / "evidence", key=public).signatures[0].name == "Jane Doe, model risk"
 
 
+def test_who_signs_has_a_name_and_what_they_replace_is_told(run, pair, capsys):
+    command = ["sign", str(run), "--key", str(pair[0])]
+    assert ipk(command) == 64
+    said = capsys.readouterr().err
+    assert "the name of the person who signs" in said
+    assert '--name "Jane Doe, model risk"' in said
+    assert not signature_file(run / "evidence").exists()
+    assert ipk([*command, "--name", "Jane", "--note", "until May"]) == 0
+    assert "replaces" not in capsys.readouterr().out
+    assert ipk([*command, "--name", "Jane Doe"]) == 0
+    said = capsys.readouterr().out
+    assert "This replaces what the same key had signed: Jane, key" in said
+    assert "until May" in said
+
+
+def test_another_folder_is_named_for_what_it_is(tmp_path):
+    with new_artefact(tmp_path / "made", "release"):
+        pass
+    error = refused(lambda: verify(tmp_path / "made"), "an evidence folder")
+    assert error.given == f"a release folder: {tmp_path / 'made'}"
+    assert error.mend == "pass an evidence folder"
+
+
 def test_a_second_signer_stands_beside_the_first(run, pair, tmp_path):
     other = new_key(tmp_path / "john.pem")
     for private, name in ((pair[0], "Jane"), (other[0], "John"), (pair[0], "Jane Doe")):
@@ -592,10 +615,10 @@ def test_a_file_of_signatures_of_another_form_is_refused(folder, content):
 def test_each_wrong_key_has_its_sentence(folder, pair, tmp_path, capsys):
     private, public = pair
     refused(lambda: verify(folder, key=private), "a private key, which nobody", code=64)
-    refused(lambda: sign(folder, public), "sign with the private one", code=64)
+    refused(lambda: sign(folder, public, "Jane"), "sign with the private one", code=64)
     refused(lambda: verify(folder, key=tmp_path / "none.pem"), "check the path", code=64)
     (tmp_path / "text.pem").write_text("secret")
-    refused(lambda: sign(folder, tmp_path / "text.pem"), "no PEM file", code=64)
+    refused(lambda: sign(folder, tmp_path / "text.pem", "Jane"), "no PEM file", code=64)
     refused(lambda: new_key(private), "exists", code=64)
     assert ipk(["sign", str(folder)]) == 64
     assert ipk(["sign", "--new-key", str(private)]) == 64
@@ -610,10 +633,10 @@ def pem(key, password: bytes = b"") -> bytes:
 def test_keys_of_another_kind_and_encrypted_ones_are_no_crash(folder, tmp_path, monkeypatch):
     file = tmp_path / "key.pem"
     file.write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
-    refused(lambda: sign(folder, file), "of another kind", code=64)
+    refused(lambda: sign(folder, file, "Jane"), "of another kind", code=64)
     file.write_bytes(pem(Ed25519PrivateKey.generate(), b"open sesame"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    refused(lambda: sign(folder, file), "nobody at the terminal", code=64)
+    refused(lambda: sign(folder, file, "Jane"), "nobody at the terminal", code=64)
     monkeypatch.setattr(signatures, "_passphrase", lambda path: b"open sesame")
     sign(folder, file, "Jane")
     assert verify(folder).signatures[0].name == "Jane"

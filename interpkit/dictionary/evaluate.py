@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #1173eb28
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #93496be4
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ from interpkit.dictionary.replacement import (
     require_measurable,
     splice_error,
     spliced_decisions,
+    warn_if_foreign,
 )
 from ..model.batch import Batch, counted, require_finite
 from ..model.gradients import grad_at_sites
@@ -222,10 +223,11 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
     ]
     return pd.DataFrame(lines, columns=["measured", "value", "means"])
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #4410c0f6
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #8d8c752f
 def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
     require_measurable(release, dictionary, rows, "evaluate")
+    warn_if_foreign(release, dictionary, "evaluate")
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     dictionary = dictionary.to(release.device)
     weight = weights_of(rows)

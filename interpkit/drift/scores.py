@@ -175,7 +175,7 @@ def watched_features(
             chosen.append(f)
     return tuple(chosen)
 
-# %% ../../nbs/08_drift/03_scores.ipynb #8641c8fb
+# %% ../../nbs/08_drift/03_scores.ipynb #468e4e0b
 def fit_or_raise(dictionary: Dictionary, scores: OldScores, limits: Limits):
     "Raise (exit code 65) where the dictionary is over a valid limit on its own release."
     shares = [("error share", e, limits.error_share) for e in scores.error]
@@ -192,5 +192,7 @@ def fit_or_raise(dictionary: Dictionary, scores: OldScores, limits: Limits):
                 f"{what} {percent(own.ratio)}: unfit",
                 "train a better one, with more active features per token, more features or more "
                 "tokens: ipk train --release DIR --data FILE --k N --n-features N --tokens N "
-                "--out DIR; or judge by a decision that varies more",
+                "--out DIR; where a check trained it on half of its own rows, give it several "
+                "thousand others: ipk check --train-data FILE (train_data= in Python); "
+                "or judge by a decision that varies more",
             )

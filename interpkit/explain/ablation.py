@@ -17,8 +17,8 @@ from torch import Tensor
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import codes_at, in_batches, refuse_late
 from ..model.batch import Batch
-from ..model.prefix import Prefix
 from ..model.own_rows import require_own_rows
+from ..model.prefix import Prefix
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes

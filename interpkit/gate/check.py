@@ -38,8 +38,8 @@ from .evidence import write_evidence
 from .policy import Policy
 from .progress import Progress
 from .report import write_report
-from ..model.own_rows import require_own_rows
 from ..model.inputs import FunctionInputs
+from ..model.own_rows import require_own_rows
 from ..model.reading import require_readable
 from ..model.releases import Release
 from ..model.renamed import module_names, renamed
@@ -196,7 +196,7 @@ def limits_of(policy: Policy) -> Limits:
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
-# %% ../../nbs/09_gate/04_check.ipynb #a2c2fcd1
+# %% ../../nbs/09_gate/04_check.ipynb #53b78609
 def register(
     old: Release,
     new: Release,
@@ -226,11 +226,12 @@ def register(
         alerts=policy.alerts,
         salt=salt,
     )
-    unread = incompatibility(new, dictionary, old.pin(rows.head(2)))
+    told = [replace(r, name=name) for r, name in zip((old, new), plan.names, strict=True)]
+    unread = incompatibility(told[1], dictionary, old.pin(rows.head(2)))
     plan = replace(
         plan,
-        about=about_of(old, new, dictionary, rows, policy),
-        notes=(*schema_notes(old, new), *([unread] if unread else ())),
+        about=about_of(*told, dictionary, rows, policy),
+        notes=(*schema_notes(*told), *([unread] if unread else ())),
         asked=question,
         version=interpkit.__version__,
     )
@@ -329,7 +330,7 @@ def score(
     printed = _printed(comparison, table, verdict, examples)
     return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
 
-# %% ../../nbs/09_gate/04_check.ipynb #7fb3d7b1
+# %% ../../nbs/09_gate/04_check.ipynb #140501d5
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     "A dictionary for the old release, and the rows that are left to check on."
     train_rows = None if train_data is None else read_for(old, train_data)
@@ -337,6 +338,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     print(
         f"No dictionary given: one is trained for {old.name} on {len(learn):,} sequences; "
         f"the check uses {len(checked):,} others."
+        + ("" if train_rows is not None else " With train_data=, it uses all rows.")
     )
     dictionary = train(old, learn, policy, progress)
     if out is not None:

@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'toml', 'toml_line', 'choice_lines', 'limit_lines', 'dictionary_lines', 'new_lines', 'policy_text',
            'measured_own', 'looked_at', 'found_by_measuring', 'refuse_halves', 'init_policy']
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #d60a61e8
+# %% ../../nbs/09_gate/07_check_toml.ipynb #d9740aa9
 import json
 import math
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
 from ..drift.limits import Limits
 from ..drift.scores import fit_or_raise, score_old
+from ..drift.segments import LEAST_ALERTS
 from .check import as_release, read_for
-from .forecast import LEAST_ALERTS
 from .null_limits import null_limits
 from .policy import LimitsOf, Policy
 from ..model.releases import Release
@@ -153,13 +153,14 @@ def measured_own(old: Release, dictionary: Dictionary, rows: pd.DataFrame) -> di
         splice_error=six(scores.splice.ratio), error_share=six(max(e.ratio for e in scores.error))
     )
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #36754543
+# %% ../../nbs/09_gate/07_check_toml.ipynb #ecd9edbc
 def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     "What is said of a release and its rows in the comments of check.toml."
     spec = getattr(release.decision, "spec", None)
     decision = spec() if spec else None
     enough = math.ceil(LEAST_ALERTS / Policy().alerts)
-    alerts = f"they need {LEAST_ALERTS}, so {enough:,} sequences, or weights; here {len(rows):,}"
+    alerts = f"they need {LEAST_ALERTS} rows, so {enough:,} sequences, or weights"
+    alerts += f"; here {len(rows):,} sequences"
     data = f"{len(rows):,} sequences"
     if "group_id" in rows:
         data += f" of {rows['group_id'].nunique():,} groups"

@@ -69,7 +69,7 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #4090d580
+# %% ../../nbs/09_gate/08_cli.ipynb #b158162d
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
@@ -84,7 +84,8 @@ def preflight_words(
         kind = "kinds of statements, if about ten features will be watched"
         lines.append(
             f"No dictionary given: one is trained for {result['old']} "
-            f"and kept in {run / 'dictionary'}."
+            f"and kept in {run / 'dictionary'}. Half of the rows go into its training, unless "
+            "--train-data FILE gives it others, several thousand."
         )
     short = [r for r in preview if not r["settles"]]
     lines.append(

@@ -91,7 +91,7 @@ def take(
 
     return replace(self.map(rows), n=len(index))
 
-# %% ../../nbs/01_model/00c_batch.ipynb #ec1e67b7
+# %% ../../nbs/01_model/00c_batch.ipynb #52bcc9b9
 def _forward_error(model: nn.Module, batch: Batch, error: Exception) -> InterpkitError:
     "The error of a forward that stopped."
 
@@ -104,7 +104,10 @@ def _forward_error(model: nn.Module, batch: Batch, error: Exception) -> Interpki
     unpadded = "padding token" in text
     if (unpadded or isinstance(error, (RuntimeError, TypeError, IndexError))) and text:
         detail = f": {text.splitlines()[0][:200]}"
-    mend = "check the columns of the check set, and what inputs(rows) makes of them"
+    mend = (
+        "name the columns that the model reads, where the rows hold others as well: "
+        "inputs={'kind': 'columns', 'columns': [...]}; or look at what inputs(rows) makes of them"
+    )
     if unpadded:
         mend = (
             "name it, model.config.pad_token_id or pad_token_id in config.json, and load it again"

@@ -35,7 +35,7 @@ def input_columns(rows: pd.DataFrame) -> list[str]:
     "The columns that are inputs: neither reserved names nor annotations."
     return [c for c in rows if c not in RESERVED and not str(c).startswith(("factor:", "_"))]
 
-# %% ../../nbs/01_model/02_inputs.ipynb #dfea015c
+# %% ../../nbs/01_model/02_inputs.ipynb #74b51e6a
 def to_paste(columns: Iterable[str]) -> str:
     "The call that says what can't be guessed."
     columns = list(columns)
@@ -47,7 +47,7 @@ def to_paste(columns: Iterable[str]) -> str:
         )
     return (
         "paste and correct:\n"
-        f"  def collate(rows): return torch.tensor(rows[{columns[:3]!r}].to_numpy('float32'))\n"
+        f"  def collate(rows): return torch.tensor(rows[{columns!r}].to_numpy('float32'))\n"
         "  Release.from_module(model, inputs=collate, decision=lambda out: out[:, 1])"
     )
 
@@ -69,24 +69,44 @@ def _require_finite_numbers(
         "fill these rows before the check, as the release's own pipeline does",
     )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #1f62cd7b
+# %% ../../nbs/01_model/02_inputs.ipynb #fbbf42d0
+def _mended(columns: list[str], wrong: list[str], named: bool) -> str:
+    "What to do about columns that hold no numbers; `named`: the release says that it reads them."
+    numeric = [c for c in columns if c not in wrong]
+    if named:
+        return "; ".join(f"rows[{c!r}] = pd.to_numeric(rows[{c!r}])" for c in wrong[:5])
+    if not numeric:
+        return to_paste(columns)
+    return (
+        f"where the release does not read {wrong[0]!r}, name the columns that it reads: "
+        f"inputs={{'kind': 'columns', 'columns': {numeric!r}}}, or leave out the others: "
+        f"rows.drop(columns={wrong!r}); where it does, {to_paste(columns)}"
+    )
+
+
+def _require_numeric(rows: pd.DataFrame, columns: list[str], named: bool) -> None:
+    "Raise (exit code 65) where columns hold no numbers, or where there are none."
+    wrong = [c for c in columns if not pd.api.types.is_numeric_dtype(rows[c])]
+    if columns and not wrong:
+        return
+    given = "no column besides the reserved ones"
+    if wrong:
+        given = f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}"
+    raise invalid(
+        "numeric columns, or a function that turns rows into forward arguments",
+        given,
+        _mended(columns, wrong, named),
+    )
+
+# %% ../../nbs/01_model/02_inputs.ipynb #a781401d
 def column_batch(
     rows: pd.DataFrame,
     columns: Iterable[str] | None = None,  # default: all that are inputs
 ) -> Batch:
     "Numeric columns as one float matrix [B, columns]. Raises (exit code 65) at other columns."
-    columns = list(columns or input_columns(rows))
+    named, columns = columns is not None, list(columns or input_columns(rows))
     require_columns(rows, columns)
-    wrong = [c for c in columns if not pd.api.types.is_numeric_dtype(rows[c])]
-    if wrong or not columns:
-        given = "no column besides the reserved ones"
-        if wrong:
-            given = f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}"
-        raise invalid(
-            "numeric columns, or a function that turns rows into forward arguments",
-            given,
-            to_paste(columns),
-        )
+    _require_numeric(rows, columns, named)
     numbers = rows[columns].to_numpy(np.float32, na_value=np.nan)
     _require_finite_numbers(numbers, rows, columns)
     return Batch(
@@ -253,7 +273,7 @@ class ColumnInputs:
             "inputs={'kind': 'columns', 'columns': [...]}",
         )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #3714fbc6
+# %% ../../nbs/01_model/02_inputs.ipynb #75528613
 @dataclass
 class FunctionInputs:
     "Rows that a function of the user's turns into forward arguments."
@@ -275,7 +295,8 @@ class FunctionInputs:
             raise invalid(
                 "rows that inputs(rows) can read",
                 f"columns {columns}; inputs stops with {type(e).__name__}",
-                "try it on its own: inputs(rows.head(2))",
+                "try it on its own, inputs(rows.head(2)): where it stops for want of a column, the "
+                "check set lacks that column",
             ) from e
         return user_batch(made, rows, self.shared or frozenset(), self.drop_mask)
 

@@ -6,16 +6,16 @@
 __all__ = ['PER_TOKEN', 'row_numbers', 'require_columns', 'unpadded', 'token_batch', 'SpecialTokens', 'special_tokens',
            'start_sees']
 
-# %% ../../nbs/01_model/01a_tokens.ipynb #3c4d7752
+# %% ../../nbs/01_model/01a_tokens.ipynb #01cf61c0
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..core.errors import InterpkitError, invalid, nearest
+from ..core.errors import InterpkitError, invalid, missing_mend
 from .batch import Batch
 
 # %% ../../nbs/01_model/01a_tokens.ipynb #41b574ab
@@ -25,17 +25,17 @@ def row_numbers(rows: pd.DataFrame) -> np.ndarray:  # int [B]
         return rows.index.to_numpy(np.int64)
     return np.arange(len(rows))
 
-# %% ../../nbs/01_model/01a_tokens.ipynb #724ea504
+# %% ../../nbs/01_model/01a_tokens.ipynb #b84a8fc1
 def require_columns(rows: pd.DataFrame, columns: Iterable[str]) -> None:
     "Raise (exit code 65) where columns are missing, with the nearest names that are there."
+    columns = list(columns)
     missing = [c for c in columns if c not in rows]
     if not missing:
         return
-    hints = "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:3])
     raise invalid(
         f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}",
         f"columns {', '.join(map(str, rows.columns[:20]))}",
-        f"rename columns of the check set to what the release was trained on ({hints})",
+        missing_mend(missing, columns, rows.columns),
     )
 
 # %% ../../nbs/01_model/01a_tokens.ipynb #f9bea433
