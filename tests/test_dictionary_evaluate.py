@@ -168,7 +168,8 @@ def test_nan_where_it_counts_is_refused_with_its_row():
     class Broken(Masked):
         def forward(self, input_ids, attention_mask):
             h = self.hidden(self.embed(input_ids))
-            return self.head(h.nan_to_num(0).sum(1))  # the decision stays finite
+            real = attention_mask[..., None]
+            return self.head((h.nan_to_num(0) * real).sum(1))  # the decision stays finite
 
     torch.manual_seed(0)
     model = Broken()

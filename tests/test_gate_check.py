@@ -278,7 +278,7 @@ def test_a_check_without_a_dictionary_trains_one_says_so_and_keeps_it(tiny, tmp_
         tiny.v1,
         rows,
         out=tmp_path / "out",
-        training=dict(n_features=64, k=12, tokens=600_000),
+        training=dict(n_features=64, k=12, tokens=300_000),
     )
     assert "No dictionary given" in capsys.readouterr().out
     assert result.passed

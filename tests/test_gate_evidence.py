@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from helpers import refused
+from small_runs import asked_of, by_hand, line
 
 from interpkit.core.artefacts import new_artefact, write_manifest
 from interpkit.core.digests import canonical, digest_file
@@ -31,8 +32,8 @@ from interpkit.gate.check import check
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.derived import derive, plan_problems
 from interpkit.gate.evidence import Verified, verify, write_evidence
-from interpkit.gate.parameters import Drift, Preflight, Report
-from interpkit.gate.results import digest_of, finish
+from interpkit.gate.parameters import Drift, Report
+from interpkit.gate.results import digest_of
 from interpkit.gate.signatures import new_key, sign, signature_file
 from interpkit.gate.standard import deviations
 from interpkit.gate.story import Story, refuse_other_story
@@ -165,37 +166,6 @@ sys.exit(run(["verify", {str(folder)!r}, "--json"]))
 # The run around the evidence
 
 
-def by_hand(p: Preflight, until: str = "report") -> Path:
-    "The jobs of a check in this process; the folder of the run."
-    for name, job, parameters in (
-        ("preflight", jobs.preflight, p),
-        ("drift", jobs.drift, Drift(run=p.run)),
-        ("report", jobs.report, Report(run=p.run)),
-    ):
-        finish(parameters, name, job(parameters))
-        if name == until:
-            break
-    return Path(p.run)
-
-
-def asked(tiny, new: str, run, **given) -> Preflight:
-    return Preflight(
-        **dict(
-            old=tiny.v1, new=new, data=tiny.data, dictionary=tiny.dictionary_folder, run=str(run)
-        )
-        | given
-    )
-
-
-@pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory):
-    "A run of v2, which FAILs, and one of v1 against itself, which PASSes."
-    at = tmp_path_factory.mktemp("runs")
-    for name, new in (("v2", tiny.v2), ("same", tiny.v1)):
-        by_hand(asked(tiny, new, at / name))
-    return at
-
-
 @pytest.fixture
 def whole(runs, tmp_path):
     "A copy of the run of v2."
@@ -221,20 +191,13 @@ def told(run: Path, found: Verified):
     return lambda: refuse_other_story(story)
 
 
-def check_line(tiny, run: Path) -> list[str]:
-    "`ipk check` as the run of v2 was begun."
-    p = asked(tiny, tiny.v2, run)
-    given = dict(old=p.old, new=p.new, data=p.data, dictionary=p.dictionary, out=p.run)
-    return ["check", *(word for name, x in given.items() for word in (f"--{name}", x))]
-
-
 def edit(file: Path, **changes):
     write_json(file, read_json(file) | changes)
 
 
 def test_a_run_is_verified_with_the_code_of_its_verdict(tiny, runs, whole, capsys):
     assert ipk(["verify", str(runs / "same" / "evidence")]) == 0
-    assert ipk(check_line(tiny, whole)) == 10
+    assert ipk(line(asked_of(tiny, tiny.v2, whole))) == 10
     assert ipk(["verify", str(whole)]) == 10
     said = capsys.readouterr().out
     assert "files agree with each other" in said
@@ -242,12 +205,13 @@ def test_a_run_is_verified_with_the_code_of_its_verdict(tiny, runs, whole, capsy
     assert "Standard check" in said
 
 
-LAID = ("evidence", "drift", "report", "verdict.json", "report.html")
+LAID = ("evidence", "drift", "report", "verdict.json")
+PAGE = ("report.html",)  # which agrees with its evidence; it is drawn again each time it is read
 
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("preregistration.json", "preview.json"), ("preregistration.json", "preflight")],
+    [(), ("preregistration.json", "preview.json"), ("preregistration.json", "preflight", *PAGE)],
     ids=["found", "and planned", "and filed"],
 )
 def test_the_evidence_of_a_release_that_passed_is_no_evidence_of_another(
@@ -261,7 +225,7 @@ def test_the_evidence_of_a_release_that_passed_is_no_evidence_of_another(
         else:
             shutil.copy(there, run / name)
     assert ipk(["verify", str(run)]) == 65
-    assert ipk(check_line(tiny, run)) == 65
+    assert ipk(line(asked_of(tiny, tiny.v2, run))) == 65
     assert "another question" in capsys.readouterr().err
     jobs_only = refused(lambda: jobs.report(Report(run=str(run))))
     assert "one story" in jobs_only.asked
@@ -303,7 +267,7 @@ def test_a_run_without_what_its_jobs_filed_is_no_run(run, found, name):
 
 
 def test_what_is_handed_over_without_the_run_can_be_verified(whole, tmp_path):
-    for name in LAID[:1] + LAID[3:]:
+    for name in LAID[:1] + LAID[3:] + PAGE:
         copy = shutil.copytree if (whole / name).is_dir() else shutil.copy
         copy(whole / name, tmp_path / name)
     assert verify(tmp_path).verdict.outcome == "FAIL"
@@ -330,8 +294,9 @@ def test_weights_that_are_replaced_after_the_preflight_are_not_scored(
     tiny, elsewhere, tmp_path, dictionary
 ):
     given = {} if dictionary else dict(dictionary="")
-    p = asked(tiny, str(elsewhere), tmp_path / "run", **given)
-    run = by_hand(p, "preflight")
+    p = asked_of(tiny, str(elsewhere), tmp_path / "run", **given)
+    by_hand(p, "preflight")
+    run = Path(p.run)
     if not dictionary:
         shutil.copytree(tiny.dictionary_folder, run / "dictionary")
     shutil.copy(Path(tiny.v1) / "model.safetensors", tmp_path / "w.safetensors")
@@ -357,7 +322,8 @@ def test_a_question_that_was_edited_is_not_answered(tiny, run):
 
 
 def test_a_dictionary_that_another_job_trained_is_not_used(tiny, tmp_path):
-    run = by_hand(asked(tiny, tiny.v2, tmp_path / "run", dictionary=""), "preflight")
+    run = tmp_path / "run"
+    by_hand(asked_of(tiny, tiny.v2, run, dictionary=""), "preflight")
     shutil.copytree(tiny.dictionary_folder, run / "dictionary")
     (run / "train_sae").mkdir()
     write_json(run / "train_sae" / "result.json", dict(dictionary="0" * 64))

@@ -267,6 +267,16 @@ def transcoder(table):
     )
 
 
+@pytest.fixture(scope="module")
+def unfinished_and_finished(table, sae, transcoder):
+    "What both dictionaries measure before and after a finish, at the size of the model itself."
+    measured = {}
+    for name, d in (("sae", sae), ("transcoder", transcoder)):
+        f = finish(small(), d, table.head(900))
+        measured[name] = [evaluate(small(), x, table.tail(300)) for x in (d, f)]
+    return measured
+
+
 @pytest.mark.parametrize(
     "which, by, to",
     [
@@ -278,17 +288,14 @@ def transcoder(table):
         ("transcoder", 1, 1e3),
     ],
 )
-def test_the_size_of_activations_makes_no_difference(which, by, to, table, request):
+def test_the_size_of_activations_makes_no_difference(
+    which, by, to, table, unfinished_and_finished, request
+):
     d = request.getfixturevalue(which)
-    apart = which == "transcoder"
-
-    def measured(by, to):
-        r = small(by, to if apart else 1.0)
-        return evaluate(r, finish(r, enlarged(d, by, to), table.head(900)), table.tail(300))
-
-    before = evaluate(small(), d, table.tail(300))
-    one = measured(1.0, 1.0)
-    other = measured(by, to)
+    r = small(by, to if which == "transcoder" else 1.0)
+    before, one = unfinished_and_finished[which]
+    f = finish(r, enlarged(d, by, to), table.head(900))
+    other = evaluate(r, f, table.tail(300))
     assert one["splice_error"] < 0.9 * before["splice_error"]  # the finish did something
     for n in ("splice_error", "fvu", "l0"):
         assert other[n] == pytest.approx(one[n], rel=0.03), n

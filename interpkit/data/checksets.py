@@ -270,7 +270,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"a parquet file: {path}", type(e).__name__, "write it with DataFrame.to_parquet"
         ) from None
 
-# %% ../../nbs/02_data/02_checksets.ipynb #7bd61bb3
+# %% ../../nbs/02_data/02_checksets.ipynb #99de6da3
 KINDS = dict(
     sequence_id=_check_id,
     label=check_number,
@@ -284,13 +284,15 @@ KINDS = dict(
 def _checks(rows: pd.DataFrame, inputs: list[str] | None) -> dict:  # column -> its check
     "How each column is checked, in the order of the checks."
     checks = {c: check for c, check in KINDS.items() if c in rows}
+    if inputs and "input_ids" not in inputs:
+        checks.pop("input_ids", None)
     lists = [c for c in rows if str(c).startswith("factor:")]
     reserved = {*KINDS, *lists, "timestamp"}
     plain = [c for c in rows if c not in reserved and not str(c).startswith("_")]
     checks |= dict.fromkeys(lists, _check_lists)
     return checks | {c: _check_feature for c in plain if inputs is None or c in inputs}
 
-# %% ../../nbs/02_data/02_checksets.ipynb #a3f8e43f
+# %% ../../nbs/02_data/02_checksets.ipynb #99c26e46
 def read_check_set(
     source: str | Path | pd.DataFrame,  # a parquet file or a data frame
     inputs: list[str] | None = None,  # the columns that the release needs; None: any
@@ -309,7 +311,7 @@ def read_check_set(
     checks = _checks(rows, inputs)
     for c, check in checks.items():
         check(c, rows[c])
-    if "input_ids" in rows:
+    if "input_ids" in checks:
         for c in [c for c in checks if str(c).startswith("factor:")]:
             _check_lengths(rows, c)
     return rows

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #da32321f
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #93496be4
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,7 @@ from interpkit.dictionary.replacement import (
 )
 from ..model.batch import Batch, counted, require_finite
 from ..model.gradients import grad_at_sites
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes, inner
@@ -222,11 +223,12 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
     ]
     return pd.DataFrame(lines, columns=["measured", "value", "means"])
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #e908d028
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #8d8c752f
 def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
     require_measurable(release, dictionary, rows, "evaluate")
     warn_if_foreign(release, dictionary, "evaluate")
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     dictionary = dictionary.to(release.device)
     weight = weights_of(rows)
     recon = {s: Reconstruction() for s in dictionary.sites}

@@ -19,7 +19,7 @@ from .terms import is_list
 from ..model.capture import capture
 from ..model.releases import Release
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #af541c42
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #bf655d4f
 def dealt(
     column: pd.Series,  # [n]
     probes: int,
@@ -29,7 +29,10 @@ def dealt(
     if is_list(column):
         moved = pd.Series([*first.iloc[1:], first.iloc[0]], dtype=object)
         return moved.set_axis(first.index)
-    code, values = pd.factorize(column.array, use_na_sentinel=False)
+    try:
+        code, values = pd.factorize(column.array, use_na_sentinel=False)
+    except TypeError:  # structures and sets, which can't be counted
+        return pd.Series([*first.iloc[1:], first.iloc[0]], first.index, dtype=object)
     if len(values) < 2:
         return first
     step = 1 + np.arange(len(first)) * 7 % (len(values) - 1)
@@ -52,7 +55,7 @@ def _codes(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> tupl
     codes = [codes_at(dictionary, s, acts[s], batch).csr() for s in dictionary.sites]
     return [acts[s] for s in dictionary.sites], codes
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #8f91c202
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #c515b039
 def moved_by(
     release: Release,
     dictionary: Dictionary,
@@ -69,7 +72,9 @@ def moved_by(
     moved = {}
     for c in asked_columns(release, rows) if columns is None else columns:
         try:
-            after, new = _codes(release, dictionary, few.assign(**{c: dealt(rows[c], probes)}))
+            changed = few.copy()
+            changed[c] = dealt(rows[c], probes)
+            after, new = _codes(release, dictionary, changed)
         except InterpkitError:
             moved[c] = np.full(dictionary.n_features, np.nan)
             continue

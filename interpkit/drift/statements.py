@@ -227,11 +227,12 @@ def _change(rows: pd.DataFrame) -> float | None:
     "Signed change over the size of what was there; None where the family does not say."
     if not set(SIGNED) <= set(rows.columns):
         return None
-    base = math.fsum(rows.weight * rows.base)
-    size = math.fsum(rows.weight * rows.base.abs())
+    weight, change, base = (rows[name].to_numpy(float) for name in ("weight", *SIGNED))
+    size = math.fsum((weight * np.abs(base)).tolist())
     if not size:
         return None
-    change = math.fsum(rows.weight * rows.change) / size * (1 if base >= 0 else -1)
+    sign = 1 if math.fsum((weight * base).tolist()) >= 0 else -1
+    change = math.fsum((weight * change).tolist()) / size * sign
     return change if abs(change) > 1e-12 else 0.0
 
 # %% ../../nbs/08_drift/00_statements.ipynb #3e48b32b
@@ -305,4 +306,6 @@ def decide(table: pd.DataFrame, plan: Plan) -> list[Statement]:
     "Every statement of the plan, and of features that emerged: no model, no randomness."
     check_table(table, plan)
     asked = [*plan.statements, *emerged(table, plan)]
-    return [measured(_rows(table, s, plan), s, plan.count, plan.alpha) for s in asked]
+    parts = dict(list(table.groupby(["statement", "segment"], sort=False, observed=True)))
+    rows = [_rows(parts.get(s.key, table.iloc[:0]), s, plan) for s in asked]
+    return [measured(r, s, plan.count, plan.alpha) for r, s in zip(rows, asked, strict=True)]

@@ -257,7 +257,7 @@ def naming(
     if not seen:
         return pd.DataFrame(columns=["family", "feature", "share", "lower", "upper", "change"])
     out = pd.DataFrame(seen)
-    families = max(2, alone.statement.str.split(": ").str[0].nunique())
+    families = max(2, len({str(name).split(": ")[0] for name in alone.statement.unique()}))
     unseen = np.ones(max(families * plan.features - len(out), 0))
     shown = holm(np.concatenate([out.p, unseen]), plan.alpha)[: len(out)]
     named = out[shown].drop(columns="p")

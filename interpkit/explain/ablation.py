@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #913d8d14
+# %% ../../nbs/07_explain/01_ablation.ipynb #814b43d8
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import codes_at, in_batches, refuse_late
 from ..model.batch import Batch
+from ..model.own_rows import require_own_rows
 from ..model.prefix import Prefix
 from ..model.releases import Release
 from ..model.sites import Site
@@ -108,12 +109,13 @@ def site_effects(
         effects.append(ablation.decision[rows] - after)
     return torch.cat(effects)
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #f4ed700e
+# %% ../../nbs/07_explain/01_ablation.ipynb #99c579b6
 def all_effects(
     release: Release, dictionary: Dictionary, rows: pd.DataFrame
 ) -> np.ndarray:  # [sequences, features]
     "The effect of every feature on every sequence; zero where it is not active."
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     effects = np.zeros((len(rows), dictionary.n_features))
     for part, batch in in_batches(release, rows, dictionary):
         ablation = Ablation(release, dictionary, batch)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explanation', 'explain']
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #973a1e99
+# %% ../../nbs/07_explain/00_attribution.ipynb #41f2c468
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches, require_measurable, warn_if_foreign
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
 # %% ../../nbs/07_explain/00_attribution.ipynb #c4909713
@@ -72,7 +73,7 @@ def _named(dictionary: Dictionary) -> pd.DataFrame:  # [F, label and what it is 
         return names
     return names.join(dictionary.label_table()[["precision", "recall", "best_inputs"]])
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #5c0800fe
+# %% ../../nbs/07_explain/00_attribution.ipynb #8f9c9e37
 def explain(
     release: Release,
     dictionary: Dictionary,  # of this release
@@ -87,6 +88,7 @@ def explain(
             "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"
         )
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     names, out = _named(dictionary), []
     for part, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)

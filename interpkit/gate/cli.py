@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #7d4d8306
+# %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
 import json
 import os
 import shutil
@@ -32,6 +32,7 @@ from .policy import Policy
 from .results import Page, absolute
 from interpkit.gate.runner import (
     locked,
+    refuse_foreign_folder,
     remove_if_nothing,
     run_check,
     run_job,
@@ -159,7 +160,7 @@ def check(
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #6c23202a
+# %% ../../nbs/09_gate/08_cli.ipynb #78bba2fb
 def run_training(
     release: str,
     data: str,
@@ -171,6 +172,8 @@ def run_training(
     "Run the job that trains a dictionary; its result."
     job = training_job(policy)
     run = Path(f"runs/train-{name_of(out)}").absolute()
+    is_new = not run.exists()
+    refuse_foreign_folder(run)
     with locked(run):
         places = dict(
             release=absolute(release),
@@ -181,8 +184,9 @@ def run_training(
         )
         try:
             return run_job(job, validated(JOBS[job], places), timeout, folder)
-        except InterpkitError:
-            remove_if_nothing(run)
+        except InterpkitError as e:
+            if is_new:
+                remove_if_nothing(run, e)
             raise
 
 # %% ../../nbs/09_gate/08_cli.ipynb #1388fab2

@@ -6,13 +6,12 @@
 __all__ = ['ASKED', 'SIGN', 'HOW_TO_READ', 'OF_FEATURES', 'HOW_CHANGED', 'HOW_SURE', 'POLICY', 'safe', 'paragraph', 'marked',
            'table', 'page_one_html', 'figure', 'preview_html', 'report_html', 'write_report']
 
-# %% ../../nbs/09_gate/01_report.ipynb #a75da0bd
-import os
+# %% ../../nbs/09_gate/01_report.ipynb #b8d1a6bb
 from html import escape
 from pathlib import Path
 
 from ..core.errors import invalid
-from ..core.files import read_json, storage_error
+from ..core.files import read_json, write_text
 from ..core.show import MARKS
 from ..drift.answers import NO_WITNESS, no_witness, unreadable
 from ..drift.caveats import error_rate_words, not_for_sign_off
@@ -74,7 +73,7 @@ def table(rows: list[dict], kind: str = "") -> str:
     body = "".join(map(_row_html, rows))
     return f"{opened}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
 
-# %% ../../nbs/09_gate/01_report.ipynb #4450941a
+# %% ../../nbs/09_gate/01_report.ipynb #832c60ff
 ASKED = {
     "Checked": "Which decision, on which traffic?",
     "Same?": "Does the model decide for the same reasons?",
@@ -183,7 +182,7 @@ def _examples_html(printed: dict | None) -> list[str]:
         table(rows),
     ]
 
-# %% ../../nbs/09_gate/01_report.ipynb #5977d03d
+# %% ../../nbs/09_gate/01_report.ipynb #1b9734a7
 HOW_TO_READ = (
     "Each is a share and its limit; active features alone are a multiple. "
     "PASS: the whole interval is under the limit. "
@@ -266,7 +265,7 @@ def _plan_html(
         paragraph(HOW_SURE),
     ]
 
-# %% ../../nbs/09_gate/01_report.ipynb #961e406d
+# %% ../../nbs/09_gate/01_report.ipynb #c42a4b37
 def _deletion_html(deletion: dict) -> str:
     said = (
         "What the decision moves by when an explanation's largest features are deleted, "
@@ -307,7 +306,7 @@ def _head_html(title: str) -> str:
         f"<title>{safe(title)}</title><style>{CSS + CSS_TABLES + CSS_PAPER}</style></head>"
     )
 
-# %% ../../nbs/09_gate/01_report.ipynb #1896380e
+# %% ../../nbs/09_gate/01_report.ipynb #77d9c55a
 def report_html(
     verdict: Verdict,
     plan: Plan,
@@ -349,18 +348,7 @@ def _read(folder: Path) -> tuple[Verdict, Plan]:
         ) from e
     return verdict, plan
 
-# %% ../../nbs/09_gate/01_report.ipynb #3cdd8bce
-def _write_text(path: Path, text: str) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as e:
-        aside.unlink(missing_ok=True)
-        raise storage_error(path, e) from e
-    return path
-
-
+# %% ../../nbs/09_gate/01_report.ipynb #c7b3e660
 def _json_if_there(path: Path):
     return read_json(path) if path.exists() else None
 
@@ -379,4 +367,4 @@ def write_report(
         preview = preview.to_dict("records")
     elif not preview:
         preview = _json_if_there(folder / "preview.json")
-    return _write_text(out, report_html(verdict, plan, printed, preview))
+    return write_text(out, report_html(verdict, plan, printed, preview))

@@ -224,11 +224,13 @@ def load(
     name = str(where).rstrip("/").rpartition("/")[2]
     return cls(**hub_parts(folder, name, on, sites, decision))
 
-# %% ../../nbs/01_model/05_releases.ipynb #f61506ac
+# %% ../../nbs/01_model/05_releases.ipynb #f3732476
 @patch
 @torch.no_grad()
 def pin(self: Release, rows: pd.DataFrame) -> pd.DataFrame:
-    "The rows with the two likeliest tokens, `_top1` and `_top2`, where the decision needs them."
+    "The rows without padding, and with the two likeliest tokens where the decision needs them."
+    if isinstance(self.inputs, TokenInputs):
+        rows = self.inputs.unpadded(rows)
     if not self.pins or "_top1" in rows:
         return rows
     ids = []
