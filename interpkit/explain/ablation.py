@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #814b43d8
+# %% ../../nbs/07_explain/01_ablation.ipynb #8c28c359
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,8 +17,8 @@ from torch import Tensor
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import codes_at, in_batches, refuse_late
 from ..model.batch import Batch
-from ..model.prefix import Prefix
 from ..model.own_rows import require_own_rows
+from ..model.prefix import Prefix
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes

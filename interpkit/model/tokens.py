@@ -6,14 +6,14 @@
 __all__ = ['PER_TOKEN', 'row_numbers', 'require_columns', 'unpadded', 'token_batch', 'SpecialTokens', 'special_tokens',
            'start_sees']
 
-# %% ../../nbs/01_model/01a_tokens.ipynb #3c4d7752
+# %% ../../nbs/01_model/01a_tokens.ipynb #d563467b
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import InterpkitError, invalid, nearest
 from .batch import Batch
@@ -99,9 +99,9 @@ def _spans(
         )
     return spans
 
-# %% ../../nbs/01_model/01a_tokens.ipynb #7be6e5b0
+# %% ../../nbs/01_model/01a_tokens.ipynb #73b0aa07
 def unpadded(rows: pd.DataFrame, pad: int | None) -> pd.DataFrame:
-    "The rows without padding, in all columns with a value per token; the same where none is padded."
+    "The rows without padding, in all columns with a value per token; the same where none is."
     lists = _token_lists(rows) if len(rows) else []
     spans = _spans(rows, lists, pad) if lists else np.zeros((0, 2), int)
     lengths = np.array([len(ids) for ids in lists], int)
