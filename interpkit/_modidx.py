@@ -2697,6 +2697,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'interpkit.model.own_rows._mend': ('01_model/own_rows.html#_mend', 'interpkit/model/own_rows.py'),
                                           'interpkit.model.own_rows._refuse_doubtful_ends': ( '01_model/own_rows.html#_refuse_doubtful_ends',
                                                                                               'interpkit/model/own_rows.py'),
+                                          'interpkit.model.own_rows._refuse_unmarked': ( '01_model/own_rows.html#_refuse_unmarked',
+                                                                                         'interpkit/model/own_rows.py'),
                                           'interpkit.model.own_rows._require_tokens': ( '01_model/own_rows.html#_require_tokens',
                                                                                         'interpkit/model/own_rows.py'),
                                           'interpkit.model.own_rows._spread': ( '01_model/own_rows.html#_spread',
