@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIMITED', 'PASSED_BY', 'MORE', 'CONDITIONS', 'WORSE', 'about_of', 'not_for_sign_off', 'checked_rows', 'limit_rows',
-           'flip_words', 'replaced_words', 'behaviour_words', 'bypass_words', 'sensitivity_rows', 'sensitivity_words',
-           'blind_words', 'error_rate_words', 'not_tested']
+           'flip_words', 'replaced_words', 'behaviour_words', 'bypass_words', 'own_type_words', 'sensitivity_rows',
+           'sensitivity_words', 'blind_words', 'error_rate_words', 'not_tested']
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #01c96b83
 from collections.abc import Iterable
@@ -224,6 +224,22 @@ def bypass_words(printed: dict | None, old: str = "the old release") -> list[str
         f"dictionary reads, against {share(before)} on {old}: what changes there is seen by "
         "inputs and decisions alone."
     ]
+
+# %% ../../nbs/08_drift/05b_caveats.ipynb #d7e876bc
+def own_type_words(printed: dict | None, names: tuple[str, str]) -> list[str]:
+    "What the type in which a release is stored does to its decisions, a sentence per release."
+    told = []
+    for side, name in zip(("old", "new"), names, strict=True):
+        own = ((printed or {}).get("own_type") or {}).get(side)
+        if own and "problem" in own:
+            told.append(f"In {own['dtype']}, in which {name} is stored, it does not run here.")
+        elif own:
+            told.append(
+                f"Everything is measured in 32-bit floats. In {own['dtype']}, in which {name} is "
+                f"stored, its decisions differ by {share(own['lost'])} and "
+                f"{share(own['flipped'])} of them flip."
+            )
+    return told
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #a1556b8f
 def sensitivity_rows(v: Verdict) -> list[dict]:

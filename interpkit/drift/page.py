@@ -6,7 +6,7 @@
 __all__ = ['LEAD', 'FAILED', 'OPEN', 'TRAIN', 'SAVE', 'COMMAND', 'lead', 'flips_beside', 'lead_words', 'basis', 'next_words',
            'command', 'Part', 'page_one', 'summary_lines', 'short_html']
 
-# %% ../../nbs/08_drift/05d_page.ipynb #139b04a1
+# %% ../../nbs/08_drift/05d_page.ipynb #d4d2f8d1
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from interpkit.drift.caveats import (
     limit_rows,
     not_for_sign_off,
     not_tested,
+    own_type_words,
     replaced_words,
     sensitivity_rows,
     sensitivity_words,
@@ -289,7 +290,7 @@ def _limits(v: Verdict, plan: Plan | None) -> list[Part]:
         parts.append(Part(title, tuple(sensitivity_words(v)), tuple(sensitivity_rows(v))))
     return parts
 
-# %% ../../nbs/08_drift/05d_page.ipynb #1def4502
+# %% ../../nbs/08_drift/05d_page.ipynb #07e1dbce
 def page_one(
     v: Verdict,
     printed: dict | None = None,  # of `drift.printed.printed`
@@ -304,7 +305,7 @@ def page_one(
         *_what_changed(v, printed),
         Part("Segments", tuple(segment_words(v, plan))),
         Part("Valid?", (*valid_words(v), *bypass_words(printed, v.names[0]))),
-        Part("Behaviour", tuple(behaviour_words(v, printed))),
+        Part("Behaviour", (*behaviour_words(v, printed), *own_type_words(printed, v.names))),
         *_limits(v, plan),
         Part("Error rates", tuple(error_rate_words(v, plan, printed))),
         Part("Not tested", points=tuple(not_tested(v, plan, printed))),

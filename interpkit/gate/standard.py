@@ -39,7 +39,7 @@ def family_of(statement: Statement) -> str:
     "The family of a statement: its name without the feature or the site."
     return statement.name.split(": ")[0].split(" at ")[0]
 
-# %% ../../nbs/09_gate/01a_standard.ipynb #72e991c8
+# %% ../../nbs/09_gate/01a_standard.ipynb #39b48f55
 def standard_limit(
     statement: Statement,
     plan: Plan,
@@ -53,8 +53,9 @@ def standard_limit(
     name = family_of(statement).replace(" ", "_")
     most = getattr(limits, name)
     own = statement.own if statement.segment else plan.own.get(name)
-    is_tightened = name in plan.own and own is not None
-    return min(most, own + limits.allowance) if is_tightened else most
+    if name not in plan.own or own is None:
+        return most
+    return min(most, own + limits.allowance)
 
 # %% ../../nbs/09_gate/01a_standard.ipynb #1d2d2471
 def other_limits(plan: Plan, limits: Limits) -> list[str]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYERS', 'SAID', 'require_same_size', 'hf_model', 'is_path', 'hub_folder', 'assumed_decision', 'hub_parts']
 
-# %% ../../nbs/01_model/04b_hub_folders.ipynb #68dd8612
+# %% ../../nbs/01_model/04b_hub_folders.ipynb #441d229d
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from .fingerprints import fingerprint, schema_digests
 from .frozen import freeze, vocabulary_size
 from .inputs import make_inputs
 from .sites import choose_sites
-from .weights import require_matching, weight_files
+from .weights import require_matching, stored_dtype, weight_files
 
 # %% ../../nbs/01_model/04b_hub_folders.ipynb #52f5ec5c
 @contextmanager
@@ -203,7 +203,7 @@ def _say(text: str) -> None:
         print(text)
     SAID.add(text)
 
-# %% ../../nbs/01_model/04b_hub_folders.ipynb #7622ad94
+# %% ../../nbs/01_model/04b_hub_folders.ipynb #1ff9c78b
 def hub_parts(
     folder: Path,
     name: str,
@@ -231,6 +231,7 @@ def hub_parts(
         decision=make_decision(spec),
         default_sites=chosen,
         fingerprint=fingerprint(model, dict(config=config), schema_digests(folder)),
+        dtype=torch.float32 if has_adapter(folder) else stored_dtype(weight_files(folder)),
         device=device,
         kind="hf",
         folder=folder,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_head', 'refuse_special', 'write_model', 'build_model', 'folder_parts', 'plain', 'write_head']
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #369a84cf
+# %% ../../nbs/01_model/04d_release_folders.ipynb #ec9a10c8
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from .frozen import freeze, vocabulary_size
 from .hub_folders import hf_model
 from .inputs import make_inputs
 from .sites import choose_sites
-from .weights import fill, read_weights, weight_files
+from .weights import KINDS, fill, read_weights, stored_dtype, weight_files
 
 # %% ../../nbs/01_model/04d_release_folders.ipynb #0dee624c
 def read_head(folder: Path) -> dict:
@@ -95,7 +95,7 @@ def build_model(head: dict, folder: Path, code: Code) -> nn.Module:
         ) from e
     return fill(model, read_weights(files), folder)
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #91742ce4
+# %% ../../nbs/01_model/04d_release_folders.ipynb #4a6d2419
 def folder_parts(
     folder: Path,
     device: torch.device,
@@ -116,6 +116,7 @@ def folder_parts(
     config = read_json(config_file) if config_file.exists() else {}
     said = {part: head.get(part) for part in ("inputs", "decision", "factory", "factory_args")}
     size = vocabulary_size(model)
+    weights = head.get("weights", "model.safetensors")
     return dict(
         name=head.get("name", folder.name),
         model=model,
@@ -129,11 +130,22 @@ def folder_parts(
             code.digests,
         ),
         device=device,
+        dtype=_told_dtype(head) or stored_dtype(weight_files(folder, weights)),
         kind="folder",
         folder=folder,
         for_sign_off=not callable(decision),
         notes=("decision given as a function",) if callable(decision) else (),
     )
+
+
+def _told_dtype(head: dict) -> torch.dtype | None:
+    "The type in which production computes, where release.json says it. Raises (exit code 65)."
+    told = head.get("dtype")
+    known = {str(d).removeprefix("torch."): d for d in KINDS.values()}
+    if told is None or told in known:
+        return known.get(told)
+    asked = f"dtype {', '.join(known)} in release.json"
+    raise invalid(asked, repr(told), "correct it, or leave it out")
 
 # %% ../../nbs/01_model/04d_release_folders.ipynb #ac2b5c42
 def plain(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #f11d95ec
+# %% ../../nbs/01_model/05_releases.ipynb #35bf170a
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,8 +46,9 @@ from interpkit.model.release_folders import (
     write_model,
 )
 from .sites import Site, choose_sites
+from .weights import main_dtype
 
-# %% ../../nbs/01_model/05_releases.ipynb #39ec96b0
+# %% ../../nbs/01_model/05_releases.ipynb #ae7da3b0
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -62,6 +63,7 @@ class Release:
     default_sites: tuple[Site, ...]
     fingerprint: str  # SHA-256 of weights, configuration, schema and code
     device: torch.device
+    dtype: torch.dtype = torch.float32  # of the weights as released; `model` computes in float32
     kind: str = "module"  # 'folder', 'hf' or 'module'
     folder: Path | None = None
     for_sign_off: bool = False
@@ -98,7 +100,7 @@ class Release:
     def _size(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
-# %% ../../nbs/01_model/05_releases.ipynb #afaec490
+# %% ../../nbs/01_model/05_releases.ipynb #74d01a0b
 @patch
 def _repr_html_(self: Release) -> str:
     return card_html(
@@ -108,6 +110,7 @@ def _repr_html_(self: Release) -> str:
             "parameters": f"{self._size():,}",
             "sites": ", ".join(map(str, self.default_sites)),
             "device": self.device,
+            "weights in": str(self.dtype).removeprefix("torch."),
             "fingerprint": self.fingerprint[:12],
             "folder": self.folder,
             "for sign-off": "yes" if self.for_sign_off else "; ".join(self.notes) or "no",
@@ -179,7 +182,7 @@ def run(
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
 
-# %% ../../nbs/01_model/05_releases.ipynb #c6de9709
+# %% ../../nbs/01_model/05_releases.ipynb #d420eeb5
 @patch(cls_method=True)
 def from_module(
     cls: Release,
@@ -207,6 +210,7 @@ def from_module(
         choose_sites(sites, made),
         fingerprint(made, dict(structure=structure)),
         where,
+        dtype=main_dtype(model.state_dict().values()),
         notes=("not for sign-off: code not fingerprinted",),
         bond=bond_of(made, model, name, inputs, decision),
     )
@@ -348,7 +352,7 @@ def _require_same(live: Release, folder: Path, factory: str) -> None:
             asked,
         )
 
-# %% ../../nbs/01_model/05_releases.ipynb #a94fde09
+# %% ../../nbs/01_model/05_releases.ipynb #5317a7ff
 @patch
 def save(
     self: Release,
@@ -373,6 +377,8 @@ def save(
     hf = factory is None and from_hf
     build = "hf" if hf else path_of(factory or type(self.model), "a model class or factory")
     spec = {part: plain(getattr(self, part).spec(), part) for part in ("inputs", "decision")}
+    own = str(self.dtype).removeprefix("torch.")
+    told = {} if self.dtype == torch.float32 else dict(dtype=own)  # weights are written in 32 bits
     with new_artefact(folder, "release", overwrite) as tmp:
         write_model(self.model, tmp, hf)
         if vocabulary:
@@ -384,6 +390,7 @@ def save(
             name=self.name,
             factory_args=factory_args or {},
             sites=[str(site) for site in self.default_sites],
+            **told,
         )
         _require_same(self, tmp, build)
     return Release.load(folder, device=self.device.type)
