@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers import refused
 
+from interpkit.core import files
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import write_json
 from interpkit.drift.changed import contributor_rows
@@ -27,7 +28,6 @@ from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import judge
 from interpkit.drift.words import interval, share
-from interpkit.gate import report
 from interpkit.gate.numbers import statement_rows
 from interpkit.gate.report import report_html, write_report
 
@@ -1067,7 +1067,7 @@ def test_a_full_disk_leaves_no_half_report(tmp_path, monkeypatch):
     def full(*a):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(InterpkitError) as e:
         write_report(folder)
     assert e.value.code == 75
