@@ -28,6 +28,7 @@ from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import judge
 from interpkit.drift.words import interval, share
+from interpkit.gate import report
 from interpkit.gate.numbers import statement_rows
 from interpkit.gate.report import report_html, write_report
 
