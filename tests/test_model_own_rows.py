@@ -571,6 +571,42 @@ def test_a_convolution_turned_round_is_a_site(tmp_path):
     assert store.read("turned").shape == (80, 4)
 
 
+def test_channels_are_no_tokens_also_without_a_module_for_the_convolution():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.act, self.head = nn.Embedding(V, 8), nn.Tanh(), nn.Linear(8, 1)
+
+        def forward(self, input_ids, attention_mask):
+            h = self.embed(input_ids) * attention_mask[..., None]
+            return self.head(self.act(h.transpose(1, 2)).sum(2))
+
+    release = release_of(Functional(), dict(kind="tokens", pad=0), dict(kind="scalar"), sites="act")
+    refused(lambda: require_own_rows(release, token_rows(), [Site("act")]), "channels for tokens")
+
+
+def test_logits_of_other_positions_are_not_read_at_the_last_token():
+    class Prefixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(V, 8), nn.Linear(8, V)
+
+        def forward(self, input_ids, attention_mask):
+            return self.head(nn.functional.pad(self.embed(input_ids), (0, 0, 3, 0)))
+
+    release = release_of(Prefixed(), dict(kind="tokens", pad=0), TOKENS, sites="embed")
+    refused(lambda: release.run(token_rows()), "positions", "last token stands elsewhere")
+
+
+def test_inputs_that_pad_to_one_length_without_a_mask_are_refused():
+    def collate(rows):
+        return torch.tensor([[*x, *[PAD] * (16 - len(x))] for x in rows["input_ids"]])
+
+    model = tiny("Bert")
+    release = Release.from_module(model, inputs=collate, decision=CLASSES, device="cpu")
+    refused(lambda: require_own_rows(release, token_rows()), "padding token 0", "no mask")
+
+
 # The table of the guide: each line has its test
 
 

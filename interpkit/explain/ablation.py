@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #814b43d8
+# %% ../../nbs/07_explain/01_ablation.ipynb #8c28c359
 from collections.abc import Sequence
 
 import numpy as np

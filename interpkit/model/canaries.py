@@ -105,7 +105,7 @@ def _only_counted(
         return acts
     return acts * mask[..., None]
 
-# %% ../../nbs/01_model/03a_canaries.ipynb #831b5961
+# %% ../../nbs/01_model/03a_canaries.ipynb #32947a6e
 @contextmanager
 def about_canaries() -> Iterator[None]:
     "Errors of the block speak of canary rows, which are synthetic, and not of somebody's own."
@@ -116,7 +116,7 @@ def about_canaries() -> Iterator[None]:
         if "canary row" not in given:
             given = f"for the canary rows: {given}"
         mend = (
-            "canary rows are synthetic: each column by itself, in the range and form of its values; "
+            "canary rows are synthetic, in the range and form of each column by itself; "
             "let the release read such rows, or name the columns that it reads"
         )
         raise InterpkitError(e.asked, given, f"{mend} ({e.mend})", e.code) from e

@@ -51,7 +51,7 @@ def logits_of(
         f"say which it is: decision=lambda out: out{path}[:, 1]",
     )
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #875792c1
+# %% ../../nbs/01_model/02a_decisions.ipynb #17386120
 def at_last(
     out,  # logits [B, T, vocabulary], or [B, vocabulary]
     batch: Batch,
@@ -67,9 +67,15 @@ def at_last(
             f"logits {list(logits.shape)}{unsaid}",
             "inputs={'kind': 'tokens', ...}, or a dict with an 'attention_mask' from inputs(rows)",
         )
+    if batch.mask is not None and logits.shape[1] != batch.mask.shape[1]:
+        raise invalid(
+            f"logits for each of {batch.mask.shape[1]} positions",
+            f"logits {list(logits.shape)}, in which the last token stands elsewhere",
+            "say where it is: decision=lambda out, batch: out[:, ...]",
+        )
     return logits[torch.arange(len(logits), device=logits.device), batch.last]
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #8e56ae7d
+# %% ../../nbs/01_model/02a_decisions.ipynb #80e79bb2
 def _row_of(
     out,
     batch: Batch,

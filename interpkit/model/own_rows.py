@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEW', 'CHANNELS_FIRST', 'SHARE', 'tried_rows', 'Look', 'look_at', 'Apart', 'require_own_rows']
 
-# %% ../../nbs/01_model/05b_own_rows.ipynb #97fd50cc
+# %% ../../nbs/01_model/05b_own_rows.ipynb #7a316ee1
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from .hooks import hooked
 from .inputs import ColumnInputs, TokenInputs, input_columns
 from .releases import Release
 from .sites import Site
-from .tokens import row_numbers
+from .tokens import row_numbers, special_tokens
 
 # %% ../../nbs/01_model/05b_own_rows.ipynb #a60d1f2d
 FEW = 3  # rows that are run alone
@@ -48,7 +48,7 @@ def tried_rows(release: Release, rows: pd.DataFrame) -> np.ndarray:  # int [at m
     order = np.argsort(lengths, kind="stable")
     return places[[*order[:-1][:FEW], order[-1]]]
 
-# %% ../../nbs/01_model/05b_own_rows.ipynb #6e0fcd86
+# %% ../../nbs/01_model/05b_own_rows.ipynb #c1843910
 @dataclass(frozen=True)
 class Look:
     "What one forward showed of some rows."
@@ -57,6 +57,7 @@ class Look:
     acts: dict[Site, Tensor]  # [B, T, d]
     counts: dict[Site, Tensor]  # bool [B, T]
     convolved: set[tuple[int, ...]]  # shapes that came out of convolutions
+    positions: int = 0  # of the rows, by their mask; 0: nobody says
 
     def at(self, site: Site, row: int) -> Tensor:  # [k, d]
         "What passed a site in one row, at the positions that count."
@@ -78,7 +79,8 @@ def look_at(release: Release, rows: pd.DataFrame, sites: Iterable[Site]) -> Look
     ):
         output = batch.run(release.model)
     counts = {site: counted(t, batch.mask) for site, t in acts.items()}
-    return Look(release.decide(output, batch).double(), acts, counts, convolved)
+    positions = 0 if batch.mask is None else batch.mask.shape[1]
+    return Look(release.decide(output, batch).double(), acts, counts, convolved, positions)
 
 # %% ../../nbs/01_model/05b_own_rows.ipynb #b8d49ee8
 CHANNELS_FIRST = (
@@ -114,14 +116,15 @@ class _convolutions:
         for handle in self.handles:
             handle.remove()
 
-# %% ../../nbs/01_model/05b_own_rows.ipynb #ff683654
+# %% ../../nbs/01_model/05b_own_rows.ipynb #d90b1766
 def _require_tokens(look: Look) -> None:
     "Raise (exit code 65) where a site has its channels where tokens belong."
     for site, t in look.acts.items():
-        if t.shape[1] > 1 and tuple(t.shape) in look.convolved:
+        turned = look.positions == t.shape[2] != t.shape[1]
+        if t.shape[1] > 1 and (turned or tuple(t.shape) in look.convolved):
             raise invalid(
                 f"a site of shape [B, T, d] at {site}",
-                f"the output [B, C, T] of a convolution, {list(t.shape)}, with channels for tokens",
+                f"[B, C, T], {list(t.shape)}, as of a convolution, with channels for tokens",
                 "read it where it is transposed: h.transpose(1, 2) through a module of its own, "
                 "such as nn.Identity(), or a site behind the pooling",
             )
@@ -228,7 +231,24 @@ def _refuse_doubtful_ends(release: Release, rows: pd.DataFrame) -> None:
                 "pass the rows without padding",
             )
 
-# %% ../../nbs/01_model/05b_own_rows.ipynb #9b9b87c9
+# %% ../../nbs/01_model/05b_own_rows.ipynb #8be30b60
+def _refuse_unmarked(release: Release, rows: pd.DataFrame) -> None:
+    "Raise (exit code 65) where a function pads ids and does not say which positions count."
+    if isinstance(release.inputs, TokenInputs):
+        return
+    pad, batch = special_tokens(release.model).pad, release.batch(rows)
+    if pad is None or batch.mask is not None:
+        return
+    for x in (*batch.args, *(batch.kwargs or {}).values()):
+        is_ids = torch.is_tensor(x) and x.ndim == 2 and x.dtype in (torch.int32, torch.int64)
+        if is_ids and bool(((x[:, 0] == pad) | (x[:, -1] == pad)).any()):
+            raise invalid(
+                "inputs(rows) that say which positions count",
+                f"ids that end or begin with the padding token {pad}, and no mask",
+                "return a dict with an 'attention_mask' or 'mask' [B, T] of what is no padding",
+            )
+
+# %% ../../nbs/01_model/05b_own_rows.ipynb #c775cad8
 def require_own_rows(
     release: Release,
     rows: pd.DataFrame,  # pinned, where the decision needs it
@@ -248,6 +268,7 @@ def require_own_rows(
     places = tried_rows(release, rows) if len(rows) > 1 else np.zeros(1, int)
     together = look_at(release, rows.iloc[places], sites)
     _require_tokens(together)
+    _refuse_unmarked(release, rows.iloc[places])
     if len(places) < 2:
         return
     alone = [_alone(release, rows, i, numbers[i], sites) for i in places[:-1]]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_head', 'refuse_special', 'write_model', 'build_model', 'folder_parts', 'plain', 'write_head']
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #fafe9df4
+# %% ../../nbs/01_model/04d_release_folders.ipynb #369a84cf
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 from ..core.artefacts import open_artefact
 from ..core.errors import InterpkitError, invalid
 from ..core.files import read_json, write_json
+from .adapters import has_adapter, no_adapter_error
 from .code import Code, copy_code, path_of
 from .decisions import make_decision
 from .fingerprints import fingerprint, schema_digests
@@ -74,11 +75,13 @@ def write_model(model: nn.Module, folder: Path, hf: bool) -> None:
     weights = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
     save_file(weights, folder / "model.safetensors", metadata=dict(format="pt"))
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #516a5463
+# %% ../../nbs/01_model/04d_release_folders.ipynb #5798a740
 def build_model(head: dict, folder: Path, code: Code) -> nn.Module:
     "The model of a release folder, with its weights. Raises (exit code 65) where either fails."
     if head["factory"] == "hf":
         return hf_model(folder)
+    if has_adapter(folder):
+        raise no_adapter_error(folder, "an adapter beside a model of one's own code")
     files = weight_files(folder, head.get("weights", "model.safetensors"))
     try:
         model = code.function(head["factory"])(**head.get("factory_args", {}))

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #deedacf0
-import copy
+# %% ../../nbs/01_model/05_releases.ipynb #f11d95ec
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..core.show import card_html
 from .batch import Batch, require_finite
 from .capture import capture
 from .code import path_of
+from .copies import Bond, bond_of, copied
 from interpkit.model.decisions import (
     PINNED,
     FunctionDecision,
@@ -47,7 +47,7 @@ from interpkit.model.release_folders import (
 )
 from .sites import Site, choose_sites
 
-# %% ../../nbs/01_model/05_releases.ipynb #5c280acb
+# %% ../../nbs/01_model/05_releases.ipynb #39ec96b0
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -66,6 +66,7 @@ class Release:
     folder: Path | None = None
     for_sign_off: bool = False
     notes: tuple[str, ...] = ()
+    bond: Bond | None = None  # to the live module it was copied from, while that can be reached
 
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
         from_module: ClassVar[Callable[..., "Release"]]
@@ -113,7 +114,7 @@ def _repr_html_(self: Release) -> str:
         },
     )
 
-# %% ../../nbs/01_model/05_releases.ipynb #68b61c44
+# %% ../../nbs/01_model/05_releases.ipynb #38d606dd
 @patch
 def batch(self: Release, rows: pd.DataFrame) -> Batch:
     "The forward arguments of rows, on the release's device. Raises (exit code 65) without rows."
@@ -123,7 +124,19 @@ def batch(self: Release, rows: pd.DataFrame) -> Batch:
             "0 rows",
             "pass the rows of a period that has traffic",
         )
+    if self.bond is not None:
+        self.bond.prove(lambda: _answers(self, rows.head(64)))
     return self.inputs(rows).to(self.device)
+
+
+def _answers(release: Release, rows: pd.DataFrame) -> list:
+    "All that a release makes of rows: arguments, output, and the decision where there is one."
+    batch = release.inputs(rows).to(release.device)
+    output = batch.run(release.model)
+    try:
+        return [batch.args, batch.kwargs, output, release.decision(output, batch)]
+    except InterpkitError:  # which is told by whoever asks for the decision
+        return [batch.args, batch.kwargs, output]
 
 # %% ../../nbs/01_model/05_releases.ipynb #6dd5e105
 @patch
@@ -166,7 +179,7 @@ def run(
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
 
-# %% ../../nbs/01_model/05_releases.ipynb #4315495e
+# %% ../../nbs/01_model/05_releases.ipynb #c6de9709
 @patch(cls_method=True)
 def from_module(
     cls: Release,
@@ -184,24 +197,18 @@ def from_module(
     of output and batch, that returns one number per sequence.
     """
     where = pick_device(device)
-    try:
-        model = freeze(copy.deepcopy(model), where)
-    except RuntimeError as e:
-        raise invalid(
-            "a module that can be copied",
-            f"{type(e).__name__}: {e}",
-            "make the release before a backward pass, or from a newly built module",
-        ) from e
-    structure = re.sub(r" at 0x\w+", "", repr(model))
+    made = freeze(copied(model), where)
+    structure = re.sub(r" at 0x\w+", "", repr(made))
     return cls(
         name,
-        model,
-        make_inputs(inputs, model, vocabulary_size(model)),
+        made,
+        make_inputs(inputs, made, vocabulary_size(made)),
         make_decision(decision),
-        choose_sites(sites, model),
-        fingerprint(model, dict(structure=structure)),
+        choose_sites(sites, made),
+        fingerprint(made, dict(structure=structure)),
         where,
         notes=("not for sign-off: code not fingerprinted",),
+        bond=bond_of(made, model, name, inputs, decision),
     )
 
 # %% ../../nbs/01_model/05_releases.ipynb #49ce7bc7

@@ -276,7 +276,7 @@ def cells_like(column: pd.Series, n: int, rng: np.random.Generator) -> list:
             return make(present, n, rng)
     return [None] * n
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #c107e80a
+# %% ../../nbs/01_model/02b_synthetic.ipynb #41c734d6
 def synthetic(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
     "`n` values in the form of a column, none of which is one customer's; what lacks stays lacking."
     present = column.dropna().reset_index(drop=True)
@@ -289,10 +289,10 @@ def synthetic(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
         return _as_times(present, n, rng)
     if pd.api.types.is_timedelta64_dtype(kind):
         return _as_durations(present, n, rng)
-    if pd.api.types.is_bool_dtype(kind) and kind != object:
+    if pd.api.types.is_bool_dtype(kind) and not pd.api.types.is_object_dtype(kind):
         return pd.Series(_like_flags(present, n, rng)).astype(kind)
     if pd.api.types.is_numeric_dtype(kind):
         return _as_floats(present, n, rng)
     cells = cells_like(present.astype(object), n, rng)
     made = pd.Series(cells, dtype=object)
-    return made if kind == object else made.astype(kind)
+    return made if pd.api.types.is_object_dtype(kind) else made.astype(kind)

@@ -99,9 +99,9 @@ def _spans(
         )
     return spans
 
-# %% ../../nbs/01_model/01a_tokens.ipynb #7be6e5b0
+# %% ../../nbs/01_model/01a_tokens.ipynb #c1ea27bc
 def unpadded(rows: pd.DataFrame, pad: int | None) -> pd.DataFrame:
-    "The rows without padding, in all columns with a value per token; the same where none is padded."
+    "The rows without padding, in all columns with a value per token; the same where none is."
     lists = _token_lists(rows) if len(rows) else []
     spans = _spans(rows, lists, pad) if lists else np.zeros((0, 2), int)
     lengths = np.array([len(ids) for ids in lists], int)
