@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers import refused
 
+from interpkit.core import files
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import write_json
 from interpkit.drift.changed import contributor_rows
@@ -1067,7 +1068,7 @@ def test_a_full_disk_leaves_no_half_report(tmp_path, monkeypatch):
     def full(*a):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(InterpkitError) as e:
         write_report(folder)
     assert e.value.code == 75
