@@ -386,6 +386,7 @@ def test_reading_refuses_what_it_does_not_have(tmp_path):
             mask=torch.zeros(len(rows), 1),
         ),
         decision=lambda out: out[:, 0],
+        sites=[HIDDEN],
         device="cpu",
     )
     nothing = write(tmp_path / "t", make_rows(4), uncounted, sites=[HIDDEN])
