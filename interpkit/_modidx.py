@@ -2831,6 +2831,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'interpkit/model/synthetic.py'),
                                            'interpkit.model.synthetic._like_ids': ( '01_model/synthetic.html#_like_ids',
                                                                                     'interpkit/model/synthetic.py'),
+                                           'interpkit.model.synthetic._like_moments': ( '01_model/synthetic.html#_like_moments',
+                                                                                        'interpkit/model/synthetic.py'),
                                            'interpkit.model.synthetic._like_numbers': ( '01_model/synthetic.html#_like_numbers',
                                                                                         'interpkit/model/synthetic.py'),
                                            'interpkit.model.synthetic._like_text': ( '01_model/synthetic.html#_like_text',
