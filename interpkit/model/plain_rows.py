@@ -92,21 +92,20 @@ def column_again(cells: list, kind: str | dict) -> pd.Series:
         return pd.Series(pd.Categorical(values, names, ordered=kind["ordered"]))
     return pd.Series(values, dtype=object).astype(kind)
 
-# %% ../../nbs/01_model/02c_plain_rows.ipynb #54cdc304
-def plain_rows(rows: pd.DataFrame) -> dict:  # 'canary', 'canary_dtypes', perhaps 'canary_columns'
+# %% ../../nbs/01_model/02c_plain_rows.ipynb #979924ac
+def plain_rows(rows: pd.DataFrame) -> dict:  # canary, canary_dtypes, canary_columns
     "Rows, types and names, as they stand in a validity file."
     columns = {str(c): [plain_cell(x) for x in rows[c]] for c in rows}
     each = zip(*columns.values(), strict=True)
     records = [dict(zip(columns, cells, strict=True)) for cells in each]
     kept = dict(canary=records, canary_dtypes={str(c): plain_type(rows[c]) for c in rows})
-    if not all(isinstance(c, str) for c in rows):
-        kept["canary_columns"] = [plain_cell(c) for c in rows]
-    return kept
+    return kept | dict(canary_columns=[plain_cell(c) for c in rows])  # JSON sorts their names
 
 
 def rows_again(kept: dict) -> pd.DataFrame:
     "The rows that `plain_rows` was given."
     names = kept.get("canary_columns") or list(kept["canary_dtypes"])
+    names = [tuple(name) if isinstance(name, list) else name for name in names]
     made = {}
     for name in names:
         cells = [row[str(name)] for row in kept["canary"]]

@@ -164,7 +164,7 @@ def _like_text(column: pd.Series, n: int, rng: np.random.Generator) -> list:
         return _as_times(days, n, rng).dt.strftime("%Y-%m-%d").tolist()
     return texts_like(column, n, rng)
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #c05edbe6
+# %% ../../nbs/01_model/02b_synthetic.ipynb #8dac20e3
 def _like_decimals(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     values = column.astype(float).to_numpy()
     return as_decimals(column, means_of_twenty(values[np.isfinite(values)], n, rng))
@@ -172,6 +172,10 @@ def _like_decimals(column: pd.Series, n: int, rng: np.random.Generator) -> list:
 
 def _like_days(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     return _as_times(pd.to_datetime(column), n, rng).dt.date.tolist()
+
+
+def _like_moments(column: pd.Series, n: int, rng: np.random.Generator) -> list:
+    return [x.to_pydatetime() for x in _as_times(pd.to_datetime(column), n, rng)]
 
 
 def _like_ids(column: pd.Series, n: int, rng: np.random.Generator) -> list:
@@ -195,7 +199,7 @@ def _like_numbers(column: pd.Series, n: int, rng: np.random.Generator) -> list:
 CELLS: dict[type | tuple, Callable] = {  # by the type of a value, the first that fits
     str: _like_text,
     decimal.Decimal: _like_decimals,
-    datetime.datetime: lambda column, n, rng: _as_times(pd.to_datetime(column), n, rng).tolist(),
+    datetime.datetime: _like_moments,
     datetime.date: _like_days,
     uuid.UUID: _like_ids,
     (bytes, bytearray): _like_bytes,
