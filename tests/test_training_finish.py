@@ -21,7 +21,7 @@ from interpkit.dictionary.replacement import replaced_output, run_replaced
 from interpkit.dictionary.validity import verify_canary
 from interpkit.dictionary.weights import TENSORS, SiteWeights
 from interpkit.model.releases import Release
-from interpkit.training.finish import finish, set_aside
+from interpkit.training.finish import both_losses, finish, set_aside
 from interpkit.training.task_loss import task_loss
 from interpkit.training.train import train_dictionary
 from interpkit.training.units import moved, sizes_at, still, units_of
@@ -47,6 +47,16 @@ def clt(release, rows):
     return train_dictionary(
         release, rows.head(500), n_features=96, k=4, tokens=40_000, wiring="clt"
     )
+
+
+@pytest.mark.parametrize("which", ["coarse", "clt"])
+def test_both_losses_reach_every_weight(which, release, rows, request):
+    d = request.getfixturevalue(which)
+    leaves = [w.map(lambda t: t.clone().requires_grad_()) for w in d.weights]
+    for loss in both_losses(release, replace(d, weights=tuple(leaves)), rows.head(8), "decision", 1):
+        for w in leaves:
+            slopes = torch.autograd.grad(loss, [w.W_enc, w.W_dec], retain_graph=True)
+            assert all(float(slope.abs().sum()) > 0 for slope in slopes)
 
 
 @pytest.mark.parametrize("which", ["coarse", "clt"])
