@@ -5,6 +5,7 @@ import decimal
 import json
 import os
 import uuid
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -236,7 +237,7 @@ def test_only_what_a_run_wrote_is_removed(tmp_path, monkeypatch):
     mine = tmp_path / "runs" / "train-foo" / "notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    call = lambda: run_training("v1", "rows.parquet", "foo", Policy(), folder="nowhere")  # noqa: E731
+    call = partial(run_training, "v1", "rows.parquet", "foo", Policy(), folder="nowhere")
     refused(call, "other things", code=64)
     (mine.parent / ".lock").touch()  # the folder of an earlier run
     with pytest.raises(InterpkitError):
