@@ -53,7 +53,9 @@ def clt(release, rows):
 def test_both_losses_reach_every_weight(which, release, rows, request):
     d = request.getfixturevalue(which)
     leaves = [w.map(lambda t: t.clone().requires_grad_()) for w in d.weights]
-    for loss in both_losses(release, replace(d, weights=tuple(leaves)), rows.head(8), "decision", 1):
+    for loss in both_losses(
+        release, replace(d, weights=tuple(leaves)), rows.head(8), "decision", 1
+    ):
         for w in leaves:
             slopes = torch.autograd.grad(loss, [w.W_enc, w.W_dec], retain_graph=True)
             assert all(float(slope.abs().sum()) > 0 for slope in slopes)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #93496be4
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #e143550b
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +37,9 @@ from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes, inner
+from ..sparse.sums import per_sequence
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #ee82cb95
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #9bf4cd5c
 @dataclass(frozen=True)
 class Attributions:
     """Gradient x activation of one batch: features of all sites side by side.
@@ -60,17 +61,17 @@ class Attributions:
     @cached_property
     def activation(self) -> sparse.csr_array:  # [B, F]
         "The sum over tokens of the activation."
-        return self._summed(lambda s: self.codes[s].per_sequence())
+        return self._summed(lambda s: per_sequence(self.codes[s]))
 
     @cached_property
     def size(self) -> sparse.csr_array:  # [B, F]
         "The sum over tokens of |attribution|."
-        return self._summed(lambda s: self.codes[s].per_sequence(self.attributed[s].abs()))
+        return self._summed(lambda s: per_sequence(self.codes[s], self.attributed[s].abs()))
 
     @cached_property
     def signed(self) -> sparse.csr_array:  # [B, F]
         "The sum over tokens of the attribution."
-        return self._summed(lambda s: self.codes[s].per_sequence(self.attributed[s]))
+        return self._summed(lambda s: per_sequence(self.codes[s], self.attributed[s]))
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #6bd57f7b
 def _attributed(

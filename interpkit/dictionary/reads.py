@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['dealt', 'asked_columns', 'moved_by', 'named_by']
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #051ca994
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #095f16c6
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,6 +18,7 @@ from .replacement import codes_at
 from .terms import is_list
 from ..model.capture import capture
 from ..model.releases import Release
+from ..sparse.sums import as_csr
 
 # %% ../../nbs/04_dictionary/03b_reads.ipynb #bf655d4f
 def dealt(
@@ -39,7 +40,7 @@ def dealt(
     other = values[(code[: len(first)] + step) % len(values)]
     return pd.Series(other, first.index, dtype=column.dtype)
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #ee486352
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #9d416a33
 def asked_columns(release: Release, rows: pd.DataFrame) -> list[str]:
     "Columns that the inputs of a release may read: those that it names, or all but ids."
     if release.inputs_columns:
@@ -52,7 +53,7 @@ def _codes(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> tupl
     "Activations at the sources, and codes of all features over rows and positions."
     batch = release.batch(rows)
     acts = capture(release.model, dictionary.sites, batch)
-    codes = [codes_at(dictionary, s, acts[s], batch).csr() for s in dictionary.sites]
+    codes = [as_csr(codes_at(dictionary, s, acts[s], batch)) for s in dictionary.sites]
     return [acts[s] for s in dictionary.sites], codes
 
 # %% ../../nbs/04_dictionary/03b_reads.ipynb #c515b039

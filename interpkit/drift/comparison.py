@@ -6,7 +6,7 @@
 __all__ = ['hashed', 'hashed_seed', 'frame_of', 'Observed', 'observe', 'decision_scale', 'centred', 'incompatibility',
            'Comparison', 'release_decisions', 'effects_of']
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #350eba8e
+# %% ../../nbs/08_drift/01_comparison.ipynb #f0661a26
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from ..model.capture import capture
 from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..sparse.codes import SparseCodes
+from ..sparse.sums import as_csr
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #ec4cdfad
 def hashed(values, salt: str) -> list[str]:
@@ -79,10 +80,10 @@ class Observed:
     spliced_new: np.ndarray
     reconstruction: dict  # (site, 'old' | 'new') -> Reconstruction
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #04a5a394
+# %% ../../nbs/08_drift/01_comparison.ipynb #ec1f9123
 def _moved(old: SparseCodes, new: SparseCodes) -> sparse.csr_array:  # [B, F]
     "The sum over tokens of |activation on new - on old|, of one site."
-    change, (B, T, F) = abs(new.csr() - old.csr()).tocsr(), old.shape
+    change, (B, T, F) = abs(as_csr(new) - as_csr(old)).tocsr(), old.shape
     begin = change.indptr[::T] if T else np.zeros(B + 1, int)
     moved = sparse.csr_array((change.data, change.indices, begin), shape=(B, F))
     moved.sum_duplicates()
