@@ -41,7 +41,7 @@ from interpkit.gate.runner import (
 )
 from .signing import key_made, sign_folder, verified_words
 
-# %% ../../nbs/09_gate/08_cli.ipynb #f36a3594
+# %% ../../nbs/09_gate/08_cli.ipynb #aab54d37
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -54,9 +54,7 @@ Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml."
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option(help="Of all draws.")]
 Timeout = Annotated[int | None, typer.Option(help="Seconds that a cell of a job may take.")]
-Copies = Annotated[
-    Text, typer.Option(help="A folder with a team's own copies of the job notebooks.")
-]
+Copies = Annotated[Text, typer.Option(help="A folder with a team's own job notebooks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print verdict.json last.")]
 
 
@@ -113,13 +111,11 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #cd375e2f
+# %% ../../nbs/09_gate/08_cli.ipynb #cb18ea5a
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
-OldDictionary = Annotated[
-    str, typer.Option(help="The old release's dictionary; without it, one is trained.")
-]
+OldDictionary = Annotated[str, typer.Option(help="Its dictionary; without it, one is trained.")]
 DictionaryData = Annotated[str, typer.Option(help="Rows to train that dictionary on.")]
 RunFolder = Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")]
 Watch = Annotated[
