@@ -1,7 +1,8 @@
 """Keeps the interpretation of a production model valid and accountable.
 
 From one model release to the next: `train` a dictionary, `evaluate` it, `explain` decisions with
-it, `check` a new release against the old one, `verify` what a check has found.
+it, `check` a new release against the old one, `verify` what a check has found, `adapt` a
+dictionary to a release that it no longer fits.
 """
 
 from importlib import import_module
@@ -15,6 +16,7 @@ _DOOR = {  # what the package offers at its top, and where it lives
     "evaluate": "interpkit.dictionary.evaluate:evaluate",
     "explain": "interpkit.explain",  # a package that can be called, see there
     "check": "interpkit.gate.check:check",
+    "adapt": "interpkit.adapt",  # as explain
     "verify": "interpkit.gate.evidence:verify",
     "Release": "interpkit.model.releases:Release",
     "Dictionary": "interpkit.dictionary.dictionary:Dictionary",

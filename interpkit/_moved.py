@@ -203,7 +203,7 @@ gate.runner:job_notebook -> gate.notebooks:job_notebook
 gate.runner:jobs_folder -> gate.notebooks:jobs_folder
 gate.runner:own_kernel -> gate.kernel:own_kernel
 gate.runner:refuse_exits -> gate.notebooks:refuse_exits
-model.fingerprints:SHARED -> model.canaries:SHARED
+model.fingerprints:SHARED -> model.synthetic:SHARED
 model.fingerprints:canary -> model.canaries:canary
 model.fingerprints:canary_rows -> model.canaries:canary_rows
 model.fingerprints:compare_canary -> model.canaries:compare_canary

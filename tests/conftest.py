@@ -12,10 +12,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
 
+LONGEST = (  # in seconds of one core, longest first
+    *("gate_jobs", "training_objectives", "gate_attacks", "training_fit", "gate_evidence"),
+    *("bridges_jax", "training_finish", "core_statistics", "gate_check", "sparse_triton_kernels"),
+    *("demo_releases", "house_docs", "training_trainer", "drift_simulate", "packaging"),
+)
 COLUMNS = [f"x{i}" for i in range(6)]
 FACTORY = """from torch import nn
 def build(width=16): return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 1))
 """
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first.
+
+    A worker takes a file as a whole, and none should begin a long one when the others are done.
+    """
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +88,17 @@ def tiny(tmp_path_factory):
         dictionary_folder=str(at / "dictionary"),
     )
     sys.path.remove(str(at))
+
+
+@pytest.fixture(scope="session")
+def runs(tiny, tmp_path_factory):
+    "A run of v2, which FAILs, and one of v1 against itself, which PASSes: to be copied."
+    from small_runs import asked_of, by_hand
+
+    at = tmp_path_factory.mktemp("runs")
+    for name, new in (("v2", tiny.v2), ("same", tiny.v1)):
+        by_hand(asked_of(tiny, new, at / name))
+    return at
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ python tools/style.py
 
 step "notebooks"
 # a job notebook needs the parameters of a run: tests/test_gate_jobs.py runs them all by papermill
-nbdev-test --n-workers "$workers" --pause 0.1 --skip-folder-re '^[_.]|^jobs$'
+nbdev-test --n-workers "$workers" --skip-folder-re '^[_.]|^jobs$'
 step "pytest"
-python -m pytest -n "$workers" --dist loadfile -m "not slow" tests
+# in the order of tests/conftest.py: files with few tests are not the short ones
+python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "not slow" tests
 step "done"

@@ -1,9 +1,14 @@
-"Activations of known directions, the shapes that a trainer meets, and the dense error."
+"Activations of known directions, trainings on them, shapes that a trainer meets, dense errors."
+
+from functools import lru_cache
 
 import torch
 from torch.nn.functional import normalize, pad
 
+from interpkit.training.fit import fit
 from interpkit.training.gradients import Shape
+from interpkit.training.recipe import recipe
+from interpkit.training.trainer import Trainer
 
 D, TRUE, K = 32, 96, 6  # width, known directions, directions per token
 
@@ -25,6 +30,13 @@ def stream(steps, size=256, seed=0, **kwargs):
     "As many batches of activations as there are steps."
     random = torch.Generator().manual_seed(seed)
     return (tokens(size, random, **kwargs) for _ in range(steps))
+
+
+@lru_cache  # both are always given: a call with a default would be another entry
+def trained(objective, seed) -> Trainer:
+    "An SAE of 128 features, after 1,200 steps."
+    how = recipe(128, K, 1200 * 256, 256, seed=seed, objective=objective)
+    return fit(stream(1200, seed=seed), how)
 
 
 SHAPES = dict(

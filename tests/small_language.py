@@ -3,6 +3,7 @@
 The truth is found one sequence at a time: no padding, no batches, plain hooks.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -13,6 +14,8 @@ from torch import nn
 
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import SiteWeights
+from interpkit.model.batch import Batch
+from interpkit.model.inputs import FunctionInputs
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 
@@ -83,6 +86,16 @@ def world(n: int = 14) -> SimpleNamespace:
     return SimpleNamespace(
         old=causal(0, "v1"), new=causal(0, "v2", moved=0.1), rows=rows, dictionary=dictionary
     )
+
+
+def without_starts(release: Release) -> Release:
+    "The release with inputs that count no start token, wherever it stands."
+
+    def inputs(rows: pd.DataFrame) -> Batch:
+        batch = release.inputs(rows)
+        return replace(batch, mask=batch.mask & (batch.kwargs["input_ids"] != BOS))
+
+    return replace(release, inputs=FunctionInputs(inputs))
 
 
 def by_hand(w: SiteWeights, h: torch.Tensor) -> torch.Tensor:  # [T, d] -> [T, F]

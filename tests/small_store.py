@@ -1,5 +1,6 @@
 "An activation store of a network with two layers, and what is written to it."
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import nn
 
 from interpkit.core.digests import digest_file
 from interpkit.data.store import ActivationStore
-from interpkit.model.batch import Batch
+from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 
 HIDDEN = Site("hidden")
@@ -28,29 +29,21 @@ class Network(nn.Module):
             self.pooled.weight.copy_(torch.arange(12.0).reshape(3, 4))
             self.pooled.bias.zero_()
 
-    def forward(self, ids):
-        return self.pooled(self.hidden(ids).mean(1))
+    def forward(self, input_ids, attention_mask):
+        real = attention_mask[..., None] > 0
+        return self.pooled(self.hidden(input_ids).where(real, 0).sum(1) / real.sum(1))
 
 
-class Release:
-    "What a store needs of a release."
-
-    default_sites = (HIDDEN,)
-
-    def __init__(self, name="v1", scale=1.0):
-        self.fingerprint = name
-        self.model = Network(scale).eval()
-
-    def pin(self, rows):
-        return rows
-
-    def batch(self, rows):
-        lengths = torch.tensor([len(x) for x in rows["input_ids"]])
-        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for i, x in enumerate(rows["input_ids"]):
-            ids[i, : len(x)] = torch.as_tensor(x)
-        real = torch.arange(ids.shape[1])[None] < lengths[:, None]
-        return Batch(args=(ids,), mask=real & (ids != 1), n=len(rows))
+def release_of(name="v1", scale=1.0):
+    "A release of the network, under a fingerprint of its own."
+    made = Release.from_module(
+        Network(scale),
+        inputs=dict(kind="tokens", bos=1, pad=None),
+        decision=dict(kind="column", column=0),
+        sites=[HIDDEN],
+        device="cpu",
+    )
+    return replace(made, fingerprint=name)
 
 
 def make_rows(n=70, seed=0):
@@ -68,7 +61,7 @@ def write(folder, rows=None, release=None, **kwargs):
     "A store of five shards, written in batches of eight."
     kwargs = dict(sites=[HIDDEN, POOLED], shard_sequences=16, batch=8) | kwargs
     return ActivationStore.write(
-        folder, release or Release(), make_rows() if rows is None else rows, **kwargs
+        folder, release or release_of(), make_rows() if rows is None else rows, **kwargs
     )
 
 

@@ -1,14 +1,13 @@
 "Dictionaries in JAX: codes, gradients and the way back agree with torch in every wiring."
 
-import subprocess
-import sys
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 import torch
-from helpers import refused
+from helpers import printed_by, refused
 
 from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.dictionary import Dictionary
@@ -19,6 +18,9 @@ from interpkit.training.gradients import Parameters, Shape, gradients
 
 pytestmark = pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
 if find_spec("jax"):
+    # What LLVM would make faster runs once; HLO is optimised as ever.
+    quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ.setdefault("XLA_FLAGS", quickly)
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -564,21 +566,14 @@ def test_repr_is_one_line_also_of_gradients_and_of_what_is_traced():
 # What is imported when
 
 
-def python(code: str) -> str:
-    "What a fresh process prints."
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 SMALL = """
 import os
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-BEFORE
 import torch
-
+"""
+DICTIONARY = """
 import interpkit
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import SiteWeights
@@ -587,32 +582,31 @@ from interpkit.model.sites import Site
 eye, zeros = torch.eye(2), torch.zeros(2)
 d = Dictionary((Site("a"),), (SiteWeights(eye, zeros, zeros, eye, zeros),))
 """
-NO_JAX = 'sys.modules["jax"] = None'
-
-
-def test_jax_is_imported_when_it_is_asked_for():
-    without = SMALL.replace("BEFORE", NO_JAX) + 'print("jax.numpy" in sys.modules)'
-    assert python(without) == "False"
-    asked = """
+NO_JAX = 'sys.modules["jax"] = None\n'
+ASKED = """
 before = "jax" in sys.modules
 from interpkit.bridges.jax import to_jax
 
 print(before, to_jax(d))
 """
-    wanted = "False JaxDictionary(sae: 2 -> 2; float32)"
-    assert python(SMALL.replace("BEFORE", "") + asked) == wanted
-
-
-def test_without_jax_one_error_says_what_to_install():
-    asked = (
-        NO_JAX
-        + """
+ASKED_IN_VAIN = """
 try:
     from interpkit.bridges.jax import to_jax
 except Exception as e:
     print(type(e).__name__, int(e.code), e)
 """
+
+
+def test_jax_is_imported_when_it_is_asked_for_and_where_it_is_missing_one_error_says_what_to_do():
+    without, asked, in_vain = printed_by(
+        [
+            NO_JAX + DICTIONARY + 'print("jax.numpy" in sys.modules)',
+            DICTIONARY + ASKED,
+            NO_JAX + DICTIONARY + ASKED_IN_VAIN,
+        ],
+        first=SMALL,
     )
-    printed = python(SMALL.replace("BEFORE", "") + asked)
-    assert printed.startswith("InterpkitError 1 ")
-    assert "pip install 'interpkit-notebooks[jax]'" in printed
+    assert without == "False"
+    assert asked == "False JaxDictionary(sae: 2 -> 2; float32)"
+    assert in_vain.startswith("InterpkitError 1 ")
+    assert "pip install 'interpkit-notebooks[jax]'" in in_vain

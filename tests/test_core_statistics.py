@@ -22,8 +22,13 @@ from interpkit.core.statistics import (
 
 
 def _checks(population: Population) -> int:
-    "More where the promise is close: one sample of 170 holds none of 5 % in 100 sequences."
-    return 8000 if population.rare == 0.05 else 3000
+    """More where the promise is close: one sample of 170 holds none of 5 % in 100 sequences.
+
+    The others are wrong in at most 2 of 1,000 checks: of 1,500, 8 may be, else 1 % is not excluded.
+    """
+    if population.rare == 0.05:
+        return 8000
+    return 3000 if population.rare < 1 or population.together else 1500
 
 
 @pytest.mark.parametrize("population", PROMISED, ids=lambda p: p.name)

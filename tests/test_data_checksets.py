@@ -109,6 +109,7 @@ def test_a_broken_value_of_a_table_is_named_by_column_and_row(column, value, sai
     assert f"column {column!r}" in e.asked
     assert "row 2" in e.given
     assert said in e.given
+    assert "does not read" in e.mend
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,29 @@ def test_missing_columns_come_with_the_nearest_name():
     assert "'amount', 'count'" in e.asked
     assert "'amount': did you mean 'amonut'?" in e.mend
     assert "'count': did you mean 'cuont'?" in e.mend
+
+
+def test_a_column_that_is_lacking_is_not_taken_for_another_that_is_needed():
+    "'delay_1: did you mean delay_3?' was said of two columns that the release reads."
+    rows = columns().rename(columns=dict(amount="delay_3", count="sex"))
+    e = refusal(rows, inputs=["delay_1", "delay_3"])
+    assert e.mend == "add it as the release's own pipeline makes it"
+    assert "them" in refusal(rows, inputs=["delay_1", "delay_2"]).mend
+
+
+@pytest.mark.parametrize(
+    "column, values, mend",
+    [
+        ("label", ["good", "bad", None, "bad", "good"], "(rows['label'] == WORD).astype(float)"),
+        ("label", ["0", "1", None, "1", "0"], "rows['label'].astype(float)"),
+        ("weight", ["much"] * 5, "the inverse of the sampling probability"),
+        ("weight", ["1", "2", "1", "1", "1"], "rows['weight'].astype(float)"),
+    ],
+)
+def test_text_where_numbers_are_wanted_is_mended_by_what_works(column, values, mend):
+    e = refusal(columns().assign(**{column: pd.Series(values, dtype=object)}))
+    assert mend in e.mend
+    assert "good" not in str(e)
 
 
 def test_a_sound_set_comes_back_whole_and_in_order(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from interpkit.core.errors import InterpkitError
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.evaluate import attributions, evaluate
 from interpkit.dictionary.replacement import batch_size, codes_at, in_batches, splice
+from interpkit.drift.simulate import small_world
+from interpkit.explain.attribution import explain
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 
@@ -77,6 +80,17 @@ def test_splice_runs_all_sites_at_once():
     found = splice(w.old, w.dictionary, w.rows)
     assert found.bare.tolist() == pytest.approx([t.decision for t in truth("old")], abs=1e-4)
     assert found.spliced.tolist() == pytest.approx([t.spliced for t in truth("old")], abs=1e-3)
+
+
+def test_numbers_on_another_release_are_told_for_what_they_are():
+    "`evaluate` gave a splice error of 33 on another release, and said nothing of it."
+    w = small_world(100)  # its dictionary is certified for the old release
+    for call in (evaluate, explain):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            call(w.old, w.dictionary, w.rows)
+        with pytest.warns(UserWarning, match="another release: what it says there need not"):
+            call(w.new, w.dictionary, w.rows)
 
 
 def test_an_evaluation_is_shown_and_answers_as_a_mapping():
@@ -154,7 +168,8 @@ def test_nan_where_it_counts_is_refused_with_its_row():
     class Broken(Masked):
         def forward(self, input_ids, attention_mask):
             h = self.hidden(self.embed(input_ids))
-            return self.head(h.nan_to_num(0).sum(1))  # the decision stays finite
+            real = attention_mask[..., None]
+            return self.head((h.nan_to_num(0) * real).sum(1))  # the decision stays finite
 
     torch.manual_seed(0)
     model = Broken()

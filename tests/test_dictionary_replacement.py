@@ -219,8 +219,10 @@ class Pooled(nn.Module):
         )
 
     def forward(self, input_ids, attention_mask):
-        h = self.tokens(self.embed(input_ids))
-        return self.head(self.again(h + self.pool(h.mean(1))[:, None]).sum(1))
+        real = attention_mask[..., None]
+        h = self.tokens(self.embed(input_ids)) * real
+        mean = self.pool(h.sum(1) / real.sum(1))[:, None]
+        return self.head((self.again(h + mean) * real).sum(1))
 
 
 @pytest.mark.parametrize("source, target", [("tokens:in", "pool:out"), ("pool:in", "again:out")])

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import mypy_patch
 import pytest
-from helpers import refused
+from helpers import printed_by, refused
 
 import interpkit
 from interpkit import _moved
 from interpkit.drift.simulate import small_world
 
-DOOR = {"train", "evaluate", "explain", "check", "verify", "Release", "Dictionary"}
+DOOR = {"train", "evaluate", "explain", "check", "verify", "adapt", "Release", "Dictionary"}
 
 
 def python(code: str) -> str:
@@ -75,17 +75,20 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_explain_can_be_called_in_whatever_order_it_is_imported(order):
-    said = python(
-        f"{ORDERS[order]}\n"
-        "import interpkit.explain.attribution\n"
-        "interpkit.explain.attribution.explain = lambda *given: given\n"
-        "assert a is interpkit.explain\n"
-        "assert callable(interpkit.explain.ablation.all_effects)\n"
-        "print(a('release', 'dictionary', 'rows'), interpkit.explain(1, 2, 3, top=4))"
-    )
-    assert said == "('release', 'dictionary', 'rows', 10) (1, 2, 3, 4)"
+CALLED = """
+import interpkit.explain.attribution
+interpkit.explain.attribution.explain = lambda *given: given
+assert a is interpkit.explain
+assert callable(interpkit.explain.ablation.all_effects)
+print(a('release', 'dictionary', 'rows'), interpkit.explain(1, 2, 3, top=4))
+"""
+
+
+def test_explain_can_be_called_in_whatever_order_it_is_imported():
+    codes = [f"{order}\n{CALLED}" for order in ORDERS.values()]
+    printed = printed_by(codes, first="import torch")
+    said = "('release', 'dictionary', 'rows', 10) (1, 2, 3, 4)"
+    assert dict(zip(ORDERS, printed, strict=True)) == dict.fromkeys(ORDERS, said)
 
 
 def test_explain_explains(tiny):

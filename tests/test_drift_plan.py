@@ -20,7 +20,7 @@ import interpkit
 from interpkit.core.statistics import Interval
 from interpkit.drift.limits import Limits
 from interpkit.drift.measure import load_families, measure
-from interpkit.drift.plan import code_digest, limits_of, plan_check, preview
+from interpkit.drift.plan import code_digest, limits_by_segment, limits_of, plan_check, preview
 from interpkit.drift.scores import OldScores, fit_or_raise, score_old
 from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
@@ -40,11 +40,9 @@ def scores(splice=0.01, error=(0.02,), firing=(300.0,) * 16):
     errors = tuple(map(interval, error))
     share = np.full(16, 1 / 16)
     alerts = np.arange(400) < 40
-    size = np.ones(400)
-    left_out = 0.02 * size
-    return OldScores(
-        interval(splice), errors, share, share, alerts, np.array(firing), left_out, size
-    )
+    whole = np.ones((400, 1 + len(errors)))
+    lost = whole * [splice, *error]
+    return OldScores(interval(splice), errors, share, share, alerts, np.array(firing), lost, whole)
 
 
 def effective(weight):  # [n, ...] -> [...]
@@ -110,7 +108,7 @@ LIMITS = Limits()
 def limits_by_name(own=None, limits=LIMITS):
     c = checked()
     plan, _ = plan_check(c.world.old, c.world.dictionary, c.rows, limits, own=own)
-    return {s.name: s.limit for s in plan.statements if not s.watched}
+    return {s.name: s.limit for s in plan.statements if not s.watched and not s.segment}
 
 
 def test_valid_limits_tighten_to_what_the_old_release_has():
@@ -140,6 +138,19 @@ def test_valid_limits_tighten_to_what_a_policy_states():
     assert strict["splice error"] == pytest.approx(0.01)
 
 
+def test_a_segment_is_allowed_over_what_the_dictionary_has_there():
+    c = checked()
+    alerts = np.zeros(len(c.rows), bool)
+    alerts[:100] = True
+    own = scores(splice=0.01)
+    own.lost[:100, 0] = 0.04  # among alerts; 1.75 % of all
+    own = replace(own, alerts=alerts)
+    found = limits_by_segment(own, c.rows.iloc[:400], ["alerts"], LIMITS, {}, ["error share"])
+    assert found["alerts"]["splice error"] == pytest.approx((0.09, 0.04))
+    assert found[""]["splice error"] == pytest.approx((0.0675, 0.0175))
+    assert found["alerts"]["error share"] == pytest.approx((0.07, 0.02))
+
+
 @pytest.mark.parametrize(
     "own", [dict(splice_error=math.nan), dict(splice_error=-0.1), dict(splice=0.1)]
 )
@@ -149,7 +160,7 @@ def test_what_no_share_can_be_is_refused_as_own(own):
 
 def test_each_site_has_its_own_limit():
     shares = ["error share at a", "error share at b"]
-    two = scores(error=(0.02, 0.20))
+    two = scores(error=(0.02, 0.20)).own(np.ones(400))
     measured = limits_of(two, Limits(), {}, shares)
     assert measured["error share at a"] == pytest.approx((0.07, 0.02))  # limit, own
     assert measured["error share at b"] == pytest.approx((0.25, 0.20))

@@ -7,7 +7,7 @@ from helpers import refused
 from small_families import OWN, writer
 
 from interpkit.core.errors import InterpkitError
-from interpkit.drift.families import Effect, ErrorShare, SpliceError, rows_of
+from interpkit.drift.families import ActiveFeatures, Effect, ErrorShare, SpliceError, rows_of
 from interpkit.drift.measure import FAMILIES
 from interpkit.drift.simulate import check_contract, check_family, error_rates, small_world
 
@@ -145,7 +145,7 @@ def test_broken_families_are_refused(family):
 
 
 def test_a_family_with_too_many_errors_is_refused():
-    refused(lambda: check_family(HeavyTailed(), WORLD, checks=3000), "at most 1% of checks")
+    refused(lambda: check_family(HeavyTailed(), WORLD, checks=1500), "at most 1% of checks")
 
 
 # error rates
@@ -153,16 +153,17 @@ def test_a_family_with_too_many_errors_is_refused():
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
 def test_each_family_keeps_contract_and_error_rates(family):
-    rates = check_family(family(), WORLD, checks=3000)
+    checks = 3000 if family is ActiveFeatures else 1500  # whose promise is the closest
+    rates = check_family(family(), WORLD, checks=checks)
     exact = family in (SpliceError, ErrorShare)  # whose dictionary holds the units as they are
     assert rates.empty == exact
-    assert exact or (rates.checks == 3000).all()
+    assert exact or (rates.checks == checks).all()
     assert (rates.false_fail_upper <= 0.01).all()
     assert (rates.false_pass_upper <= 0.01).all()
 
 
 def test_a_teams_own_family_keeps_them_too(module):
-    rates = check_family(f"{module(OWN)}:Mine", WORLD, checks=3000)
+    rates = check_family(f"{module(OWN)}:Mine", WORLD, checks=1500)
     assert rates.n.tolist() == [200, 1000]
     assert (rates[["false_fail_upper", "false_pass_upper"]] <= 0.01).all(axis=None)
 

@@ -158,7 +158,7 @@ def test_a_verdict_with_an_unknown_share_can_be_written_down():
     text = json.dumps(v.to_dict(), allow_nan=False)
     assert Verdict.from_dict(json.loads(text)).statements[1] == unknown
     assert v.table().share.iloc[1] == "-"
-    assert "v1 -> new" in v.headline
+    assert "v1 -> the new release" in v.headline
 
 
 def test_sensitivity_is_the_verdict_at_other_limits():
@@ -190,23 +190,36 @@ RARE = dict(ratio=0.0, lower=0.0, upper=0.1, n=10, n_eff=10.0)
 @pytest.mark.parametrize(
     "is_open, sequences",
     [
-        (statement("effect", **OPEN), 4100),
+        (statement("effect", **OPEN), 4000),
         # a tenth of the traffic: 400 there are 4,000 in all
-        (statement("effect", segment="north", n=100, n_eff=100.0, **OPEN), 4100),
+        (statement("effect", segment="north", n=100, n_eff=100.0, **OPEN), 4000),
         (statement("effect: rare", "INCONCLUSIVE", **RARE), 5000),
         (statement("effect: never", "INCONCLUSIVE", **UNKNOWN), 50_000),
         (statement("effect", "INCONCLUSIVE", ratio=0.25, lower=0.2, upper=0.3), None),
+        # forty alerts say too little to know that they sit at the limit
+        (
+            statement(
+                "effect",
+                "INCONCLUSIVE",
+                segment="alerts",
+                **dict(ratio=0.25, lower=0.1, upper=0.6, n=40, n_eff=40.0),
+            ),
+            2500,
+        ),
+        # its upper end is cut at 100 %; the limit is on the other side
+        (statement("effect", "INCONCLUSIVE", ratio=0.5, lower=0.125, upper=1.0), 4000),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_collect_counts_sequences_of_the_whole_set(is_open, sequences):
     assert to_collect([statement(n=1000), is_open]) == sequences
 
 
-def test_no_number_helps_where_one_of_several_sits_at_its_limit():
+def test_where_one_of_several_sits_at_its_limit_the_others_keep_their_number():
     at_limit = statement("effect", "INCONCLUSIVE", ratio=0.2499, lower=0.2, upper=0.3)
     wide = statement("splice error", "INCONCLUSIVE", ratio=0.01, lower=0.001, upper=0.4)
-    assert to_collect([statement(n=1000), at_limit, wide]) is None
+    assert to_collect([statement(n=1000), at_limit]) is None
+    assert to_collect([statement(n=1000), at_limit, wide]) == to_collect([statement(n=1000), wide])
 
 
 def test_nothing_to_collect_where_nothing_is_open():

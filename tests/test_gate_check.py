@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import re
 import shutil
 import socket
 from dataclasses import replace
@@ -44,6 +45,14 @@ def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(
     assert wide.action == "RETRAIN"
     assert wide.verdict.exit_code == 10
     assert "24 wide" in wide.verdict.notes[0]
+
+
+def test_two_releases_of_one_name_are_told_apart_in_every_line(given, tiny):
+    twin = replace(Release.load(tiny.wide), name=Release.load(given["old"]).name)
+    page = str(check(**given | dict(new=twin)))
+    name = re.escape(twin.name)
+    assert f"{twin.name} ({twin.fingerprint[:6]})" in page.splitlines()[0]
+    assert not re.search(rf"\b{name}\b(?! \()", page)
 
 
 def test_another_function_of_another_width_is_to_review(given, tiny):
@@ -269,7 +278,7 @@ def test_a_check_without_a_dictionary_trains_one_says_so_and_keeps_it(tiny, tmp_
         tiny.v1,
         rows,
         out=tmp_path / "out",
-        training=dict(n_features=64, k=12, tokens=600_000),
+        training=dict(n_features=64, k=12, tokens=300_000),
     )
     assert "No dictionary given" in capsys.readouterr().out
     assert result.passed

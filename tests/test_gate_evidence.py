@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from helpers import refused
+from small_runs import asked_of, by_hand, line
 
-from interpkit.core.artefacts import write_manifest
+from interpkit.core.artefacts import new_artefact, write_manifest
 from interpkit.core.digests import canonical, digest_file
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import read_json, write_json
@@ -31,8 +32,8 @@ from interpkit.gate.check import check
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.derived import derive, plan_problems
 from interpkit.gate.evidence import Verified, verify, write_evidence
-from interpkit.gate.parameters import Drift, Preflight, Report
-from interpkit.gate.results import digest_of, finish
+from interpkit.gate.parameters import Drift, Report
+from interpkit.gate.results import digest_of
 from interpkit.gate.signatures import new_key, sign, signature_file
 from interpkit.gate.standard import deviations
 from interpkit.gate.story import Story, refuse_other_story
@@ -165,37 +166,6 @@ sys.exit(run(["verify", {str(folder)!r}, "--json"]))
 # The run around the evidence
 
 
-def by_hand(p: Preflight, until: str = "report") -> Path:
-    "The jobs of a check in this process; the folder of the run."
-    for name, job, parameters in (
-        ("preflight", jobs.preflight, p),
-        ("drift", jobs.drift, Drift(run=p.run)),
-        ("report", jobs.report, Report(run=p.run)),
-    ):
-        finish(parameters, name, job(parameters))
-        if name == until:
-            break
-    return Path(p.run)
-
-
-def asked(tiny, new: str, run, **given) -> Preflight:
-    return Preflight(
-        **dict(
-            old=tiny.v1, new=new, data=tiny.data, dictionary=tiny.dictionary_folder, run=str(run)
-        )
-        | given
-    )
-
-
-@pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory):
-    "A run of v2, which FAILs, and one of v1 against itself, which PASSes."
-    at = tmp_path_factory.mktemp("runs")
-    for name, new in (("v2", tiny.v2), ("same", tiny.v1)):
-        by_hand(asked(tiny, new, at / name))
-    return at
-
-
 @pytest.fixture
 def whole(runs, tmp_path):
     "A copy of the run of v2."
@@ -221,20 +191,13 @@ def told(run: Path, found: Verified):
     return lambda: refuse_other_story(story)
 
 
-def check_line(tiny, run: Path) -> list[str]:
-    "`ipk check` as the run of v2 was begun."
-    p = asked(tiny, tiny.v2, run)
-    given = dict(old=p.old, new=p.new, data=p.data, dictionary=p.dictionary, out=p.run)
-    return ["check", *(word for name, x in given.items() for word in (f"--{name}", x))]
-
-
 def edit(file: Path, **changes):
     write_json(file, read_json(file) | changes)
 
 
 def test_a_run_is_verified_with_the_code_of_its_verdict(tiny, runs, whole, capsys):
     assert ipk(["verify", str(runs / "same" / "evidence")]) == 0
-    assert ipk(check_line(tiny, whole)) == 10
+    assert ipk(line(asked_of(tiny, tiny.v2, whole))) == 10
     assert ipk(["verify", str(whole)]) == 10
     said = capsys.readouterr().out
     assert "files agree with each other" in said
@@ -242,12 +205,13 @@ def test_a_run_is_verified_with_the_code_of_its_verdict(tiny, runs, whole, capsy
     assert "Standard check" in said
 
 
-LAID = ("evidence", "drift", "report", "verdict.json", "report.html")
+LAID = ("evidence", "drift", "report", "verdict.json")
+PAGE = ("report.html",)  # which agrees with its evidence; it is drawn again each time it is read
 
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("preregistration.json", "preview.json"), ("preregistration.json", "preflight")],
+    [(), ("preregistration.json", "preview.json"), ("preregistration.json", "preflight", *PAGE)],
     ids=["found", "and planned", "and filed"],
 )
 def test_the_evidence_of_a_release_that_passed_is_no_evidence_of_another(
@@ -261,7 +225,7 @@ def test_the_evidence_of_a_release_that_passed_is_no_evidence_of_another(
         else:
             shutil.copy(there, run / name)
     assert ipk(["verify", str(run)]) == 65
-    assert ipk(check_line(tiny, run)) == 65
+    assert ipk(line(asked_of(tiny, tiny.v2, run))) == 65
     assert "another question" in capsys.readouterr().err
     jobs_only = refused(lambda: jobs.report(Report(run=str(run))))
     assert "one story" in jobs_only.asked
@@ -303,7 +267,7 @@ def test_a_run_without_what_its_jobs_filed_is_no_run(run, found, name):
 
 
 def test_what_is_handed_over_without_the_run_can_be_verified(whole, tmp_path):
-    for name in LAID[:1] + LAID[3:]:
+    for name in LAID[:1] + LAID[3:] + PAGE:
         copy = shutil.copytree if (whole / name).is_dir() else shutil.copy
         copy(whole / name, tmp_path / name)
     assert verify(tmp_path).verdict.outcome == "FAIL"
@@ -330,8 +294,9 @@ def test_weights_that_are_replaced_after_the_preflight_are_not_scored(
     tiny, elsewhere, tmp_path, dictionary
 ):
     given = {} if dictionary else dict(dictionary="")
-    p = asked(tiny, str(elsewhere), tmp_path / "run", **given)
-    run = by_hand(p, "preflight")
+    p = asked_of(tiny, str(elsewhere), tmp_path / "run", **given)
+    by_hand(p, "preflight")
+    run = Path(p.run)
     if not dictionary:
         shutil.copytree(tiny.dictionary_folder, run / "dictionary")
     shutil.copy(Path(tiny.v1) / "model.safetensors", tmp_path / "w.safetensors")
@@ -357,7 +322,8 @@ def test_a_question_that_was_edited_is_not_answered(tiny, run):
 
 
 def test_a_dictionary_that_another_job_trained_is_not_used(tiny, tmp_path):
-    run = by_hand(asked(tiny, tiny.v2, tmp_path / "run", dictionary=""), "preflight")
+    run = tmp_path / "run"
+    by_hand(asked_of(tiny, tiny.v2, run, dictionary=""), "preflight")
     shutil.copytree(tiny.dictionary_folder, run / "dictionary")
     (run / "train_sae").mkdir()
     write_json(run / "train_sae" / "result.json", dict(dictionary="0" * 64))
@@ -587,6 +553,29 @@ def test_a_signature_says_who_and_leaves_the_evidence_as_it_is(run, pair, capsys
     assert verify(run / "evidence", key=public).signatures[0].name == "Jane Doe, model risk"
 
 
+def test_who_signs_has_a_name_and_what_they_replace_is_told(run, pair, capsys):
+    command = ["sign", str(run), "--key", str(pair[0])]
+    assert ipk(command) == 64
+    said = capsys.readouterr().err
+    assert "the name of the person who signs" in said
+    assert '--name "Jane Doe, model risk"' in said
+    assert not signature_file(run / "evidence").exists()
+    assert ipk([*command, "--name", "Jane", "--note", "until May"]) == 0
+    assert "replaces" not in capsys.readouterr().out
+    assert ipk([*command, "--name", "Jane Doe"]) == 0
+    said = capsys.readouterr().out
+    assert "This replaces what the same key had signed: Jane, key" in said
+    assert "until May" in said
+
+
+def test_another_folder_is_named_for_what_it_is(tmp_path):
+    with new_artefact(tmp_path / "made", "release"):
+        pass
+    error = refused(lambda: verify(tmp_path / "made"), "an evidence folder")
+    assert error.given == f"a release folder: {tmp_path / 'made'}"
+    assert error.mend == "pass an evidence folder"
+
+
 def test_a_second_signer_stands_beside_the_first(run, pair, tmp_path):
     other = new_key(tmp_path / "john.pem")
     for private, name in ((pair[0], "Jane"), (other[0], "John"), (pair[0], "Jane Doe")):
@@ -626,10 +615,10 @@ def test_a_file_of_signatures_of_another_form_is_refused(folder, content):
 def test_each_wrong_key_has_its_sentence(folder, pair, tmp_path, capsys):
     private, public = pair
     refused(lambda: verify(folder, key=private), "a private key, which nobody", code=64)
-    refused(lambda: sign(folder, public), "sign with the private one", code=64)
+    refused(lambda: sign(folder, public, "Jane"), "sign with the private one", code=64)
     refused(lambda: verify(folder, key=tmp_path / "none.pem"), "check the path", code=64)
     (tmp_path / "text.pem").write_text("secret")
-    refused(lambda: sign(folder, tmp_path / "text.pem"), "no PEM file", code=64)
+    refused(lambda: sign(folder, tmp_path / "text.pem", "Jane"), "no PEM file", code=64)
     refused(lambda: new_key(private), "exists", code=64)
     assert ipk(["sign", str(folder)]) == 64
     assert ipk(["sign", "--new-key", str(private)]) == 64
@@ -644,10 +633,10 @@ def pem(key, password: bytes = b"") -> bytes:
 def test_keys_of_another_kind_and_encrypted_ones_are_no_crash(folder, tmp_path, monkeypatch):
     file = tmp_path / "key.pem"
     file.write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
-    refused(lambda: sign(folder, file), "of another kind", code=64)
+    refused(lambda: sign(folder, file, "Jane"), "of another kind", code=64)
     file.write_bytes(pem(Ed25519PrivateKey.generate(), b"open sesame"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    refused(lambda: sign(folder, file), "nobody at the terminal", code=64)
+    refused(lambda: sign(folder, file, "Jane"), "nobody at the terminal", code=64)
     monkeypatch.setattr(signatures, "_passphrase", lambda path: b"open sesame")
     sign(folder, file, "Jane")
     assert verify(folder).signatures[0].name == "Jane"

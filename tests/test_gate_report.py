@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers import refused
 
+from interpkit.core import files
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import write_json
 from interpkit.drift.changed import contributor_rows
@@ -241,14 +242,15 @@ def test_review_names_what_changed():
         "FAIL: 59 % of what the reasons weigh is not shared by both releases [54, 64], at most "
         "15 %. Without the dictionary, 52 % of what the inputs weigh is not shared [47, 58], at "
         "most 15 %. 36 % of what the decisions say is not shared [33, 40], at most 10 %. "
-        "What the dictionary reads is as before: 0 % of the activations is not shared [0, 0.1], at "
-        "most 5 %. 1 of 2 watched features acts differently (at most 30 % of each may differ): "
+        "What the dictionary reads is as before: 0 % of the activations are not shared [0, 0.1], "
+        "at most 5 %. 1 of 2 watched features acts differently (at most 30 % of each may differ): "
         '"foreign travel" 62 % not shared [57, 68], on the whole weaker by 38 %.'
     )
     assert said(v, "Next").startswith(
-        "v2-concept does not reason as v1 did. It shows in effect, inputs and decisions; in the "
-        'effect of "foreign travel". The largest parts of the change lie in the feature "night" '
-        '(48 %), and in the inputs "hour" (55 %) and "country" (20 %). Who answers'
+        "v2-concept does not reason as v1 did. The change shows in effect, inputs and decisions; "
+        'in the effect of the feature "foreign travel". The largest parts of the change lie in '
+        'the feature "night" (48 %), and in the inputs "hour" (55 %) and "country" (20 %). '
+        "The person who answers"
     )
     assert part(v, "What changed").rows[0] == {
         "reason": 'feature "night"',
@@ -294,16 +296,17 @@ def test_retrain_says_that_the_model_is_the_same():
     v = verdict([lost, *VALID[1:], MOVED, effect, *MODEL, TRAVEL, *there])
     assert v.action == "RETRAIN"
     assert led(v).startswith(
-        "The model's reasons are the same, as far as inputs and decisions show; the dictionary "
-        "needs a new address."
+        "The model's reasons are the same, as far as inputs and decisions show, but the old "
+        "dictionary no longer fits it."
     )
     assert said(v, "Same?") == (
         "PASS without the dictionary: 5 % of what the inputs weigh is not shared [4, 6], at most "
         "15 %. 2 % of what the decisions say is not shared [1.5, 3], at most 10 %. "
-        "By the dictionary, which is no witness here, 96 % of what the reasons weigh is not shared "
-        "by both releases [94, 97], at most 15 % (FAIL). What the dictionary reads has moved: 94 % "
-        "of the activations is not shared [90, 97], at most 5 %. "
-        "Single features can't be told by this dictionary."
+        "The dictionary does not fit this release, so it is no witness: by it, 96 % of what the "
+        "reasons weigh is not shared by both releases [94, 97], at most 15 % (FAIL). "
+        "What the dictionary reads has moved: 94 % "
+        "of the activations are not shared [90, 97], at most 5 %. "
+        "So nothing is said here of single features."
     )
     assert said(v, "Alerts").startswith("PASS for the 100 sequences")
     assert "foreign travel" not in "".join(summary_lines(v, PRINTED))
@@ -312,16 +315,115 @@ def test_retrain_says_that_the_model_is_the_same():
     assert summary_lines(v)[-1].strip().startswith("ipk train --release")
 
 
-def test_review_says_that_the_dictionary_needs_adapting_as_well():
+def test_review_says_that_the_dictionary_does_not_fit_and_how_to_get_another():
     lost = statement("splice error", 0.39, 0.31, 0.5)
     v = verdict([lost, *VALID[1:], MOVED, *OTHER_INPUTS[4:]])
     assert v.action == "REVIEW"
-    assert "And the dictionary needs adapting" in led(v)
+    assert "Nor does the old dictionary carry its decisions." in led(v)
+    assert (
+        "Before decisions of v2-concept can be explained, a dictionary has to be trained on "
+        "v2-concept, with several thousand sequences that no check uses: "
+        "`ipk train --release NEW --data FILE --out DIR`."
+    ) in said(v, "Next")
+    assert "ipk train" not in said(verdict(OTHER_INPUTS), "Next")
+    assert "adapt" not in "\n".join(summary_lines(v, PRINTED)).lower()
     assert said(v, "Same?").startswith("FAIL without the dictionary: 52 % of what the inputs weigh")
     assert [r["reason"] for r in part(v, "What changed").rows] == [
         'input "hour"',
         'input "country"',
     ]
+
+
+LOST = statement("splice error", 3.9, 3.1, 4.8)
+UNFIT = {
+    "retrain": [LOST, MOVED, EFFECT, *MODEL, TRAVEL],
+    "review": [LOST, MOVED, EFFECT, *OTHER_INPUTS[5:], TRAVEL],
+    "collect": [LOST, MOVED, EFFECT, statement("inputs", 0.14, 0.1, 0.2), MODEL[1], TRAVEL],
+}
+
+
+@pytest.mark.parametrize("action", UNFIT)
+def test_what_an_unfit_dictionary_says_is_told_as_no_fact(action):
+    v = verdict(UNFIT[action])
+    assert v.action == action.upper()
+    assert "of what inputs weigh is not shared" in repr(v)
+    page = "\n".join(summary_lines(v, PRINTED, plan_of(v.statements)))
+    for fact in ("main reason", "of what the reasons weigh and", "foreign travel", "but for 1"):
+        assert fact not in page
+    assert "The sign turned for 9 % of what the inputs weigh; 12 % of the new" in page
+    assert "Any feature on its own: on this release, the dictionary is no witness for it." in page
+    assert "`ipk train --release" in page or page.endswith(
+        "ipk train --release NEW --data FILE --out DIR"
+    )
+    _, report = read(report_html(v, plan_of(v.statements), PRINTED))
+    reserved = "it is no witness: all that is told below of effects, features and reasons"
+    assert report.count(reserved) == 2
+    _, fine = read(report_html(verdict(CHANGED), plan_of(CHANGED), PRINTED))
+    assert "no witness: all" not in fine
+
+
+def test_an_error_larger_than_the_whole_is_no_share():
+    text = said(verdict([LOST, *FINE[1:]]), "Valid?")
+    assert text.startswith(
+        "FAIL: the dictionary's account of the decision is worse than none, its error being 3.9 "
+        "times the decision's own variation, and at most 5.1 % may be lost; 2 % of what moves"
+    )
+    assert "all of" not in text
+
+
+@pytest.mark.parametrize(
+    "statements, why",
+    [
+        (UNFIT["collect"], "it fails, because the old dictionary does not carry its decisions;"),
+        (
+            [
+                *VALID,
+                replace(MOVED, outcome="INCONCLUSIVE"),
+                statement("effect", 0.9, 0.8, 1),
+                *MODEL,
+            ],
+            "it fails, because what the dictionary reads in it weighs otherwise than in v1;",
+        ),
+    ],
+    ids=("valid", "same"),
+)
+def test_a_fail_that_has_to_collect_says_both_in_one_sentence(statements, why):
+    "Page 1, exit code and the words for exit codes agree: it is a FAIL, 10."
+    v = verdict(statements)
+    assert (v.outcome, v.action, int(v.exit_code)) == ("FAIL", "COLLECT", 10)
+    assert led(v).startswith(
+        f"The old explanations must not be used for this release: {why} and whether the release "
+        "itself decides for other reasons than v1 is open. "
+    )
+    assert "Collect about" in said(v, "Next")
+
+
+def test_ranks_that_agree_nearly_are_not_said_to_agree():
+    for rho, text in ((1.0, "1"), (0.996, "0.996"), (0.9999999, "over 0.9999"), (0.708, "0.71")):
+        behaviour = dict(PRINTED["behaviour"], rank_correlation=rho, auc_old=0.99971)
+        words = said(verdict(FINE), "Behaviour", dict(behaviour=behaviour))
+        assert f"rank correlation {text}." in words
+        assert "AUC 0.9997 old" in words
+    assert [share(x) for x in (0.994, 0.9962, 0.9997, 1.0)] == [
+        "99 %",
+        "99.6 %",
+        "over 99.9 %",
+        "100 %",
+    ]
+    nearly = statement("effect", 0.9962, 0.9951, 0.99999)
+    assert interval(nearly) == "[99.5, 99.9]"
+
+
+def test_two_releases_of_one_name_are_told_apart():
+    new = dict(name="v1", fingerprint="b" * 64)
+    v = replace(verdict([*OTHER_INPUTS, *alerts(0.9, 0.95)]), new=new)
+    plan = replace(plan_of(v.statements), new=new)
+    assert v.headline == "v1 (aaaaaa) -> v1 (bbbbbb): FAIL, REVIEW"
+    page = "\n".join(summary_lines(v, PRINTED, plan))
+    assert "v1 (bbbbbb) does not reason as v1 (aaaaaa) did." in page
+    assert not re.search(r"\bv1\b(?! \()", page)
+    again = replace(v, new=v.old)
+    assert again.headline == "v1 -> v1: FAIL, REVIEW"  # one release, checked against itself
 
 
 def test_alerts_decide_the_answer_where_the_dictionary_is_no_witness_too():
@@ -344,7 +446,10 @@ def test_the_signed_whole_is_told():
     behaviour = dict(PRINTED["behaviour"], factor=1.3, identical=True, flipped=0.2)
     none = [replace(s, ratio=0.0, lower=0.0, upper=0.001) for s in [EFFECT, *MODEL]]
     text = said(verdict([*VALID, HERE, *none]), "Same?", dict(behaviour=behaviour))
-    assert "As strong x 1.3, otherwise 0 % changed" in text
+    assert (
+        "Decisions lie 1.3 times as far apart as before. That factor is left out of all shares; "
+        "apart from it, 0 % changed."
+    ) in text
     assert "Apart from a common factor or shift, the two releases decide identically." in text
 
 
@@ -378,14 +483,15 @@ def test_alerts_stand_before_other_segments_and_decide():
         "weigh is not shared [45, 70], at most 15 %; 47 % of what the reasons weigh is not shared "
         "by both releases [38, 59], at most 15 %."
     )
-    assert "It shows among the alerts in effect and inputs." in said(v, "Next")
+    assert "The change shows among the alerts in effect and inputs." in said(v, "Next")
     assert [r["reason"] for r in part(v, "What changed among the alerts").rows] == [
         'feature "night"',
         'input "country"',
     ]
-    small = plan_of(v.statements, too_small=dict(abroad=7))
+    small = plan_of(v.statements, too_small={"feature night": 31, "abroad": 7, "label 1": 9})
     assert said(v, "Segments", plan=small) == (
-        'PASS in the one segment. Too few sequences to judge, so they decide nothing: "abroad" (7).'
+        "PASS in the one segment. Too few sequences to judge, so they decide nothing: those with "
+        'label 1 (9); "abroad" (7); those with the feature "night" (31).'
     )
 
 
@@ -394,9 +500,9 @@ def test_too_few_alerts_say_how_to_get_more():
     assert v.action == "COLLECT"
     for title in ("Alerts", "Next"):
         assert (
-            "Alerts need at least 100 sequences to say anything, and there are 30: take 3,400 "
-            "sequences in all, or draw more of the highest decisions and give every sequence its "
-            "weight in the column `weight`."
+            "Alerts need 100 sequences, and there are 30: that takes at least 3,400 sequences in "
+            "all, or more of those with high decisions, with the weight of every sequence in the "
+            "column `weight`."
         ) in said(v, title)
 
 
@@ -406,7 +512,7 @@ def test_a_reason_that_did_not_exist_is_named():
     text = said(v, "Same?", plan=plan_of(FINE))
     assert "No feature is watched on its own." in text
     assert (
-        "One feature carries a part of the new decisions and carried under 2 % of the old: "
+        "One feature carries a part of the new decisions and carried under 2 % of the old ones: "
         '"night" 99 % not shared [98, 100], was hardly a reason before (FAIL).'
     ) in text
     wholly = replace(new, ratio=1.0, change=None)
@@ -422,12 +528,13 @@ def test_collect_says_how_many_more_and_what_is_open():
             statement("effect: foreign travel", 0.25, 0.2, 0.35, n=120),
             statement("effect", 0.14, 0.1, 0.19, segment="online", n=300),
         ],
-        collect=2400,
     )
     assert v.action == "COLLECT"
+    assert v.collect == 19_600
     assert (
-        "Collect about 2,400 sequences, 1,400 more than these 1,000. 2 of 9 statements are open: "
-        'effect of "foreign travel"; effect in segment "online".'
+        "Collect about 19,600 sequences in all, 18,600 more than these 1,000. 2 of 9 statements "
+        "are open and can be settled, by so many sequences: "
+        'effect in segment "online" (19,600); effect of "foreign travel" (3,500).'
     ) in said(v, "Next")
     assert said(v, "Segments") == (
         'INCONCLUSIVE: of 1 segment, 1 is open: "online" '
@@ -437,17 +544,39 @@ def test_collect_says_how_many_more_and_what_is_open():
 
 
 def test_collect_never_asks_for_fewer_than_there_are():
-    v = verdict([*FINE, statement("effect: rare", 0.1, 0.05, 0.2, n_eff=31)], collect=100)
-    assert "more than these" not in said(v, "Next")
-    assert "beyond these 1,000" in said(v, "Next")
+    wide = statement("effect: wide", 0.9, 0.25, 1.0)  # an end is cut off at 100 %
+    v = verdict([*FINE, statement("effect: rare", 0.1, 0.05, 0.2, n_eff=31), wide])
+    counts = [int(x.replace(",", "")) for x in re.findall(r"\(([\d,]+)\)", said(v, "Next"))]
+    assert len(counts) == 2
+    assert min(counts) > 1000
+    assert v.collect == max(counts)
     assert '"rare" 10 % not shared [5, 20], in 31 sequences only' in said(v, "Same?")
 
 
+AT_LIMIT = statement("effect", 0.1501, 0.13, 0.17)
+
+
 def test_a_share_at_its_limit_is_not_a_matter_of_numbers():
-    v = verdict([*VALID, HERE, *MODEL, statement("effect", 0.1501, 0.13, 0.17)], collect=None)
+    v = verdict([*VALID, HERE, *MODEL, AT_LIMIT])
     text = said(v, "Next")
-    assert "No number of sequences would settle it: a share sits at its limit." in text
-    assert "1 of 7 statements is open: effect." in text
+    assert (
+        "No number of sequences would settle effect (15 %, at most 15 %), which sits at the limit: "
+        "a person decides it, or the owner of the limits sets a wider one, with its `why`, and "
+        "checks other sequences than these."
+    ) in text
+    assert "Collect about" not in text
+
+
+def test_advice_does_not_contradict_itself():
+    "'No number of sequences would settle it' stood beside 'take 1,000 sequences'."
+    near = [statement("inputs", 0.1499, 0.1, 0.25, segment="alerts", n=30, n_eff=30)]
+    v = verdict([*VALID, HERE, *MODEL, AT_LIMIT, *near])
+    assert v.collect == 3400
+    text = said(v, "Next")
+    assert "Collect about 3,400 sequences in all" in text
+    assert "inputs among the alerts (3,400)" in text
+    assert "at least 3,400 sequences in all" in text
+    assert "No number of sequences would settle effect (15 %, at most 15 %)" in text
 
 
 def test_an_answer_that_is_not_of_the_whole_set_says_by_what():
@@ -480,6 +609,7 @@ def test_a_release_of_another_width_is_said_once():
     assert "1:out is 24 wide in v3-wide and 16 in the dictionary." in summary_lines(v)
     assert said(v, "Same?").startswith("PASS without the dictionary: 5 % of what the inputs weigh")
     assert "no witness" not in said(v, "Same?")
+    assert "account of the decision" not in said(v, "Valid?")
     assert "can't be read on this release" in said(v, "Valid?")
     assert "foreign travel" not in "".join(summary_lines(v))
     printed = dict(behaviour=PRINTED["behaviour"])
@@ -566,7 +696,7 @@ def test_whatever_is_decided_reads_as_sentences(seed):
         assert "None" not in text
         assert not re.search(r": \.|; \.|\bby ;|\(\)", text)
         assert max(float(x) for x in re.findall(r"([\d.]+) %", text)) <= 100
-        assert ("It shows " in text) == (v.action == "REVIEW")
+        assert ("The change shows " in text) == (v.action == "REVIEW")
 
 
 def test_active_features_are_said_as_a_multiple():
@@ -582,7 +712,7 @@ def test_sensitivity_names_what_would_change():
             half=dict(valid="PASS", same="FAIL"), double=dict(valid="PASS", same="INCONCLUSIVE")
         ),
     )
-    title = "Would half or double of what the limits allow change the verdict?"
+    title = "Another verdict at half or double?"
     assert said(v, title) == "Yes: INCONCLUSIVE at double of what the limits allow."
     assert [r["verdict"] for r in part(v, title).rows] == ["FAIL", "FAIL", "INCONCLUSIVE"]
 
@@ -651,7 +781,8 @@ def test_error_rates_are_those_that_were_measured():
     assert "not on this one" in published
     rates = dict(false_fail=0.002, false_pass=0.006, checks=1000)
     own = said(v, "Error rates", PRINTED | dict(error_rates=rates))
-    assert "FAIL was wrong in 0.2 % and PASS in 0.6 % of 1,000 such checks" in own
+    assert "1,000 checks were drawn from v1's own results" in own
+    assert "FAIL was wrong in 0.2 % and PASS in 0.6 % of them" in own
     assert "simulated" not in own
     for text in (published, own):
         assert "A change confined to fewer than 1 in 217 sequences may be total and unseen" in text
@@ -755,7 +886,7 @@ def test_page_one_is_in_the_order_in_which_a_person_asks(tmp_path):
         "Valid?",
         "Behaviour",
         "Limits",
-        "Would half or double",
+        "Another verdict at half or double?",
         "Error rates",
         "Not tested",
         "Next",
@@ -937,7 +1068,7 @@ def test_a_full_disk_leaves_no_half_report(tmp_path, monkeypatch):
     def full(*a):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(InterpkitError) as e:
         write_report(folder)
     assert e.value.code == 75

@@ -69,17 +69,34 @@ def test_the_family_of_contributing_works(tmp_path, monkeypatch):
     assert len(re.findall(r"^\*\*[1-5]\.", text, re.M)) == 5
 
 
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    "Where a site is written and built."
+    if shutil.which("quarto"):
+        pytest.skip("quarto builds the site here")
+    monkeypatch.setattr(docs, "PAGES", tmp_path / "src")
+    monkeypatch.setattr(docs, "SITE", tmp_path / "site")
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    "The site, built anew; a link that leads nowhere ends the build."
+    "All pages, built anew; a link that leads nowhere ends the build."
     if shutil.which("quarto"):
         pytest.skip("quarto builds the site here")
     at = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(docs, "PAGES", at / "src")
         patch.setattr(docs, "SITE", at / "site")
-        docs.with_mkdocs()
+        docs.with_mkdocs(searched=False)
     return at / "site"
+
+
+def loads_from_a_network(page: str) -> bool:
+    "Whether a browser that shows the page asks another host for something."
+    loads = r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|@import url\(.?http"
+    sheets = r"<link[^>]+rel=\"?stylesheet[^>]+href=\"?(?:https?:)?//"
+    return bool(re.search(loads, page) or re.search(sheets, page))
 
 
 def test_every_source_has_its_page(site):
@@ -94,11 +111,8 @@ def test_pages_hold_documentation_and_no_directives(site):
 
 
 def test_nothing_is_loaded_from_a_network(site):
-    loads = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|@import url\(.?http")
-    sheets = re.compile(r"<link[^>]+rel=\"?stylesheet[^>]+href=\"?(?:https?:)?//")
     for page in site.rglob("*.html"):
-        text = page.read_text()
-        assert not loads.search(text) and not sheets.search(text), page
+        assert not loads_from_a_network(page.read_text()), page
 
 
 def test_promises_that_do_not_hold_are_shown(site):
@@ -107,14 +121,27 @@ def test_promises_that_do_not_hold_are_shown(site):
     assert shown == sum(not bar["holds"] for result in results for bar in result["bars"])
 
 
-def test_a_link_that_leads_nowhere_ends_the_build(tmp_path, monkeypatch):
-    monkeypatch.setattr(docs, "PAGES", tmp_path / "src")
-    monkeypatch.setattr(docs, "SITE", tmp_path / "site")
+def build_of_one(at, monkeypatch, text: str) -> str:
+    "The site whose only page has this text, with all that the real one has; the page."
     monkeypatch.setattr(docs, "navigation", lambda: ["index.md"])
-    made = tmp_path / "src" / "pages"
-    made.mkdir(parents=True)
-    (made / "index.md").write_text("# Home\n\n[away](nowhere.md)\n")
-    monkeypatch.setattr(docs, "write_pages", lambda pages: None)
-    monkeypatch.setattr(docs.shutil, "rmtree", lambda *a, **k: None)
+
+    def write(pages):
+        pages.mkdir(parents=True)
+        (pages / "index.md").write_text(text)
+
+    monkeypatch.setattr(docs, "write_pages", write)
+    docs.with_mkdocs()
+    return (at / "site" / "index.html").read_text()
+
+
+def test_words_of_a_page_are_found_and_its_code_has_colours(at, monkeypatch):
+    text = "# Home\n\nA platypus.\n\n```python\ndef percent(x): ...\n```\n"
+    page = build_of_one(at, monkeypatch, text)
+    assert "platypus" in (at / "site" / "search" / "search_index.json").read_text()
+    assert '<span class="k">def</span>' in page
+    assert not loads_from_a_network(page)
+
+
+def test_a_link_that_leads_nowhere_ends_the_build(at, monkeypatch):
     with pytest.raises(subprocess.CalledProcessError):
-        docs.with_mkdocs()
+        build_of_one(at, monkeypatch, "# Home\n\n[away](nowhere.md)\n")

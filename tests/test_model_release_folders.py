@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from small_releases import (
     sequences,
 )
 
+from interpkit.core.digests import digest_file
 from interpkit.model.releases import Release
 
 PLAIN_MODULE = """
@@ -256,13 +258,14 @@ HEAD = dict(
 @pytest.fixture
 def by_hand(code, tmp_path):
     "A folder written by hand: `by_hand(**changed)` writes release.json and gives the folder."
-    _, live = fraud(code)
+    module, live = fraud(code)
     folder = tmp_path / "hand"
     folder.mkdir()
     save_file(live.model.state_dict(), folder / "w.safetensors")
+    listed = dict(code={"fraud_model": digest_file(module.__file__)})
 
     def write(**changed):
-        (folder / "release.json").write_text(json.dumps(HEAD | changed))
+        (folder / "release.json").write_text(json.dumps(HEAD | listed | changed))
         return folder
 
     write.live = live
@@ -308,3 +311,100 @@ def test_a_release_json_that_is_no_json_is_named(by_hand):
     folder = by_hand()
     (folder / "release.json").write_text("{")
     refused(lambda: Release.load(folder, device="cpu"), "JSON")
+
+
+# A folder is data until somebody says otherwise
+
+
+EVIL = "import pathlib\npathlib.Path({0!r}).write_text('ran')\nfrom fraud_model import *\n"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        dict(factory="os:system", factory_args=dict(command="touch {0}")),
+        dict(factory="subprocess:getoutput", factory_args=dict(cmd="touch {0}")),
+        dict(factory="pathlib:Path", code={"pathlib": "0" * 64}),
+        dict(inputs="builtins:eval"),
+        dict(decision="os.path:exists"),
+        dict(factory="_io:open"),
+    ],
+    ids=lambda changed: next(iter(changed.values())),
+)
+def test_what_belongs_to_python_is_never_called(by_hand, tmp_path, changed):
+    mark = tmp_path / "ran"
+    changed = json.loads(json.dumps(changed).replace("{0}", str(mark)))
+    refused(lambda: Release.load(by_hand(**changed), device="cpu"), "Python's own")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("part", ["factory", "inputs", "decision"])
+@pytest.mark.parametrize("name", ["evil", "evil_package.parts"])
+def test_a_module_that_is_not_listed_does_not_run_and_the_line_allows_it(
+    by_hand, code, tmp_path, monkeypatch, part, name
+):
+    mark = tmp_path / "ran"
+    source = tmp_path / "src" / (name.replace(".", "/") + ".py")
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(EVIL.format(str(mark)))
+    if "." in name:
+        (source.parent / "__init__.py").write_text(EVIL.format(str(mark)))
+    whole = dict(factory="FraudNet", inputs="collate", decision="score")
+    folder = by_hand(**{part: f"{name}:{whole[part]}"})
+    listed = json.loads((folder / "release.json").read_text())["code"]
+    for _ in range(2 if "." in name else 1):  # the package around a module runs as well
+        error = refused(partial(Release.load, folder, device="cpu"), "not listed", "evil")
+        assert not mark.exists()
+        line = json.loads("{" + error.mend.partition("release.json: ")[2] + "}")
+        listed |= line["code"]
+        folder = by_hand(**{part: f"{name}:{whole[part]}"}, code=listed)
+    Release.load(folder, device="cpu")
+    assert mark.exists()
+    for gone in [m for m in sys.modules if m.startswith("evil")]:
+        del sys.modules[gone]
+
+
+def test_code_that_was_laid_into_a_folder_is_refused(by_hand):
+    folder = by_hand()
+    (folder / "code").mkdir()
+    (folder / "code" / "fraud_model.py").write_text(
+        "raise SystemExit"
+    )  # before the one on the path
+    refused(lambda: Release.load(folder, device="cpu"), "fraud_model", "another version")
+    (folder / "code" / "fraud_model.py").rename(folder / "code" / "extra.py")
+    refused(lambda: Release.load(folder, device="cpu"), "'extra' is not listed", '"code": {"extra"')
+    (folder / "code" / "deep").mkdir()
+    (folder / "code" / "extra.py").rename(folder / "code" / "deep" / "extra.py")
+    refused(lambda: Release.load(folder, device="cpu"), "deep.extra")
+
+
+def test_linked_code_is_refused(by_hand, tmp_path):
+    folder = by_hand()
+    source = sys.modules["fraud_model"].__file__
+    (folder / "code").mkdir()
+    (folder / "code" / "fraud_model.py").symlink_to(source)
+    refused(lambda: Release.load(folder, device="cpu"), "fraud_model.py is a link")
+    (folder / "code" / "fraud_model.py").unlink()
+    (folder / "code").rmdir()
+    (folder / "code").symlink_to(tmp_path / "src")
+    refused(lambda: Release.load(folder, device="cpu"), "code is a link")
+
+
+def test_a_helper_that_is_imported_has_to_be_listed(by_hand, code):
+    code("SCALE = 1\n", "helper_of_model")
+    module = code("from helper_of_model import SCALE" + MODULE)
+    listed = {"fraud_model": digest_file(module.__file__)}
+    refused(
+        lambda: Release.load(by_hand(code=listed), device="cpu"),
+        "'fraud_model' imports it",
+        '"code": {"helper_of_model"',
+    )
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [["fraud_model"], "fraud_model", {"../fraud_model": "a"}, {"fraud_model": None}, {"": "a"}],
+    ids=str,
+)
+def test_a_list_of_code_of_another_form_is_refused(by_hand, listed):
+    refused(lambda: Release.load(by_hand(code=listed), device="cpu"), "release.json")

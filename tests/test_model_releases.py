@@ -76,6 +76,7 @@ def test_what_can_not_be_guessed_holds_the_call_to_paste(rows, two):
         "name",
         "def collate(rows)",
         "decision=lambda out: out[:, 1]",
+        "rows.drop(columns=['name'])",
     )
     refused(lambda: three.run(sequences()), "'kind': 'tokens'")
 
@@ -83,8 +84,11 @@ def test_what_can_not_be_guessed_holds_the_call_to_paste(rows, two):
 def test_rows_of_another_width_are_named(rows, two):
     release = Release.from_module(scorer(), device="cpu")
     three = rows.drop(columns=["segment"])
-    refused(lambda: release.run(three), "forward of Sequential", "[60, 3]")
+    name_them = "inputs={'kind': 'columns', 'columns': [...]}"
+    refused(lambda: release.run(three), "forward of Sequential", "[60, 3]", name_them)
     release.run(two)
+    as_text = two.assign(age=two["age"].astype(str))
+    refused(lambda: release.run(as_text), "rows['age'] = pd.to_numeric(rows['age'])")
     renamed = two.rename(columns=dict(age="agee"))
     refused(lambda: release.run(renamed), "age", "did you mean 'agee'")
     refused(lambda: release.run(two.head(0)), "0 rows")

@@ -20,7 +20,11 @@ def ways(*weights) -> list:
 
 
 @pytest.mark.parametrize("lead", LEADS)
-@pytest.mark.parametrize("F", [1, 8, 50, 64, 333])
+@pytest.mark.parametrize(
+    "F, kernels",
+    [*((F, "torch") for F in (1, 8, 50, 64, 333)), (1, "triton"), (50, "triton")],
+    indirect=["kernels"],
+)
 def test_codes_are_the_dense_formula_bit_for_bit(lead, F, kernels):
     some = 0
     for seed in SEEDS:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,16 @@ SIZES = [  # tokens, features, columns, share
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+def every_size_and_type():
+    "All sizes in 32 bits; what another type changes is asked of three of them, else in `slow`."
+    for size, dtype in product(SIZES, ROUNDING):
+        near = dtype == torch.float32 or size in (SIZES[0], SIZES[1], SIZES[6])
+        yield pytest.param(
+            size, dtype, marks=[] if near else pytest.mark.slow, id=f"{size} {dtype}"
+        )
+
+
+@pytest.mark.parametrize("size, dtype", every_size_and_type())
 def test_sums_and_products_are_those_of_the_dense_matrices(kernels, size, dtype):
     x, rows, value, token, feature, begin, on = problem(*size, dtype=dtype)
     dense = torch.zeros(on.shape, dtype=torch.float64, device=DEVICE)
@@ -186,8 +195,9 @@ def test_a_training_by_these_kernels_goes_the_same_way(objective, monkeypatch):
 
     by_torch = trained("torch")
     by_triton = trained("triton")
-    assert torch.equal(by_triton, trained("triton"))  # one order of adding up: the same bits
     assert torch.allclose(by_torch, by_triton, atol=2e-4)
+    if objective == "jumprelu":  # which takes every kernel
+        assert torch.equal(by_triton, trained("triton"))  # one order of adding up: the same bits
 
 
 # who is chosen
@@ -290,6 +300,8 @@ def test_kernels_that_fail_or_lie_are_not_used_and_said_to_be(kernels, monkeypat
 # that they compile
 
 COMPILE = """
+import sys
+
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -327,8 +339,10 @@ def compiled(fn, signature, constants, target):
 
 
 n = 0
-for target in (GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)):
-    for t, AS in (("fp32", tl.float32), ("bf16", tl.float32), ("fp64", tl.float64)):
+ALL = (("fp32", tl.float32), ("bf16", tl.float32), ("fp64", tl.float64))
+for generation, types in ((80, ALL), (90, ALL if sys.argv[1:] == ["all"] else ALL[:1])):
+    target = GPUTarget("cuda", generation, 32)
+    for t, AS in types:
         for fn, signature, fixed in sources(t, AS):
             for constants in variants(signature, fixed):
                 made = compiled(fn, signature, constants, target)
@@ -340,11 +354,16 @@ print("compiled", n)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton brings its compiler on Linux alone")
-def test_all_kernels_compile_for_gpus_that_are_not_here(tmp_path):
-    "The interpreter takes what the compiler refuses; the compiler needs no GPU."
+@pytest.mark.parametrize(
+    "which, n", [("most", 60), pytest.param("all", 90, marks=pytest.mark.slow)]
+)
+def test_kernels_compile_for_gpus_that_are_not_here(tmp_path, which, n):
+    """The interpreter takes what the compiler refuses; the compiler needs no GPU.
+
+    Every type is compiled for one generation, and the next one compiles one type."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
+        [sys.executable, "-c", COMPILE, which],
         capture_output=True,
         text=True,
         timeout=300,
@@ -352,4 +371,4 @@ def test_all_kernels_compile_for_gpus_that_are_not_here(tmp_path):
         cwd=Path(__file__).parent.parent,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "compiled 90" in done.stdout, done.stdout
+    assert f"compiled {n}" in done.stdout, done.stdout

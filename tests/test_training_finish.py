@@ -21,7 +21,7 @@ from interpkit.dictionary.replacement import replaced_output, run_replaced
 from interpkit.dictionary.validity import verify_canary
 from interpkit.dictionary.weights import TENSORS, SiteWeights
 from interpkit.model.releases import Release
-from interpkit.training.finish import finish, set_aside
+from interpkit.training.finish import both_losses, finish, set_aside
 from interpkit.training.task_loss import task_loss
 from interpkit.training.train import train_dictionary
 from interpkit.training.units import moved, sizes_at, still, units_of
@@ -47,6 +47,18 @@ def clt(release, rows):
     return train_dictionary(
         release, rows.head(500), n_features=96, k=4, tokens=40_000, wiring="clt"
     )
+
+
+@pytest.mark.parametrize("which", ["coarse", "clt"])
+def test_both_losses_reach_every_weight(which, release, rows, request):
+    d = request.getfixturevalue(which)
+    leaves = [w.map(lambda t: t.clone().requires_grad_()) for w in d.weights]
+    for loss in both_losses(
+        release, replace(d, weights=tuple(leaves)), rows.head(8), "decision", 1
+    ):
+        for w in leaves:
+            slopes = torch.autograd.grad(loss, [w.W_enc, w.W_dec], retain_graph=True)
+            assert all(float(slope.abs().sum()) > 0 for slope in slopes)
 
 
 @pytest.mark.parametrize("which", ["coarse", "clt"])
@@ -267,6 +279,16 @@ def transcoder(table):
     )
 
 
+@pytest.fixture(scope="module")
+def unfinished_and_finished(table, sae, transcoder):
+    "What both dictionaries measure before and after a finish, at the size of the model itself."
+    measured = {}
+    for name, d in (("sae", sae), ("transcoder", transcoder)):
+        f = finish(small(), d, table.head(900))
+        measured[name] = [evaluate(small(), x, table.tail(300)) for x in (d, f)]
+    return measured
+
+
 @pytest.mark.parametrize(
     "which, by, to",
     [
@@ -278,17 +300,14 @@ def transcoder(table):
         ("transcoder", 1, 1e3),
     ],
 )
-def test_the_size_of_activations_makes_no_difference(which, by, to, table, request):
+def test_the_size_of_activations_makes_no_difference(
+    which, by, to, table, unfinished_and_finished, request
+):
     d = request.getfixturevalue(which)
-    apart = which == "transcoder"
-
-    def measured(by, to):
-        r = small(by, to if apart else 1.0)
-        return evaluate(r, finish(r, enlarged(d, by, to), table.head(900)), table.tail(300))
-
-    before = evaluate(small(), d, table.tail(300))
-    one = measured(1.0, 1.0)
-    other = measured(by, to)
+    r = small(by, to if which == "transcoder" else 1.0)
+    before, one = unfinished_and_finished[which]
+    f = finish(r, enlarged(d, by, to), table.head(900))
+    other = evaluate(r, f, table.tail(300))
     assert one["splice_error"] < 0.9 * before["splice_error"]  # the finish did something
     for n in ("splice_error", "fvu", "l0"):
         assert other[n] == pytest.approx(one[n], rel=0.03), n

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 import torch
 from helpers import refused
-from small_activations import K, dense_error, stream, tokens, truth
+from small_activations import K, dense_error, stream, tokens, trained, truth
 from torch.nn.functional import normalize
 
 from interpkit.core.errors import InterpkitError
@@ -36,22 +36,28 @@ def l0(w, x):
     return float((w.encode(x) > 0).sum(1).float().mean())
 
 
-@lru_cache
-def trained(objective, seed=0, steps=1200):
-    return fit(
-        stream(steps, seed=seed), recipe(128, K, steps * 256, 256, seed=seed, objective=objective)
-    )
+SLOW = pytest.mark.slow
+
+
+def one_of_many(*fast, among=OBJECTIVES):
+    """These parameters always, and the others in `make slow`.
+
+    For what doesn't ask which objective it is: how each chooses what is active is asked of all
+    four on one site, and what they share (prefixes, skips, several layers) is compared with the
+    dense loss in `test_the_gradient_of_a_threshold_is_what_the_loss_gains` here and in
+    `test_gradients_are_those_of_autograd`."""
+    return [pytest.param(x, marks=[] if x in fast else SLOW) for x in among]
 
 
 @lru_cache
-def deployed(objective, seed=0):
+def deployed(objective, seed):
     return calibrate(trained(objective, seed).weights()[0], tokens(8000, random(11)), K)
 
 
 # one site
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
+@pytest.mark.parametrize("seed", one_of_many(0, among=range(3)))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_known_features_are_found_with_the_l0_that_was_asked_for(objective, seed):
     """Margins are set from three processors times three seeds.
@@ -72,8 +78,8 @@ def test_known_features_are_found_with_the_l0_that_was_asked_for(objective, seed
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_thresholds_are_one_a_site_or_one_a_feature(objective):
-    before = trained(objective).weights()[0].threshold
-    after = deployed(objective).threshold
+    before = trained(objective, 0).weights()[0].threshold
+    after = deployed(objective, 0).threshold
     if objective != "jumprelu":
         assert len(before.unique()) == 1
         assert objective != "relu" or before.unique().item() == 0
@@ -103,7 +109,7 @@ def test_relus_penalty_reaches_k_from_far_away(off):
     for x in stream(1500):
         t.step([x])
     assert abs(t.l0[0] / K - 1) < 0.05
-    assert 0.2 < t.penalty[0] / trained("relu").penalty[0] < 5
+    assert 0.2 < t.penalty[0] / trained("relu", 0).penalty[0] < 5
 
 
 WIRINGS = dict(sae={}, clt={}, skip=dict(skip=True), tied=dict(tied=True))
@@ -160,7 +166,7 @@ def uneven(n, g):
     return codes @ truth() + 0.01 * torch.randn(n, 32, generator=g)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", one_of_many("batchtopk"))
 def test_the_first_features_of_a_matryoshka_do_more_alone(objective):
     def made(prefixes):
         g = random(0)
@@ -229,33 +235,36 @@ def explained(trainers, x, y):
     return fvu, sum(l0(w, a) for w, a in zip(weights, x, strict=True))
 
 
-@pytest.mark.parametrize("k", [2, 4])
+@lru_cache
+def clt(objective, k):
+    how = recipe(64, k, 256 * 700, 256, objective=objective)
+    return fit(several(700, 0), how, "a, b, c")
+
+
+@pytest.mark.parametrize("k", one_of_many(4, among=(2, 4)))
 def test_a_clt_leaves_less_than_transcoders_of_each_layer_with_as_many_active(k):
-    steps, (x, y) = 700, next(several(1, 9, size=6000))
-    clt = fit(several(steps, 0), recipe(64, k, 256 * steps, 256), "a, b, c")
+    batches, (x, y) = list(several(700, 0)), next(several(1, 9, size=6000))
     per_layer = [
-        fit((([x[i]], [y[i]]) for x, y in several(steps, 0)), recipe(64, k, 256 * steps, 256))
-        for i in range(3)
+        fit((([x[i]], [y[i]]) for x, y in batches), recipe(64, k, 256 * 700, 256)) for i in range(3)
     ]
-    ours, ours_l0 = explained([clt], x, y)
+    ours, ours_l0 = explained([clt("batchtopk", k)], x, y)
     theirs, theirs_l0 = explained(per_layer, x, y)
     assert ours_l0 < 1.05 * theirs_l0
     assert abs(ours_l0 / (3 * k) - 1) < 0.05
     assert ours < 0.8 * theirs
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", one_of_many("batchtopk", "jumprelu"))
 def test_a_feature_that_writes_to_three_layers_is_found_as_one(objective):
-    steps = 1200
-    clt = fit(several(steps, 0), recipe(64, 4, 256 * steps, 256, objective=objective), "a, b, c")
-    w = clt.weights()[0]
+    w = clt(objective, 4).weights()[0]
     cosine = (planted() @ w.W_dec.flatten(1).T).max(1).values
+    # two instruction sets times three seeds: 0.917 to 0.941, and L0 off by up to 0.4 %
     assert cosine.mean() > 0.85
-    assert all(abs(x / 4 - 1) < 0.05 for x in clt.l0)
+    assert all(abs(x / 4 - 1) < 0.05 for x in clt(objective, 4).l0)
 
 
 def test_tied_features_write_the_same_to_all():
-    steps, (x, y) = 1200, next(several(1, 9, same=True, size=6000))
+    steps, (x, y) = 700, next(several(1, 9, same=True, size=6000))
     tied, free = (
         fit(several(steps, 0, same=True), recipe(64, 4, 256 * steps, 256, tied=t), "a, b, c")
         for t in (True, False)
@@ -265,10 +274,11 @@ def test_tied_features_write_the_same_to_all():
     assert len(tied.p.flat) < 0.8 * len(free.p.flat)
     cosine = (planted(same=True)[:, :16] * math.sqrt(3) @ w.W_dec[:, 0].T).max(1).values
     assert cosine.mean() > 0.85
+    # two instruction sets times three seeds: 1.02 to 1.14 times
     assert explained([tied], x, y)[0] < 1.25 * explained([free], x, y)[0]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", one_of_many("batchtopk"))
 def test_a_skip_takes_what_is_linear(objective):
     at, steps = random(3), 800
     A = 0.4 * torch.randn(48, 24, generator=at)

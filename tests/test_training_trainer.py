@@ -1,18 +1,18 @@
 """The trainer of one SAE.
 
-Gradients against autograd, folding, thresholds, dead features, known features, and bad input."""
+Gradients against autograd, folding, thresholds, dead features, and bad input."""
 
 import math
 import warnings
 from dataclasses import replace
-from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers import refused
-from small_activations import SHAPES, D, K, dense_error, stream, tokens, truth
+from small_activations import SHAPES, D, K, dense_error, stream, tokens, trained
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -35,11 +35,6 @@ def short(**kwargs):
     return replace(Recipe(64, 6, 60 * 128, 128, 3e-3), **kwargs)
 
 
-@lru_cache
-def trained():
-    return fit(stream(1500), recipe(128, K, 1500 * 256, 256))
-
-
 # places and gradients
 
 
@@ -50,9 +45,20 @@ def test_places_are_those_of_nonzero(shape, share):
     assert torch.equal(places(mask), mask.view(-1).nonzero().view(-1))
 
 
-@pytest.mark.parametrize("prefixes", [(), (4, 11)])
-@pytest.mark.parametrize("threshold", [0.01, 2.0, 1e9])
-@pytest.mark.parametrize("name", SHAPES)
+def every_gradient():
+    """Each shape, share of what is active, and prefixes; by kernels that are interpreted, which
+    takes long, each shape once and each share once."""
+    grid = list(product(SHAPES, (0.01, 2.0, 1e9), ((), (4, 11))))
+    yield from ((*case, "torch") for case in grid)
+    for name, threshold, prefixes in grid:
+        prefixed = bool(prefixes) == (name in ("odd", "clt", "tied"))
+        if prefixed and (threshold == 2.0 or name == "clt"):
+            yield name, threshold, prefixes, "triton"
+
+
+@pytest.mark.parametrize(
+    "name, threshold, prefixes, kernels", every_gradient(), indirect=["kernels"]
+)
 def test_gradients_are_those_of_autograd(name, threshold, prefixes, kernels):
     "The dense loss with autograd is the oracle; nothing active is a case too."
     g, B, s = torch.Generator().manual_seed(1), 18, SHAPES[name]
@@ -142,16 +148,9 @@ def test_the_fold_is_exact(scale):
 # what is learnt
 
 
-def test_known_features_are_found():
-    "Three processors times three seeds: a mean of 0.913 to 0.933, of which 70 to 77 % over 0.9."
-    cosine = (truth() @ trained().weights()[0].W_dec[:, 0].T).max(1).values
-    assert cosine.mean() > 0.87
-    assert (cosine > 0.9).float().mean() > 0.55
-
-
 def test_l0_in_training_and_after_calibration():
-    "Three processors times three seeds: off by up to 0.2 % in training and 0.5 % afterwards."
-    t, g = trained(), torch.Generator().manual_seed(11)
+    "Three processors times three seeds: off by up to 0.3 % in training and 1.2 % afterwards."
+    t, g = trained("batchtopk", 0), torch.Generator().manual_seed(11)
     assert abs(t.record()["l0"] / K - 1) < 0.02
     assert not complaints(t)
     w = calibrate(t.weights()[0], tokens(8000, g), K)
@@ -162,7 +161,7 @@ def test_l0_in_training_and_after_calibration():
 
 def test_few_features_are_dead_and_the_dead_come_back():
     "Three processors times three seeds: 2 to 4 % dead in a training, 2 to 5 % of a mended one."
-    assert trained().record()["dead_share"] <= 0.1
+    assert trained("batchtopk", 0).record()["dead_share"] <= 0.1
 
     def run(**kwargs):
         r = replace(recipe(128, K, 600 * 256, 256), window=60, **kwargs)

@@ -3,6 +3,7 @@
 And what is refused before anything is stored."""
 
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -87,8 +88,14 @@ def train(family="llama", **kwargs) -> Dictionary:
     )
 
 
-@pytest.mark.parametrize("wiring", WIRINGS)
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def every_wiring():
+    "Of one family all; of another one the CLT, which reads all its sites, and the rest in `slow`."
+    for family, wiring in product(("llama", "gpt2"), WIRINGS):
+        near = family == "llama" or wiring == "clt"
+        yield pytest.param(family, wiring, marks=[] if near else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("family, wiring", every_wiring())
 def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
     d, r = train(family, wiring=wiring), release(family)
     reads, writes = mlp_sites(r.model)
@@ -124,14 +131,15 @@ def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
     [
         dict(objective="jumprelu"),
         dict(objective="topk", prefixes=(16,)),
-        dict(objective="relu", tokens=80_000),
+        dict(objective="relu"),
         dict(tied=True),
         dict(skip=True),
         dict(tied=True, skip=True, objective="jumprelu", prefixes=(16,)),
     ],
 )
 def test_options_of_a_recipe_reach_a_clt(options):
-    d = train(wiring="clt", **options)
+    "In under a hundred steps, after which nobody asks how well it was trained."
+    d = train(wiring="clt", **options, tokens=12_000)
     expected = {n: x for n, x in options.items() if n in ("prefixes", "tied", "skip")}
     if "prefixes" in expected:
         expected["prefixes"] = (16, 48)

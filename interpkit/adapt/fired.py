@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fired', 'fired', 'correlations', 'written_rows', 'cosines']
 
-# %% ../../nbs/08a_adapt/04_fired.ipynb #7824185c
+# %% ../../nbs/08a_adapt/04_fired.ipynb #41093d87
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from ..dictionary.replacement import in_batches
 from ..model.batch import counted
 from ..model.releases import Release
 from ..model.sites import Site
+from ..sparse.sums import as_csr
 
 # %% ../../nbs/08a_adapt/04_fired.ipynb #633b4ef0
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Fired:
         )
         return np.diff(((by_row @ (self.codes > 0)) > 0).tocsc().indptr)
 
-# %% ../../nbs/08a_adapt/04_fired.ipynb #9a10eb96
+# %% ../../nbs/08a_adapt/04_fired.ipynb #7d60a365
 def fired(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> dict[Site, Fired]:
     "What every feature of a dictionary does on rows, by source."
     kept: dict[Site, list] = {s: [] for s in dictionary.sites}
@@ -59,7 +60,7 @@ def fired(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> dict[
         for s in dictionary.sites:
             mask = counted(at.acts[s], batch.mask).cpu()
             row, acts = mask.nonzero()[:, 0].numpy() + part.start, at.acts[s].cpu()[mask]
-            kept[s].append((at.codes[s].csr()[mask.flatten().numpy()], row, acts.float()))
+            kept[s].append((as_csr(at.codes[s])[mask.flatten().numpy()], row, acts.float()))
     found = {}
     for s, parts in kept.items():
         codes, row, acts = zip(*parts, strict=True)

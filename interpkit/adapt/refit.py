@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ITERATIONS', 'PENALTIES', 'ENOUGH', 'unexplained_at', 'refit']
 
-# %% ../../nbs/08a_adapt/02a_refit.ipynb #006077d7
+# %% ../../nbs/08a_adapt/02a_refit.ipynb #0a9bfa25
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ from .maps import share_left
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.weights import SiteWeights, unit_rows
 from ..model.sites import Site
+from ..sparse.sums import as_csr
 
 # %% ../../nbs/08a_adapt/02a_refit.ipynb #e94d84e8
 def _strength(codes: sparse.csr_array) -> np.ndarray:  # [N, F] -> [F]
@@ -105,7 +106,7 @@ def unexplained_at(
     made = part.decode(codes, {s: acts[s] for s in part.sites})
     return {t: share_left(acts[t], made[t]) for t in part.targets}
 
-# %% ../../nbs/08a_adapt/02a_refit.ipynb #29860c2b
+# %% ../../nbs/08a_adapt/02a_refit.ipynb #d726b0d1
 def refit(
     dictionary: Dictionary,  # carried over, with thresholds set
     acts: Mapping[Site, Tensor],  # of the new release, at sources and targets: [N, d]
@@ -113,7 +114,7 @@ def refit(
     own: Mapping[Site, float] | None = None,  # target -> what was left unexplained; default: 0
 ) -> tuple[tuple[SiteWeights, ...], dict[Site, float | None]]:
     "Weights per source with decoders and biases fitted anew, and the penalty of each target."
-    codes = {s: dictionary.encode(s, acts[s]).csr() for s in dictionary.sites}
+    codes = {s: as_csr(dictionary.encode(s, acts[s])) for s in dictionary.sites}
     decoders = {s: dictionary.at(s).W_dec.clone() for s in dictionary.sites}
     biases = {t: w.b_dec for t, w in zip(dictionary.targets, dictionary.weights, strict=True)}
     penalties: dict[Site, float | None] = {}

@@ -189,12 +189,16 @@ def check_artefact(folder: str | Path) -> list[str]:
             problems.append(f"{name} was changed")
     return problems
 
-# %% ../../nbs/00_core/01b_artefacts.ipynb #fcb5b6f3
+# %% ../../nbs/00_core/01b_artefacts.ipynb #0ffea9d5
+def _article(kind: str) -> str:
+    "'an evidence', 'a dictionary'."
+    return f"{'an' if kind[:1] in tuple('aeiou') else 'a'} {kind}"
+
+
 def open_artefact(folder: str | Path, kind: str | None = None) -> Path:
     "The folder, after its manifest was verified; raises (exit code 65) where anything differs."
     folder = Path(folder)
-    article = "an" if (kind or "a")[0] in "aeiou" else "a"
-    what = f"{article} {kind or 'artefact'} folder"
+    what = f"{_article(kind or 'artefact')} folder"
     recover(folder)
     if not folder.is_dir():
         raise invalid(what, f"{folder} is no folder", "check the path")
@@ -204,9 +208,7 @@ def open_artefact(folder: str | Path, kind: str | None = None) -> Path:
         )
     actual = read_manifest(folder).get("kind")
     if kind and actual != kind:
-        raise invalid(
-            f"a {kind} folder", f"a {actual} folder: {folder}", f"pass the folder of a {kind}"
-        )
+        raise invalid(what, f"{_article(str(actual))} folder: {folder}", f"pass {what}")
     if problems := check_artefact(folder):
         raise invalid(
             f"files in {folder} with the digests that manifest.json holds",

@@ -68,10 +68,11 @@ def blind_spot(
     "The share of sequences below which a total change is unseen in more than `missed` of checks."
     return 1.0 if n <= 0 else float(-np.expm1(np.log(missed) / n))
 
-# %% ../../nbs/00_core/02d_cautions.ipynb #b6da0b59
+# %% ../../nbs/00_core/02d_cautions.ipynb #dff57ae3
 def _ranks(column: pd.Series) -> np.ndarray:  # float [n]
     "Places from 0 to 1 of numbers; other values get numbers that are far from each other."
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+    number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
+    if number and not pd.api.types.is_bool_dtype(column):
         return column.rank(pct=True).fillna(-1.0).to_numpy(float)
     return pd.factorize(column.astype(str))[0].astype(float)
 

@@ -55,7 +55,7 @@ def _value(v: Any) -> Any:
         return v
     return str(v)
 
-# %% ../../nbs/00_core/01_digests.ipynb #1e6fb4b3
+# %% ../../nbs/00_core/01_digests.ipynb #b81d3d8d
 def _column_bytes(x: pd.Series) -> tuple[str, bytes]:
     "Type and bytes of a column: numbers as they lie in memory, everything else as JSON."
     values = x.to_numpy()
@@ -63,7 +63,10 @@ def _column_bytes(x: pd.Series) -> tuple[str, bytes]:
         return str(values.dtype), np.ascontiguousarray(values).tobytes()
     missing = x.isna().to_numpy()
     cells = [None if m else _value(v) for m, v in zip(missing, values, strict=True)]
-    return "values", canonical(cells)
+    try:
+        return "values", canonical(cells)
+    except (TypeError, ValueError):  # lists of dates, of decimals, of whatever
+        return "values", canonical([c if c is None else str(c) for c in cells])
 
 # %% ../../nbs/00_core/01_digests.ipynb #ce79ed48
 def digest_frame(df: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'LOCKED', 'is_storage_error', 'storage_error', 'aside_name', 'sync', 'remove_leftovers', 'json_text',
-           'write_json', 'read_bytes', 'read_json']
+           'write_text', 'write_json', 'read_bytes', 'read_json']
 
 # %% ../../nbs/00_core/01a_files.ipynb #997a5318
 import errno
@@ -127,11 +127,10 @@ def json_text(name: str, obj: Any) -> str:
         ) from None
     return text + "\n"
 
-# %% ../../nbs/00_core/01a_files.ipynb #655f7dcc
-def write_json(path: str | Path, obj: Any) -> Path:
-    "Write JSON atomically: sorted keys, one value per line; NaN and infinity are refused."
+# %% ../../nbs/00_core/01a_files.ipynb #8be63844
+def write_text(path: str | Path, text: str) -> Path:
+    "Write a file of text whole, or not at all; raises (exit code 64 or 75) where that fails."
     path = Path(path)
-    text = json_text(path.name, obj)
     aside = aside_name(path)
     try:
         remove_leftovers(path)
@@ -144,6 +143,11 @@ def write_json(path: str | Path, obj: Any) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def write_json(path: str | Path, obj: Any) -> Path:
+    "Write JSON atomically: sorted keys, one value per line; NaN and infinity are refused."
+    return write_text(path, json_text(Path(path).name, obj))
 
 # %% ../../nbs/00_core/01a_files.ipynb #5cc214aa
 def read_bytes(path: str | Path) -> bytes:

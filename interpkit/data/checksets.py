@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEATURES', 'KINDS', 'refuse_rows', 'require_columns', 'check_number', 'read_check_set', 'check_digest', 'hash_split']
 
-# %% ../../nbs/02_data/02_checksets.ipynb #2d64e870
+# %% ../../nbs/02_data/02_checksets.ipynb #b5a54949
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.digests import digest_frame
-from ..core.errors import bad_parameter, invalid, nearest
+from ..core.errors import bad_parameter, invalid, missing_mend
 
 # %% ../../nbs/02_data/02_checksets.ipynb #c92bf936
 def refuse_rows(
@@ -34,7 +34,7 @@ def refuse_rows(
             mend,
         )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #eb53fe88
+# %% ../../nbs/02_data/02_checksets.ipynb #3f3f200e
 def require_columns(rows: pd.DataFrame, needed: Iterable[str]):
     "Raise (exit code 65) where a column is missing or stands twice."
     twice = rows.columns[rows.columns.duplicated()]
@@ -44,11 +44,11 @@ def require_columns(rows: pd.DataFrame, needed: Iterable[str]):
             f"{twice[0]!r} twice",
             f"rename or remove one column {twice[0]!r}",
         )
+    needed = list(needed)
     missing = [c for c in needed if c not in rows]
     if not missing:
         return
-    mend = "rename columns of the check set ("
-    mend += "; ".join(f"{c!r}: {nearest(c, rows.columns)}" for c in missing[:5]) + ")"
+    mend = missing_mend(missing, needed, rows.columns)
     if missing == ["sequence_id"]:
         mend = "give every row a name of its own: rows['sequence_id'] = range(len(rows))"
     plural = "s" if len(missing) > 1 else ""
@@ -81,7 +81,7 @@ def _check_id(c: str, x: pd.Series):
         "several rows of one customer get ids of their own and share a group_id",
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #f087968f
+# %% ../../nbs/02_data/02_checksets.ipynb #7ea45296
 def _check_label(c: str, values: np.ndarray):  # float [n]
     "Refuse labels other than 0, 1 and NaN."
     refuse_rows(
@@ -89,7 +89,7 @@ def _check_label(c: str, values: np.ndarray):  # float [n]
         c,
         "0, 1 or nothing yet",
         "another value",
-        "1 is fraud, 0 is not, empty is not known yet",
+        "1 is what the decision looks for (a fraud, a default), 0 is not, empty is not known yet",
     )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #e23b5fc2
@@ -109,7 +109,19 @@ def _check_weight(c: str, values: np.ndarray):  # float [n]
             "leave the column out where all sequences count alike",
         )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #7bd38798
+# %% ../../nbs/02_data/02_checksets.ipynb #a02ef1d1
+def _as_number(c: str, x: pd.Series) -> str:
+    "How to make numbers of a column `label` or `weight`; its words are not told."
+    if pd.to_numeric(x, errors="coerce").notna().equals(x.notna()):
+        return f"rows[{c!r}] = rows[{c!r}].astype(float)"
+    if c == "weight":
+        return "one number per row: the inverse of the sampling probability"
+    made = f"rows[{c!r}] = (rows[{c!r}] == WORD).astype(float)"
+    return (
+        f"{made}, where WORD is what the column says of a fraud, a default: of what is looked for"
+    )
+
+
 def check_number(c: str, x: pd.Series):
     "Refuse a column `label` or `weight` that holds anything else."
     expected, check = dict(
@@ -119,7 +131,7 @@ def check_number(c: str, x: pd.Series):
         raise invalid(
             f"{expected} in column {c!r}",
             f"type {x.dtype}",
-            f"rows[{c!r}] = rows[{c!r}].astype(float)",
+            _as_number(c, x),
         )
     check(c, x.to_numpy(float, na_value=np.nan))
 
@@ -137,8 +149,11 @@ def _check_category(c: str, x: pd.Series):
         x.map(lambda v: not np.isscalar(v)), c, "text or a number", "a list", "one value per row"
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #83de9f28
-FEATURES = "fill these rows before the check, as the release's own pipeline does"
+# %% ../../nbs/02_data/02_checksets.ipynb #bccbccbe
+FEATURES = (
+    "fill these rows before the check, as the release's own pipeline does; or, where the release "
+    "does not read this column, leave it out"
+)
 
 
 def _kind(v: Any) -> str:
@@ -159,7 +174,8 @@ def _check_feature(c: str, x: pd.Series):
         raise invalid(
             f"one type in column {c!r}",
             f"{' and '.join(kinds)}",
-            f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...)",
+            f"convert the column before the check: rows[{c!r}] = rows[{c!r}].astype(...); or, "
+            "where the release does not read it, leave it out",
         )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #4c87c875
@@ -254,7 +270,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"a parquet file: {path}", type(e).__name__, "write it with DataFrame.to_parquet"
         ) from None
 
-# %% ../../nbs/02_data/02_checksets.ipynb #7bd61bb3
+# %% ../../nbs/02_data/02_checksets.ipynb #99de6da3
 KINDS = dict(
     sequence_id=_check_id,
     label=check_number,
@@ -268,13 +284,15 @@ KINDS = dict(
 def _checks(rows: pd.DataFrame, inputs: list[str] | None) -> dict:  # column -> its check
     "How each column is checked, in the order of the checks."
     checks = {c: check for c, check in KINDS.items() if c in rows}
+    if inputs and "input_ids" not in inputs:
+        checks.pop("input_ids", None)
     lists = [c for c in rows if str(c).startswith("factor:")]
     reserved = {*KINDS, *lists, "timestamp"}
     plain = [c for c in rows if c not in reserved and not str(c).startswith("_")]
     checks |= dict.fromkeys(lists, _check_lists)
     return checks | {c: _check_feature for c in plain if inputs is None or c in inputs}
 
-# %% ../../nbs/02_data/02_checksets.ipynb #a3f8e43f
+# %% ../../nbs/02_data/02_checksets.ipynb #99c26e46
 def read_check_set(
     source: str | Path | pd.DataFrame,  # a parquet file or a data frame
     inputs: list[str] | None = None,  # the columns that the release needs; None: any
@@ -293,7 +311,7 @@ def read_check_set(
     checks = _checks(rows, inputs)
     for c, check in checks.items():
         check(c, rows[c])
-    if "input_ids" in rows:
+    if "input_ids" in checks:
         for c in [c for c in checks if str(c).startswith("factor:")]:
             _check_lengths(rows, c)
     return rows

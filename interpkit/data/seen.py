@@ -13,18 +13,26 @@ import pandas as pd
 
 from .checksets import KINDS
 
-# %% ../../nbs/02_data/02a_seen.ipynb #a3a6a669
+# %% ../../nbs/02_data/02a_seen.ipynb #608769cc
 MODULUS = 2**64
 
 
 def _plain(column: pd.Series) -> np.ndarray:
     "A column in a form that does not depend on how a file stored it."
-    if pd.api.types.is_numeric_dtype(column.dtype):
+    if pd.api.types.is_numeric_dtype(column.dtype) and column.dtype.kind != "c":
         return column.to_numpy(float, na_value=np.nan).astype(np.float32).astype(float)
     is_list = [isinstance(x, (list, tuple, np.ndarray)) for x in column]
     if all(is_list):
-        column = column.map(lambda x: np.asarray(x, np.float32).tobytes().hex())
+        column = column.map(_bytes_of)
     return column.astype(str).to_numpy(object)
+
+
+def _bytes_of(x) -> str:
+    "A list of numbers as the bytes of 32-bit floats, in hex; any other list as text."
+    try:
+        return np.asarray(x, np.float32).tobytes().hex()
+    except (TypeError, ValueError):  # of text, of lists of several lengths
+        return str(list(x))
 
 
 def row_hashes(
@@ -35,7 +43,7 @@ def row_hashes(
     aside = {*KINDS, "timestamp"} - {"input_ids"}
     if columns is None:
         columns = [c for c in rows if c not in aside and not str(c).startswith(("_", "factor:"))]
-    read = {str(c): _plain(rows[c]) for c in sorted(columns) if c in rows}
+    read = {str(c): _plain(rows[c]) for c in sorted(columns, key=str) if c in rows}
     told_apart = pd.DataFrame({"": rows["sequence_id"].astype(str).to_numpy(object), **read})
     return pd.util.hash_pandas_object(told_apart, index=False).to_numpy(np.uint64)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'MEMORY', 'ActivationStore', 'check_batches']
 
-# %% ../../nbs/02_data/03a_store.ipynb #723b0e21
+# %% ../../nbs/02_data/03a_store.ipynb #f76b987b
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +32,7 @@ from interpkit.data.shards import (
     write_shard,
 )
 from ..model.inputs import row_numbers
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 
@@ -101,7 +102,7 @@ def _check_parameters(
             "rows = read_check_set(rows)",
         )
 
-# %% ../../nbs/02_data/03a_store.ipynb #82500814
+# %% ../../nbs/02_data/03a_store.ipynb #70e1c390
 @patch(cls_method=True)
 @torch.no_grad()
 def write(
@@ -126,6 +127,7 @@ def write(
     rows = release.pin(rows)
     plan = store_plan(release, rows, sites, dtype, shard_sequences)
     numbers = row_numbers(rows) if numbers is None else numbers
+    require_own_rows(release, rows, sites, numbers)
     complete = begin_store(folder, plan)
     for k in range(n_shards(plan)):
         name = shard_name(k)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ActivationStream']
 
-# %% ../../nbs/02_data/03b_stream.ipynb #d661c54d
+# %% ../../nbs/02_data/03b_stream.ipynb #d0352046
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,10 +20,11 @@ from .store import check_batches
 from ..model.batch import counted
 from ..model.capture import capture
 from ..model.inputs import row_numbers
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 
-# %% ../../nbs/02_data/03b_stream.ipynb #624c686c
+# %% ../../nbs/02_data/03b_stream.ipynb #f7a0dfa0
 class ActivationStream:
     "Activations of a release at some sites, made when asked for, as an `ActivationStore` has them."
 
@@ -48,6 +49,7 @@ class ActivationStream:
             raise invalid(
                 "at least one row", "0 rows", "pass the rows of a period that has traffic"
             )
+        require_own_rows(release, self.rows, self.sites, self.numbers)
         self.sequences = sequences
         self.buffer = buffer
         self._first: list[Tensor] | None = None

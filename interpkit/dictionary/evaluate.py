@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #2d87c337
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #e143550b
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,14 +29,17 @@ from interpkit.dictionary.replacement import (
     require_measurable,
     splice_error,
     spliced_decisions,
+    warn_if_foreign,
 )
 from ..model.batch import Batch, counted, require_finite
 from ..model.gradients import grad_at_sites
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes, inner
+from ..sparse.sums import per_sequence
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #ee82cb95
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #9bf4cd5c
 @dataclass(frozen=True)
 class Attributions:
     """Gradient x activation of one batch: features of all sites side by side.
@@ -58,17 +61,17 @@ class Attributions:
     @cached_property
     def activation(self) -> sparse.csr_array:  # [B, F]
         "The sum over tokens of the activation."
-        return self._summed(lambda s: self.codes[s].per_sequence())
+        return self._summed(lambda s: per_sequence(self.codes[s]))
 
     @cached_property
     def size(self) -> sparse.csr_array:  # [B, F]
         "The sum over tokens of |attribution|."
-        return self._summed(lambda s: self.codes[s].per_sequence(self.attributed[s].abs()))
+        return self._summed(lambda s: per_sequence(self.codes[s], self.attributed[s].abs()))
 
     @cached_property
     def signed(self) -> sparse.csr_array:  # [B, F]
         "The sum over tokens of the attribution."
-        return self._summed(lambda s: self.codes[s].per_sequence(self.attributed[s]))
+        return self._summed(lambda s: per_sequence(self.codes[s], self.attributed[s]))
 
 # %% ../../nbs/04_dictionary/02_evaluate.ipynb #6bd57f7b
 def _attributed(
@@ -221,10 +224,12 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
     ]
     return pd.DataFrame(lines, columns=["measured", "value", "means"])
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #97596910
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #8d8c752f
 def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
     require_measurable(release, dictionary, rows, "evaluate")
+    warn_if_foreign(release, dictionary, "evaluate")
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     dictionary = dictionary.to(release.device)
     weight = weights_of(rows)
     recon = {s: Reconstruction() for s in dictionary.sites}

@@ -6,7 +6,7 @@
 __all__ = ['SHARE', 'NOT_AN_INPUT', 'readable', 'token_names', 'terms_at', 'places_of', 'Place', 'halves', 'choose', 'figures_of',
            'unnamed', 'spelt_out', 'marked', 'allowed_terms', 'label_dictionary', 'label_features']
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #ca9743df
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #f76e8430
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from interpkit.dictionary.predicates import (
     names,
 )
 from .reads import moved_by, named_by
-from .terms import Term, column_terms, is_list, number_terms
+from .terms import Term, column_terms, flat_numbers, is_list, number_terms
 from .token_terms import token_terms
 from ..model.inputs import TokenInputs
 from ..model.releases import Release
@@ -98,7 +98,7 @@ def _places(firings: Firings, column: pd.Series) -> np.ndarray | None:  # int [P
     fits = firings.wide <= lengths.max() and (firings.token < lengths[firings.sequence]).all()
     return firings.token if fits else None
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #187110fa
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #9f27d49b
 def terms_at(
     firings: Firings,
     rows: pd.DataFrame,
@@ -118,9 +118,9 @@ def terms_at(
         if c == "input_ids":
             found = token_terms(_padded(rows[c], -1), tokens)
             terms |= {t: x[at] for t, x in found.items()}
-        elif firings.wide > 1:
+        elif firings.wide > 1 and flat_numbers(rows[c]):
             here = _padded(rows[c], np.nan)[at]
-            name = c.removeprefix("factor:")
+            name = str(c).removeprefix("factor:")
             terms |= number_terms(name, here.astype(float), c, learn[firings.sequence])
     return terms
 
@@ -268,7 +268,7 @@ def allowed_terms(
     column = [may.columns.get_loc(t.about) if t.about in may else len(may.columns) for t in terms]
     return np.hstack([may.to_numpy(bool), free])[:, column]
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #0efd53d3
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #0c3d1309
 def _moves(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> pd.DataFrame:
     "The columns that are read, with how much each moves the features; a token is read as it is."
     if isinstance(release.inputs, TokenInputs):
@@ -309,7 +309,7 @@ def _at_site(
     shares = firings.on(np.ones(len(firings.sequence), bool)) / n
     figures = []
     for f in range(firings.n_features):
-        choice = choose(f, places, allowed[f])
+        choice = choose(f, places, allowed[f]) if allowed.shape[1] else None  # nothing to say
         own = {} if choice is None else figures_of(f, *choice)
         figures.append(own | dict(fires_on=round(float(shares[f]), 4)))
     return figures

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISION', 'RECALL', 'FIRINGS', 'BEAM', 'PLACES', 'PARTNERS', 'WORTH', 'packed', 'counts', 'matthews', 'Evidence',
-           'Predicate', 'measured', 'names', 'firm', 'singles', 'pairs', 'chosen']
+           'Predicate', 'measured', 'names', 'firm', 'Singles', 'singles', 'counted', 'pairs', 'chosen']
 
 # %% ../../nbs/04_dictionary/03c_predicates.ipynb #a790196b
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def matthews(
     spread = np.sqrt(np.maximum(fires * (n - fires) * holds * (n - holds), 0))
     return np.divide(n * both - fires * holds, spread, np.zeros(both.shape), where=spread > 0)
 
-# %% ../../nbs/04_dictionary/03c_predicates.ipynb #2ab1bd16
+# %% ../../nbs/04_dictionary/03c_predicates.ipynb #c3a40b6d
 @dataclass(frozen=True)
 class Evidence:
     "Which statements hold at which positions, and which features fire there."
@@ -64,11 +64,21 @@ class Evidence:
         return counts(self.fires)
 
     @cached_property
+    def _with_each(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def holding_with(self, term: int) -> np.ndarray:  # int [terms]
+        "At how many positions each statement holds together with one of them."
+        if term not in self._with_each:
+            self._with_each[term] = counts(self.holds & self.holds[:, term, None])
+        return self._with_each[term]
+
+    @cached_property
     def alone(self) -> np.ndarray:  # bool [terms]
         "Which statements may name a feature alone."
         return np.array([not t.where for t in self.terms], bool)
 
-# %% ../../nbs/04_dictionary/03c_predicates.ipynb #139aeaf6
+# %% ../../nbs/04_dictionary/03c_predicates.ipynb #ac18f540
 @dataclass(frozen=True)
 class Predicate:
     "One or two statements, with what they are worth for a feature."
@@ -88,7 +98,7 @@ class Predicate:
     def recall(self) -> float:
         return self.both / max(self.fires, 1)
 
-    @property
+    @cached_property
     def tells(self) -> float:
         "Its correlation with the feature."
         return float(matthews(self.both, self.fires, self.holds, self.n))
@@ -130,46 +140,73 @@ def firm(predicate: Predicate) -> bool:
     "Whether it names with one miss more than there was: a few lucky positions are no precision."
     return names(replace(predicate, holds=predicate.holds + 1))
 
-# %% ../../nbs/04_dictionary/03c_predicates.ipynb #fb1e26e0
+# %% ../../nbs/04_dictionary/03c_predicates.ipynb #4af39f33
 BEAM, PLACES, PARTNERS = 8, 2, 48
+
+
+@dataclass(frozen=True)
+class Singles:
+    "What each statement alone tells of one feature."
+
+    both: np.ndarray  # int [terms]: positions at which it holds and the feature fires
+    tells: np.ndarray  # float [terms]: its correlation with the feature; 0 where not allowed
 
 
 def singles(
     evidence: Evidence,
     feature: int,
     allowed: np.ndarray,  # bool [terms]
-) -> np.ndarray:  # float [terms]
-    "How well each statement alone tells when a feature fires; 0 where it is not allowed."
+) -> Singles:
+    "How well each statement alone tells when a feature fires."
     fires = evidence.fires[:, feature]
     where = np.flatnonzero(fires)
     dense = 2 * len(where) > len(fires)
     holds, fires = (evidence.holds, fires) if dense else (evidence.holds[where], fires[where])
     both = counts(holds & fires[:, None])
     tells = matthews(both, evidence.firing[feature], evidence.holding, evidence.n)
-    return np.where(allowed, tells, 0)
+    return Singles(both, np.where(allowed, tells, 0))
 
-# %% ../../nbs/04_dictionary/03c_predicates.ipynb #c89442e6
+# %% ../../nbs/04_dictionary/03c_predicates.ipynb #134b1ce3
+def counted(
+    evidence: Evidence,
+    feature: int,
+    terms: tuple[int, ...],  # one or two
+    both: int,  # positions at which all of them hold and the feature fires
+    alone: Singles,  # of this feature
+) -> Predicate:
+    "A predicate's worth on some evidence, from counts; the same as `measured`."
+    fires, first = int(evidence.firing[feature]), terms[0]
+    holds = evidence.holding[first] if len(terms) == 1 else evidence.holding_with(first)[terms[1]]
+    usual = fires / max(evidence.n, 1)
+    for i in terms:
+        if evidence.terms[i].where:
+            usual = int(alone.both[i]) / max(int(evidence.holding[i]), 1)
+    return Predicate(terms, int(both), int(holds), fires, evidence.n, usual)
+
+# %% ../../nbs/04_dictionary/03c_predicates.ipynb #7e7090c2
 def pairs(
     evidence: Evidence,
     feature: int,
-    tells: np.ndarray,  # float [terms], of each alone
+    alone: Singles,
 ) -> list[Predicate]:
     "The best few statements, each with its two best partners among those that tell something."
-    beam, partners = _two_sides(evidence, tells)
+    beam, partners = _two_sides(evidence, alone.tells)
     if not len(beam) or not len(partners):
         return []
-    together = evidence.holds[:, beam, None] & evidence.holds[:, None, partners]
     where = np.flatnonzero(evidence.fires[:, feature])
-    both = counts(together[where] & evidence.fires[where, feature][:, None, None])
-    score = matthews(both, evidence.firing[feature], counts(together), evidence.n)
+    first = evidence.holds[np.ix_(where, beam)] & evidence.fires[where, feature][:, None]
+    both = counts(first[:, :, None] & evidence.holds[np.ix_(where, partners)][:, None])
+    holds = np.stack([evidence.holding_with(i)[partners] for i in beam.tolist()])
+    score = matthews(both, evidence.firing[feature], holds, evidence.n)
     only_where = ~evidence.alone[beam][:, None] & ~evidence.alone[partners]
     score[only_where | (beam[:, None] == partners)] = -1
     best = np.argsort(-score, 1, kind="stable")[:, :2]
-    found = set()
-    for number, two in zip(beam, best, strict=True):
-        found |= {tuple(sorted((int(number), int(partners[j])))) for j in two}
-    found -= {(i, i) for i, _ in found}
-    return [measured(evidence, feature, pair) for pair in sorted(found)]
+    found: dict[tuple[int, ...], int] = {}
+    for row, (number, two) in enumerate(zip(beam.tolist(), best.tolist(), strict=True)):
+        for j in two:
+            found[tuple(sorted((number, int(partners[j]))))] = int(both[row, j])
+    distinct = sorted(pair for pair in found if pair[0] != pair[1])
+    return [counted(evidence, feature, pair, found[pair], alone) for pair in distinct]
 
 
 def _two_sides(evidence: Evidence, tells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +218,7 @@ def _two_sides(evidence: Evidence, tells: np.ndarray) -> tuple[np.ndarray, np.nd
     partners = np.argsort(-np.abs(tells), kind="stable")[:PARTNERS]
     return beam, partners[tells[partners] != 0]
 
-# %% ../../nbs/04_dictionary/03c_predicates.ipynb #e317c75a
+# %% ../../nbs/04_dictionary/03c_predicates.ipynb #52517515
 WORTH = 0.02  # of correlation, that a second statement has to bring
 
 
@@ -191,14 +228,17 @@ def chosen(
     allowed: np.ndarray,  # bool [terms]
 ) -> list[Predicate]:  # best first; two of them are single statements about different inputs
     "The predicate that suits a feature best, and then the two single statements that tell most."
-    tells = singles(evidence, feature, allowed)
-    order = [int(i) for i in np.argsort(-tells, kind="stable") if tells[i] > 0]
-    places = [i for i in order if not evidence.alone[i]][:1]
-    alone = [i for i in order if evidence.alone[i]][: 2 * BEAM]
-    single = [measured(evidence, feature, (i,)) for i in alone]
-    options = [measured(evidence, feature, (i,)) for i in places]
+    alone = singles(evidence, feature, allowed)
+    order = np.argsort(-alone.tells, kind="stable")
+    order = order[alone.tells[order] > 0]
+    place, other = order[~evidence.alone[order]][:1], order[evidence.alone[order]][: 2 * BEAM]
+    options, single = (
+        [counted(evidence, feature, (i,), alone.both[i], alone) for i in numbers.tolist()]
+        for numbers in (place, other)
+    )
+    places = place.tolist()
     at_place = max((p.tells for p in options), default=0.0)
-    for p in [*single, *pairs(evidence, feature, tells)]:
+    for p in [*single, *pairs(evidence, feature, alone)]:
         if p.tells > at_place or not set(places).isdisjoint(p.terms):
             options.append(p)
     if not options:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['dealt', 'asked_columns', 'moved_by', 'named_by']
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #051ca994
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #095f16c6
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,8 +18,9 @@ from .replacement import codes_at
 from .terms import is_list
 from ..model.capture import capture
 from ..model.releases import Release
+from ..sparse.sums import as_csr
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #af541c42
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #bf655d4f
 def dealt(
     column: pd.Series,  # [n]
     probes: int,
@@ -29,14 +30,17 @@ def dealt(
     if is_list(column):
         moved = pd.Series([*first.iloc[1:], first.iloc[0]], dtype=object)
         return moved.set_axis(first.index)
-    code, values = pd.factorize(column.array, use_na_sentinel=False)
+    try:
+        code, values = pd.factorize(column.array, use_na_sentinel=False)
+    except TypeError:  # structures and sets, which can't be counted
+        return pd.Series([*first.iloc[1:], first.iloc[0]], first.index, dtype=object)
     if len(values) < 2:
         return first
     step = 1 + np.arange(len(first)) * 7 % (len(values) - 1)
     other = values[(code[: len(first)] + step) % len(values)]
     return pd.Series(other, first.index, dtype=column.dtype)
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #ee486352
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #9d416a33
 def asked_columns(release: Release, rows: pd.DataFrame) -> list[str]:
     "Columns that the inputs of a release may read: those that it names, or all but ids."
     if release.inputs_columns:
@@ -49,10 +53,10 @@ def _codes(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> tupl
     "Activations at the sources, and codes of all features over rows and positions."
     batch = release.batch(rows)
     acts = capture(release.model, dictionary.sites, batch)
-    codes = [codes_at(dictionary, s, acts[s], batch).csr() for s in dictionary.sites]
+    codes = [as_csr(codes_at(dictionary, s, acts[s], batch)) for s in dictionary.sites]
     return [acts[s] for s in dictionary.sites], codes
 
-# %% ../../nbs/04_dictionary/03b_reads.ipynb #8f91c202
+# %% ../../nbs/04_dictionary/03b_reads.ipynb #c515b039
 def moved_by(
     release: Release,
     dictionary: Dictionary,
@@ -69,7 +73,9 @@ def moved_by(
     moved = {}
     for c in asked_columns(release, rows) if columns is None else columns:
         try:
-            after, new = _codes(release, dictionary, few.assign(**{c: dealt(rows[c], probes)}))
+            changed = few.copy()
+            changed[c] = dealt(rows[c], probes)
+            after, new = _codes(release, dictionary, changed)
         except InterpkitError:
             moved[c] = np.full(dictionary.n_features, np.nan)
             continue

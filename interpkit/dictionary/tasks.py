@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READERS', 'cross_entropy', 'is_causal', 'labelled', 'require_log_odds', 'metric_name', 'reader', 'chosen_metric']
 
-# %% ../../nbs/04_dictionary/02b_tasks.ipynb #65b9b599
+# %% ../../nbs/04_dictionary/02b_tasks.ipynb #2ec68885
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import bad_parameter, invalid, nearest
+from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from ..model.batch import Batch
 from ..model.decisions import logits_of
 from ..model.releases import Release
@@ -43,10 +43,13 @@ def cross_entropy(out: Any, batch: Batch, rows: pd.DataFrame | None) -> tuple[Te
     )
     return nats.view(keep.shape).masked_fill(~keep, 0).sum(1), keep.sum(1)
 
-# %% ../../nbs/04_dictionary/02b_tasks.ipynb #702256f9
+# %% ../../nbs/04_dictionary/02b_tasks.ipynb #a4ef324d
 def _next_token(out: Any, ids: Tensor | None) -> Tensor | None:  # [B, T, vocabulary]
     "The output where it can be logits for each token."
-    logits = logits_of(out)
+    try:
+        logits = logits_of(out, lambda t: t.ndim == 3)
+    except InterpkitError:
+        return None  # several tensors: nobody says which one is logits
     if ids is None or logits.ndim != 3 or logits.shape[:2] != ids.shape:
         return None
     return logits if logits.shape[2] > int(ids.max()) else None

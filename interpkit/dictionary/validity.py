@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['silent_sites', 'certify', 'verify_canary']
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #df7a125a
+# %% ../../nbs/04_dictionary/04_validity.ipynb #314a08ac
 import warnings
 from dataclasses import replace
 
@@ -19,7 +19,8 @@ from .dictionary import Dictionary
 from .evaluate import evaluate
 from .means import skip_alone
 from .replacement import require_measurable
-from ..model.canaries import canary, canary_rows, compare_canary
+from ..model.canaries import canary, compare_canary, tried_canary
+from ..model.plain_rows import plain_rows, rows_again
 from ..model.releases import Release
 
 # %% ../../nbs/04_dictionary/04_validity.ipynb #54772ea5
@@ -58,7 +59,7 @@ def silent_sites(dictionary: Dictionary) -> list[str]:
     acts = {str(s): torch.as_tensor(dictionary.canary[str(s)]) for s in dictionary.sites}
     return [name for name, values in acts.items() if not bool(values.any())]
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #25efc976
+# %% ../../nbs/04_dictionary/04_validity.ipynb #3bd4514a
 def certify(
     release: Release,
     dictionary: Dictionary,
@@ -68,15 +69,16 @@ def certify(
 ) -> Dictionary:
     "The dictionary with its validity: fingerprints, what was measured, and a canary batch."
     require_measurable(release, dictionary, rows, "certify")
-    synthetic = canary_rows(rows if like is None else like, n=16, seed=seed)
+    rows = release.pin(rows)
+    sites = tuple(dict.fromkeys([*dictionary.sites, *dictionary.targets]))
+    synthetic = tried_canary(release, rows if like is None else release.pin(like), sites, seed)
     validity = dict(
         release=release.name,
         fingerprint=release.fingerprint,
         dictionary=dictionary.fingerprint,
         device=str(release.device),
         measured=_measured(release, dictionary, rows),
-        canary=[_plain(row) for row in synthetic.to_dict("records")],
-        canary_dtypes={c: str(t) for c, t in synthetic.dtypes.items()},
+        **plain_rows(synthetic),
     )
     values = _canary_values(release, dictionary, synthetic)
     certified = replace(dictionary, validity=validity, canary=values)
@@ -88,10 +90,6 @@ def certify(
             stacklevel=2,
         )
     return certified
-
-
-def _plain(row: dict) -> dict:
-    return {c: x.tolist() if hasattr(x, "tolist") else x for c, x in row.items()}
 
 # %% ../../nbs/04_dictionary/04_validity.ipynb #917b6939
 def _same_features(
@@ -137,7 +135,7 @@ def _require_certificate(release: Release, dictionary: Dictionary) -> None:
             "certify on a few hundred rows: certify(release, dictionary, held_out_rows, like=rows)",
         )
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #82bf95a4
+# %% ../../nbs/04_dictionary/04_validity.ipynb #dbd09d3f
 def verify_canary(release: Release, dictionary: Dictionary) -> None:
     """Raise (exit code 65) where the release no longer gives what the canary batch recorded.
 
@@ -147,8 +145,7 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
     dictionary = dictionary.to(release.device)
     _require_certificate(release, dictionary)
     made_for = dictionary.validity
-    rows = pd.DataFrame(made_for["canary"]).astype(made_for["canary_dtypes"])
-    values = _canary_values(release, dictionary, rows)
+    values = _canary_values(release, dictionary, rows_again(made_for))
     sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
     recorded = {s: dictionary.canary[s].numpy() for s in sites}
     ok, message = compare_canary(recorded, {s: values[s].cpu().numpy() for s in sites})

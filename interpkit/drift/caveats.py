@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['LIMITED', 'PASSED_BY', 'MORE', 'CONDITIONS', 'WORSE', 'about_of', 'not_for_sign_off', 'checked_rows', 'limit_rows',
-           'flip_words', 'replaced_words', 'behaviour_words', 'bypass_words', 'sensitivity_rows', 'sensitivity_words',
-           'blind_words', 'error_rate_words', 'not_tested']
+           'flip_words', 'replaced_words', 'behaviour_words', 'bypass_words', 'own_type_words', 'sensitivity_rows',
+           'sensitivity_words', 'blind_words', 'error_rate_words', 'not_tested']
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #6b7254a0
+# %% ../../nbs/08_drift/05b_caveats.ipynb #01c96b83
 from collections.abc import Iterable
 
+from .answers import no_witness
 from .limits import Limits
 from .segments import ALERTS
 from .statements import Plan, Statement
 from .verdict import Verdict, worst
-from .words import amount, listed, share
+from .words import amount, listed, share, up_to_one
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #fe070aa3
 def about_of(plan: Plan | None) -> dict:
@@ -49,7 +50,7 @@ def _sampling(sampling) -> str:
         return "unequal: each sequence counts by its weight"
     return "each sequence counts once"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #5a46b052
+# %% ../../nbs/08_drift/05b_caveats.ipynb #eec8d270
 def _sites(about: dict, printed: dict | None) -> str:
     sites = about.get("sites") or (printed or {}).get("reconstruction", {}).get("sites", ())
     return sites if isinstance(sites, str) else ", ".join(map(str, sites))
@@ -74,7 +75,7 @@ def checked_rows(v: Verdict, plan: Plan | None = None, printed: dict | None = No
         "period": _period(about.get("period")) or "not stated",
         "sampling": _sampling(about.get("sampling")) or "not stated",
         "check set": _counted(v, plan),
-        "dictionary": f"that of {v.old.get('name', 'the old release')}{features}",
+        "dictionary": f"that of {v.names[0]}{features}",
     }
     renamed = about.get("renamed") or {}
     if renamed:
@@ -106,7 +107,7 @@ def _why(name: str, limit: float, whys: dict) -> str:
     default = getattr(Limits, name, None)
     return "interpkit's default" if why or default == limit else "no reason given"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #4a1623aa
+# %% ../../nbs/08_drift/05b_caveats.ipynb #e4b2395f
 def _limit_row(s: Statement, whys: dict, old: str) -> dict:
     name, words = LIMITED.get(_limit_name(s), ("", s.name))
     limit = amount(s, s.limit)
@@ -126,27 +127,28 @@ def limit_rows(plan: Plan | None) -> list[dict]:
     whys = about_of(plan).get("whys") or {}
     for s in plan.statements:
         if not s.segment:
-            rows.setdefault(_limit_name(s), _limit_row(s, whys, plan.old.get("name", "old")))
+            rows.setdefault(_limit_name(s), _limit_row(s, whys, plan.names[0]))
     return list(rows.values())
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #42e61375
+# %% ../../nbs/08_drift/05b_caveats.ipynb #ec6d3602
 def _auc_words(behaviour: dict) -> str:
     if "labelled" not in behaviour:
         return ""
     if not behaviour["labelled"]:
         return "No labels, so no AUC"
     old, new = behaviour.get("auc_old"), behaviour.get("auc_new")
-    if None in (old, new):
+    if old is None or new is None:
         return "No AUC, because all labels are alike"
-    return f"AUC {old:.3f} old and {new:.3f} new on {behaviour['labelled']:,} labelled sequences"
+    areas = f"AUC {up_to_one(old, 3)} old and {up_to_one(new, 3)} new"
+    return f"{areas} on {behaviour['labelled']:,} labelled sequences"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #d093cc0b
+# %% ../../nbs/08_drift/05b_caveats.ipynb #cc4f62a5
 def _rank_words(behaviour: dict) -> str:
     if "rank_correlation" not in behaviour:
         return ""
     if behaviour["rank_correlation"] is None:
         return "no rank correlation, because one release always decides the same"
-    return f"rank correlation {behaviour['rank_correlation']:.2f}"
+    return f"rank correlation {up_to_one(behaviour['rank_correlation'])}"
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #42c82acd
 def flip_words(behaviour: dict) -> str:
@@ -165,7 +167,14 @@ def replaced_words(behaviour: dict) -> str:
     top = share(behaviour.get("top", 0.10))
     return f"{share(behaviour['top_replaced'])} of the highest {top} are replaced"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #a15ce085
+# %% ../../nbs/08_drift/05b_caveats.ipynb #327fd3d1
+def _by_inputs_alone(behaviour: dict) -> dict:
+    "The numbers that need no dictionary."
+    rest = {k: x for k, x in behaviour.items() if k != "main_reason_replaced"}
+    turned = {k: x for k, x in (rest.get("sign_turned") or {}).items() if k != "effect"}
+    return rest | dict(sign_turned=turned)
+
+
 def _reason_words(behaviour: dict) -> str:
     "Main reasons replaced and signs turned, as far as they were measured."
     parts = []
@@ -186,12 +195,14 @@ def _reason_words(behaviour: dict) -> str:
         parts.append(f"{rest} of the new decisions' variation is not in the old ones")
     return "; ".join(parts)
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #98cec480
+# %% ../../nbs/08_drift/05b_caveats.ipynb #3070c84f
 def behaviour_words(
-    printed: dict,  # of `drift.printed.printed`
+    v: Verdict,
+    printed: dict | None = None,  # of `drift.printed.printed`
 ) -> list[str]:
     "How the releases decide: printed, and deciding nothing. What was not measured is left out."
-    b = printed.get("behaviour") or {}
+    b = (printed or {}).get("behaviour") or {}
+    b = _by_inputs_alone(b) if no_witness(v) else b
     first = "; ".join(filter(None, (flip_words(b), replaced_words(b))))
     ranks = "; ".join(filter(None, (_auc_words(b), _rank_words(b))))
     texts = [t for t in (first, ranks, _reason_words(b)) if t]
@@ -213,6 +224,22 @@ def bypass_words(printed: dict | None, old: str = "the old release") -> list[str
         f"dictionary reads, against {share(before)} on {old}: what changes there is seen by "
         "inputs and decisions alone."
     ]
+
+# %% ../../nbs/08_drift/05b_caveats.ipynb #d7e876bc
+def own_type_words(printed: dict | None, names: tuple[str, str]) -> list[str]:
+    "What the type in which a release is stored does to its decisions, a sentence per release."
+    told = []
+    for side, name in zip(("old", "new"), names, strict=True):
+        own = ((printed or {}).get("own_type") or {}).get(side)
+        if own and "problem" in own:
+            told.append(f"In {own['dtype']}, in which {name} is stored, it does not run here.")
+        elif own:
+            told.append(
+                f"Everything is measured in 32-bit floats. In {own['dtype']}, in which {name} is "
+                f"stored, its decisions differ by {share(own['lost'])} and "
+                f"{share(own['flipped'])} of them flip."
+            )
+    return told
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #a1556b8f
 def sensitivity_rows(v: Verdict) -> list[dict]:
@@ -240,7 +267,7 @@ def sensitivity_words(v: Verdict) -> list[str]:
     texts = [f"{r['verdict']} at {r['allowed']}" for r in changed]
     return [f"Yes: {' and '.join(texts)} of what the limits allow."]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #1ff0c0b0
+# %% ../../nbs/08_drift/05b_caveats.ipynb #741f9712
 CONDITIONS = (
     "sizes with tails up to Pareto 1.2, up to 50 sequences per group, weights up to 20:1, "
     "5 % of the sequences carrying all change from 100 sequences on and 2 % from 300 on, "
@@ -261,11 +288,12 @@ def _rate(rates: dict, name: str) -> str:
 
 def _own_rates(rates: dict, old: str) -> str:
     "The error rates of this check, resampled from the old release's own table."
-    checks = f" of {rates['checks']:,} such checks" if rates.get("checks") else " of such checks"
+    checks = f"{rates['checks']:,} checks" if rates.get("checks") else "Checks"
     return (
-        f"For this check, measured before the new release was scored by drawing whole groups of "
-        f"{old}'s own table with a share exactly at its limit: FAIL was wrong in "
-        f"{_rate(rates, 'false_fail')} and PASS in {_rate(rates, 'false_pass')}{checks}."
+        f"How often this check errs was measured before the new release was scored. {checks} were "
+        f"drawn from {old}'s own results, whole groups at a time, with a share exactly at its "
+        f"limit: FAIL was wrong in {_rate(rates, 'false_fail')} and PASS in "
+        f"{_rate(rates, 'false_pass')} of them."
     )
 
 
@@ -295,19 +323,19 @@ def blind_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     alerts = int(_groups_in(v, ALERTS) / 4.6)
     return [text + (f"; among the alerts, to fewer than 1 in {alerts:,}." if alerts > 1 else ".")]
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #7e51eee5
+# %% ../../nbs/08_drift/05b_caveats.ipynb #48a08dfd
 def error_rate_words(
     v: Verdict, plan: Plan | None = None, printed: dict | None = None
 ) -> list[str]:
     "What was measured of the check's own mistakes, its blind spot, and what isn't covered."
     rates = (printed or {}).get("error_rates") or {}
     measured = {"false_fail", "false_pass"} <= set(rates)
-    sentences = [
-        _own_rates(rates, v.old.get("name", "the old release")) if measured else _published(v, plan)
-    ]
+    sentences = [_own_rates(rates, v.names[0]) if measured else _published(v, plan)]
     sentences += blind_words(v, plan)
+    sure = share(1 - (plan.alpha if plan else 0.01))
     sentences.append(
-        "The brackets after a share say where it lies, with the certainty of the whole check."
+        f"The brackets after a share say where it lies; with {sure} certainty, all of them are "
+        "right."
     )
     if plan and plan.families and not measured:
         team = ", ".join(plan.families)
@@ -317,8 +345,10 @@ def error_rate_words(
         )
     return sentences
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #a19f6764
+# %% ../../nbs/08_drift/05b_caveats.ipynb #db233e03
 def _features_not_tested(v: Verdict, plan: Plan | None) -> str:
+    if no_witness(v):
+        return "Any feature on its own: on this release, the dictionary is no witness for it."
     watched = len({s.name.split(": ", 1)[1] for s in v.statements if s.watched})
     if not watched:
         return "Any feature on its own: they were tested only together."

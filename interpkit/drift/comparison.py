@@ -6,7 +6,7 @@
 __all__ = ['hashed', 'hashed_seed', 'frame_of', 'Observed', 'observe', 'decision_scale', 'centred', 'incompatibility',
            'Comparison', 'release_decisions', 'effects_of']
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #7d98c897
+# %% ../../nbs/08_drift/01_comparison.ipynb #f0661a26
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,8 +34,10 @@ from .statements import BLOCK, Plan
 from ..explain.ablation import Ablation
 from ..model.batch import Batch, counted
 from ..model.capture import capture
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..sparse.codes import SparseCodes
+from ..sparse.sums import as_csr
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #ec4cdfad
 def hashed(values, salt: str) -> list[str]:
@@ -78,10 +80,10 @@ class Observed:
     spliced_new: np.ndarray
     reconstruction: dict  # (site, 'old' | 'new') -> Reconstruction
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #04a5a394
+# %% ../../nbs/08_drift/01_comparison.ipynb #ec1f9123
 def _moved(old: SparseCodes, new: SparseCodes) -> sparse.csr_array:  # [B, F]
     "The sum over tokens of |activation on new - on old|, of one site."
-    change, (B, T, F) = abs(new.csr() - old.csr()).tocsr(), old.shape
+    change, (B, T, F) = abs(as_csr(new) - as_csr(old)).tocsr(), old.shape
     begin = change.indptr[::T] if T else np.zeros(B + 1, int)
     moved = sparse.csr_array((change.data, change.indices, begin), shape=(B, F))
     moved.sum_duplicates()
@@ -125,10 +127,12 @@ def _joined(parts: list, place: np.ndarray):
         return sparse.vstack(parts).tocsr()[place]
     return np.concatenate(parts)[place]
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #13c52237
+# %% ../../nbs/08_drift/01_comparison.ipynb #baab41fe
 def observe(comparison: "Comparison") -> Observed:
     "Run both releases on all rows, once."
     old, new, dictionary = comparison.old, comparison.new, comparison.dictionary
+    for release in (old, new):
+        require_own_rows(release, comparison.rows, (*dictionary.sites, *dictionary.targets))
     kept: dict[str, list] = {}
     sides = [(s, side) for s in dictionary.sites for side in ("old", "new")]
     reconstruction = {key: Reconstruction() for key in sides}
@@ -187,7 +191,7 @@ def incompatibility(release: Release, dictionary: Dictionary, rows: pd.DataFrame
         if wide[s] != d
     )
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #b48262e7
+# %% ../../nbs/08_drift/01_comparison.ipynb #ec568ae5
 class Comparison:
     "The old and the new release seen through the old dictionary on one check set."
 
@@ -206,8 +210,8 @@ class Comparison:
         self.rows = old.pin(rows)
         self.progress = progress or (lambda stage, done, total: None)
         has_tokens = "input_ids" in rows
-        lengths = rows["input_ids"].map(len).to_numpy() if has_tokens else np.zeros(len(rows))
-        self.order = np.argsort(lengths, kind="stable")  # from short to long
+        tokens = self.rows["input_ids"].map(len).to_numpy() if has_tokens else np.zeros(len(rows))
+        self.order = np.argsort(tokens, kind="stable")  # from short to long
         self.place = np.argsort(self.order)  # where in this order a row stands
         self.drawn: dict[str, Any] = {}  # family -> what it drew, for those who ask which units
 
@@ -278,9 +282,10 @@ class Comparison:
         sequence_id = self.rows["sequence_id"].iloc[row]
         return np.random.default_rng(hashed_seed(self.plan.seed, purpose, sequence_id))
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #c131fea1
+# %% ../../nbs/08_drift/01_comparison.ipynb #c45607eb
 def release_decisions(release: Release, comparison: Comparison) -> np.ndarray:  # [sequences]
     "The decisions of a release on the rows of a comparison, without its dictionary."
+    require_own_rows(release, comparison.rows)
     batches = in_batches(release, comparison.rows, comparison.dictionary)
     return np.concatenate([release.run(b).double().cpu().numpy() for _, b in batches])
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bypass', 'reconstruction', 'subspace', 'decision_without', 'deletion_curve', 'printed']
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #c77cb3c5
+# %% ../../nbs/08_drift/06b_printed.ipynb #d1e26376
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +22,7 @@ from ..dictionary.replacement import in_batches
 from .behaviour import behaviour
 from .comparison import Comparison
 from .contributions import contributions, main_reason_replaced, sign_turned
+from .own_type import own_type
 from ..explain.ablation import Ablation
 from ..model.batch import Batch, counted
 from ..model.capture import run_spliced
@@ -133,10 +134,11 @@ def subspace(comparison: Comparison) -> dict:
         )
     return out
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #9983a150
+# %% ../../nbs/08_drift/06b_printed.ipynb #3a8c2da0
 def _written(ablation: Ablation, gone: Tensor) -> dict:  # bool [B, F] -> target: [B, T, d]
     "What the features that are gone write at each target."
-    dictionary, less = ablation.dictionary, {}
+    dictionary = ablation.dictionary
+    less: dict = {}
     for s in dictionary.sites:
         codes = ablation.codes[s]
         sequence = codes.token // max(codes.shape[1], 1)
@@ -205,7 +207,7 @@ def _rounded(x):
         return [_rounded(v) for v in x]
     return six(x) if isinstance(x, float) else x
 
-# %% ../../nbs/08_drift/06b_printed.ipynb #15853c00
+# %% ../../nbs/08_drift/06b_printed.ipynb #88c9465c
 def printed(
     comparison: Comparison,  # of which the table has been measured
     most: int = 200,  # sequences for the deletion curves
@@ -216,6 +218,8 @@ def printed(
     if comparison.plan.error_rates:
         out["error_rates"] = comparison.plan.error_rates
     out["behaviour"] |= dict(sign_turned=sign_turned(comparison))
+    if own := own_type(comparison, threshold):
+        out["own_type"] = own
     if comparison.incompatible:
         return _rounded(out)
     out["behaviour"] |= dict(main_reason_replaced=main_reason_replaced(comparison))

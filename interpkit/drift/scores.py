@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'effective_groups', 'attribution_shares', 'OldScores', 'score_old', 'leading', 'too_rare',
            'watched_features', 'fit_or_raise']
 
-# %% ../../nbs/08_drift/03_scores.ipynb #30b5450e
+# %% ../../nbs/08_drift/03_scores.ipynb #0c836e54
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches, splice_error, spliced_decisions
 from .limits import Limits
 from .segments import LEAST, highest
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
 # %% ../../nbs/08_drift/03_scores.ipynb #c35f1e7c
@@ -48,7 +49,7 @@ def attribution_shares(
     total = weight @ size
     return total / max(total.sum(), 1e-30)
 
-# %% ../../nbs/08_drift/03_scores.ipynb #3ccdf1bc
+# %% ../../nbs/08_drift/03_scores.ipynb #85d057de
 @dataclass(frozen=True)
 class OldScores:
     "What the old release gives through its own dictionary."
@@ -59,10 +60,27 @@ class OldScores:
     among_alerts: np.ndarray  # [F] its share of the attribution of alerts
     alerts: np.ndarray  # bool [n] sequences with the highest decisions
     firing: np.ndarray  # [F] effective groups in which it fires
-    left_out: np.ndarray  # [n] attribution outside of the features
-    size: np.ndarray  # [n] all attribution
+    lost: np.ndarray  # [n, 1 + sites] what splice error and error shares count as lost
+    whole: np.ndarray  # [n, 1 + sites] of what
 
-# %% ../../nbs/08_drift/03_scores.ipynb #6efaa138
+    @property
+    def left_out(self) -> np.ndarray:  # [n]
+        "Attribution outside of the features."
+        return self.lost[:, 1:].sum(1)
+
+    @property
+    def size(self) -> np.ndarray:  # [n]
+        "All attribution."
+        return self.whole[:, 1:].sum(1)
+
+    def own(self, weight: np.ndarray) -> list[float]:  # [n], 0 leaves a sequence out
+        "Splice error and error share of each site, over weighted sequences."
+        whole = weight @ self.whole
+        return (
+            np.divide(weight @ self.lost, whole, np.zeros_like(whole), where=whole > 0)
+        ).tolist()
+
+# %% ../../nbs/08_drift/03_scores.ipynb #36c8021f
 def score_old(
     old: Release,
     dictionary: Dictionary,
@@ -71,6 +89,7 @@ def score_old(
 ) -> OldScores:
     "Splice error, error share and attribution of the dictionary on its own release."
     dictionary = dictionary.to(old.device)
+    require_own_rows(old, rows, (*dictionary.sites, *dictionary.targets))
     weight, group = weights_of(rows), groups_of(rows)
     names = ("bare", "spliced", "error", "mass")
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -88,6 +107,7 @@ def score_old(
         for i in range(error.shape[1])
     ]
     size, high = sparse.vstack(sizes).tocsr(), highest(bare, weight, alerts)
+    away = bare - np.average(bare, weights=weight)
     return OldScores(
         splice_error(bare, spliced, weight, group),
         tuple(shares),
@@ -95,8 +115,8 @@ def score_old(
         attribution_shares(size, weight * high),
         high,
         effective_groups(sparse.vstack(fires), weight, group),
-        error.sum(1),
-        (error + mass).sum(1),
+        np.column_stack([(spliced - bare) ** 2, error]),
+        np.column_stack([away**2, error + mass]),
     )
 
 # %% ../../nbs/08_drift/03_scores.ipynb #8011bc70
@@ -155,7 +175,7 @@ def watched_features(
             chosen.append(f)
     return tuple(chosen)
 
-# %% ../../nbs/08_drift/03_scores.ipynb #8641c8fb
+# %% ../../nbs/08_drift/03_scores.ipynb #468e4e0b
 def fit_or_raise(dictionary: Dictionary, scores: OldScores, limits: Limits):
     "Raise (exit code 65) where the dictionary is over a valid limit on its own release."
     shares = [("error share", e, limits.error_share) for e in scores.error]
@@ -172,5 +192,7 @@ def fit_or_raise(dictionary: Dictionary, scores: OldScores, limits: Limits):
                 f"{what} {percent(own.ratio)}: unfit",
                 "train a better one, with more active features per token, more features or more "
                 "tokens: ipk train --release DIR --data FILE --k N --n-features N --tokens N "
-                "--out DIR; or judge by a decision that varies more",
+                "--out DIR; where a check trained it on half of its own rows, give it several "
+                "thousand others: ipk check --train-data FILE (train_data= in Python); "
+                "or judge by a decision that varies more",
             )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #913d8d14
+# %% ../../nbs/07_explain/01_ablation.ipynb #1eaa381c
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,10 +17,12 @@ from torch import Tensor
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import codes_at, in_batches, refuse_late
 from ..model.batch import Batch
+from ..model.own_rows import require_own_rows
 from ..model.prefix import Prefix
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes
+from ..sparse.sums import per_sequence, values_at
 
 # %% ../../nbs/07_explain/01_ablation.ipynb #4145b0ab
 def changed_targets(
@@ -35,7 +37,7 @@ def changed_targets(
     first = min(targets.index(t) for t in writes)
     return list(targets[first:])  # what comes before does not change
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #fac778a2
+# %% ../../nbs/07_explain/01_ablation.ipynb #6cb3789a
 class Ablation:
     "One batch of a release, ready for ablations."
 
@@ -78,7 +80,7 @@ def _of_tokens(codes: SparseCodes, sequence: Tensor, feature: Tensor) -> Tensor:
     "The activations of one feature in one sequence, pair by pair, int [M] each."
     T = codes.shape[1]
     token = sequence[:, None] * T + torch.arange(T, device=sequence.device)
-    return codes.take(token, feature[:, None])
+    return values_at(codes, token, feature[:, None])
 
 # %% ../../nbs/07_explain/01_ablation.ipynb #f2910467
 @torch.no_grad()
@@ -108,16 +110,17 @@ def site_effects(
         effects.append(ablation.decision[rows] - after)
     return torch.cat(effects)
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #f4ed700e
+# %% ../../nbs/07_explain/01_ablation.ipynb #d12ed353
 def all_effects(
     release: Release, dictionary: Dictionary, rows: pd.DataFrame
 ) -> np.ndarray:  # [sequences, features]
     "The effect of every feature on every sequence; zero where it is not active."
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     effects = np.zeros((len(rows), dictionary.n_features))
     for part, batch in in_batches(release, rows, dictionary):
         ablation = Ablation(release, dictionary, batch)
-        active = [ablation.codes[s].per_sequence() for s in dictionary.sites]
+        active = [per_sequence(ablation.codes[s]) for s in dictionary.sites]
         sequence, feature = sparse.hstack(active).nonzero()
         effects[part][sequence, feature] = ablation.effects(sequence, feature)
     return effects

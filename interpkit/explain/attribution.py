@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explanation', 'explain']
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #b461b2ec
+# %% ../../nbs/07_explain/00_attribution.ipynb #41f2c468
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from ..core.errors import bad_parameter
 from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
-from ..dictionary.replacement import in_batches, require_measurable
+from ..dictionary.replacement import in_batches, require_measurable, warn_if_foreign
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
 # %% ../../nbs/07_explain/00_attribution.ipynb #c4909713
@@ -72,7 +73,7 @@ def _named(dictionary: Dictionary) -> pd.DataFrame:  # [F, label and what it is 
         return names
     return names.join(dictionary.label_table()[["precision", "recall", "best_inputs"]])
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #5131f40f
+# %% ../../nbs/07_explain/00_attribution.ipynb #8f9c9e37
 def explain(
     release: Release,
     dictionary: Dictionary,  # of this release
@@ -81,11 +82,13 @@ def explain(
 ) -> list[Explanation]:
     "An explanation for each row: its `top` features by the size of their attribution."
     require_measurable(release, dictionary, rows, "explain")
+    warn_if_foreign(release, dictionary, "explain")
     if len(rows) > 1000:
         raise bad_parameter(
             "at most 1,000 rows to explain", f"{len(rows)}", "explain a part: rows.head(100)"
         )
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
+    require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     names, out = _named(dictionary), []
     for part, batch in in_batches(release, rows, dictionary):
         at = attributions(release, dictionary, batch)

@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'toml', 'toml_line', 'choice_lines', 'limit_lines', 'dictionary_lines', 'new_lines', 'policy_text',
            'measured_own', 'looked_at', 'found_by_measuring', 'refuse_halves', 'init_policy']
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #2c441a49
+# %% ../../nbs/09_gate/07_check_toml.ipynb #d9740aa9
 import json
 import math
 from collections.abc import Sequence
@@ -16,14 +16,13 @@ import pandas as pd
 
 from ..core.digests import six
 from ..core.errors import bad_parameter
-from ..core.files import storage_error
-from ..data.checksets import read_check_set
+from ..core.files import write_text
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
 from ..drift.limits import Limits
 from ..drift.scores import fit_or_raise, score_old
-from .check import as_release
-from .forecast import LEAST_ALERTS
+from ..drift.segments import LEAST_ALERTS
+from .check import as_release, read_for
 from .null_limits import null_limits
 from .policy import LimitsOf, Policy
 from ..model.releases import Release
@@ -154,13 +153,14 @@ def measured_own(old: Release, dictionary: Dictionary, rows: pd.DataFrame) -> di
         splice_error=six(scores.splice.ratio), error_share=six(max(e.ratio for e in scores.error))
     )
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #36754543
+# %% ../../nbs/09_gate/07_check_toml.ipynb #ecd9edbc
 def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     "What is said of a release and its rows in the comments of check.toml."
     spec = getattr(release.decision, "spec", None)
     decision = spec() if spec else None
     enough = math.ceil(LEAST_ALERTS / Policy().alerts)
-    alerts = f"they need {LEAST_ALERTS}, so {enough:,} sequences, or weights; here {len(rows):,}"
+    alerts = f"they need {LEAST_ALERTS} rows, so {enough:,} sequences, or weights"
+    alerts += f"; here {len(rows):,} sequences"
     data = f"{len(rows):,} sequences"
     if "group_id" in rows:
         data += f" of {rows['group_id'].nunique():,} groups"
@@ -201,7 +201,7 @@ def refuse_halves(old, dictionary, null: Sequence):
     if dictionary and not old:
         raise bad_parameter("the old release beside its dictionary", "none", "add --old DIR")
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #48d30971
+# %% ../../nbs/09_gate/07_check_toml.ipynb #4f3b72b4
 def init_policy(
     new,  # the release to look at
     data,  # a check set, a file or a DataFrame
@@ -219,15 +219,11 @@ def init_policy(
     refuse_halves(old, dictionary, null)
     policy = Policy()
     release = as_release(new, "new", policy)
-    rows = read_check_set(data, release.inputs_columns)
+    rows = read_for(release, data)
     release.run(release.pin(rows.head(64)))
     if dictionary:
         old = as_release(old, "old", policy)
         nulls = [as_release(x, "null", policy) for x in null]
         loaded = Dictionary.load(dictionary)
         policy = Policy.read(found_by_measuring(old, loaded, rows, nulls))
-    try:
-        out.write_text(policy_text(policy, looked_at(release, rows)), encoding="utf-8")
-    except OSError as e:
-        raise storage_error(out, e) from e
-    return out
+    return write_text(out, policy_text(policy, looked_at(release, rows)))

@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #7d4d8306
+# %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
 import json
 import os
 import shutil
@@ -32,6 +32,7 @@ from .policy import Policy
 from .results import Page, absolute
 from interpkit.gate.runner import (
     locked,
+    refuse_foreign_folder,
     remove_if_nothing,
     run_check,
     run_job,
@@ -40,7 +41,7 @@ from interpkit.gate.runner import (
 )
 from .signing import key_made, sign_folder, verified_words
 
-# %% ../../nbs/09_gate/08_cli.ipynb #f36a3594
+# %% ../../nbs/09_gate/08_cli.ipynb #aab54d37
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -53,9 +54,7 @@ Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml."
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option(help="Of all draws.")]
 Timeout = Annotated[int | None, typer.Option(help="Seconds that a cell of a job may take.")]
-Copies = Annotated[
-    Text, typer.Option(help="A folder with a team's own copies of the job notebooks.")
-]
+Copies = Annotated[Text, typer.Option(help="A folder with a team's own job notebooks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print verdict.json last.")]
 
 
@@ -68,7 +67,7 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #4090d580
+# %% ../../nbs/09_gate/08_cli.ipynb #b158162d
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
@@ -83,7 +82,8 @@ def preflight_words(
         kind = "kinds of statements, if about ten features will be watched"
         lines.append(
             f"No dictionary given: one is trained for {result['old']} "
-            f"and kept in {run / 'dictionary'}."
+            f"and kept in {run / 'dictionary'}. Half of the rows go into its training, unless "
+            "--train-data FILE gives it others, several thousand."
         )
     short = [r for r in preview if not r["settles"]]
     lines.append(
@@ -111,13 +111,11 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #cd375e2f
+# %% ../../nbs/09_gate/08_cli.ipynb #cb18ea5a
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
-OldDictionary = Annotated[
-    str, typer.Option(help="The old release's dictionary; without it, one is trained.")
-]
+OldDictionary = Annotated[str, typer.Option(help="Its dictionary; without it, one is trained.")]
 DictionaryData = Annotated[str, typer.Option(help="Rows to train that dictionary on.")]
 RunFolder = Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")]
 Watch = Annotated[
@@ -158,7 +156,7 @@ def check(
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #6c23202a
+# %% ../../nbs/09_gate/08_cli.ipynb #78bba2fb
 def run_training(
     release: str,
     data: str,
@@ -170,6 +168,8 @@ def run_training(
     "Run the job that trains a dictionary; its result."
     job = training_job(policy)
     run = Path(f"runs/train-{name_of(out)}").absolute()
+    is_new = not run.exists()
+    refuse_foreign_folder(run)
     with locked(run):
         places = dict(
             release=absolute(release),
@@ -180,8 +180,9 @@ def run_training(
         )
         try:
             return run_job(job, validated(JOBS[job], places), timeout, folder)
-        except InterpkitError:
-            remove_if_nothing(run)
+        except InterpkitError as e:
+            if is_new:
+                remove_if_nothing(run, e)
             raise
 
 # %% ../../nbs/09_gate/08_cli.ipynb #1388fab2

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problems', 'plan_of', 'verdict_of', 'derive',
-           'differences', 'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
+           'differences', 'writable', 'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #b0d74021
+# %% ../../nbs/09_gate/01c_derived.ipynb #5f08d375
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..core.digests import canonical, digest_file
@@ -176,7 +177,24 @@ def _moved_most(table: pd.DataFrame, feature: str, most: int) -> pd.Series:
     order = ["numerator", "sequence"]
     return rows.sort_values(order, ascending=[False, True], kind="stable").sequence.head(most)
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #e7050cda
+# %% ../../nbs/09_gate/01c_derived.ipynb #52544901
+def writable(x):
+    "A value as JSON can hold it: missing ones as null, infinity and other kinds as text."
+    if isinstance(x, dict):
+        return {str(name): writable(v) for name, v in x.items()}
+    if isinstance(x, np.ndarray):
+        return [writable(v) for v in x.tolist()]
+    if isinstance(x, (list, tuple)):
+        return [writable(v) for v in x]
+    if isinstance(x, np.generic) and not isinstance(x, (np.datetime64, np.timedelta64)):
+        return writable(x.item())
+    if x is None or isinstance(x, (bool, int, str)):
+        return x
+    if isinstance(x, float) and math.isfinite(x):
+        return x
+    return None if pd.api.types.is_scalar(x) and pd.isna(x) else str(x)
+
+# %% ../../nbs/09_gate/01c_derived.ipynb #d389234b
 def examples_of(
     table: pd.DataFrame,
     verdict: Verdict,
@@ -190,7 +208,7 @@ def examples_of(
             continue
         shown = [dict(sequence=s) for s in _moved_most(table, change["feature"], most)]
         if rows is not None:
-            shown = [e | dict(row=rows.loc[e["sequence"]].to_dict()) for e in shown]
+            shown = [e | dict(row=writable(rows.loc[e["sequence"]].to_dict())) for e in shown]
         examples[change["feature"]] = shown
     return examples
 

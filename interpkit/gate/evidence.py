@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_evidence', 'Verified', 'verify_alone', 'verify_scored', 'evidence_of', 'verify']
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #c3565b3e
+# %% ../../nbs/09_gate/02_evidence.ipynb #97dd6fb5
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,19 @@ from ..core.errors import bad_parameter, invalid
 from ..core.files import write_json
 from ..drift.statements import Plan
 from ..drift.verdict import Verdict
-from .derived import plan_of, read_table, verdict_of, write_table, wrong_files
+from interpkit.gate.derived import (
+    plan_of,
+    read_table,
+    verdict_of,
+    writable,
+    write_table,
+    wrong_files,
+)
 from .signatures import Signature, public_key, refuse_unsigned, signatures_of
 from .standard import deviations
 from .story import FIRST, Story, refuse_other_story
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #8c3f056a
+# %% ../../nbs/09_gate/02_evidence.ipynb #b20017d8
 def write_evidence(
     folder,  # new, or replaced as a whole
     plan: Plan,
@@ -36,7 +43,7 @@ def write_evidence(
     files = dict(
         preregistration=plan.to_dict(),
         preview=preview or None,
-        printed=printed,
+        printed=None if printed is None else writable(printed),
         verdict=verdict.to_dict(),
     )
     with new_artefact(folder, "evidence", overwrite=True) as tmp:

@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', '
            'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'refuse_others',
            'named_before', 'drift', 'keep_evidence', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #2f809986
+# %% ../../nbs/09_gate/05a_jobs.ipynb #59ddd102
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from .askable import refuse_hopeless
 from interpkit.gate.check import (
     as_new,
     as_release,
+    read_for,
     register,
     rows_of,
     schema_notes,
@@ -100,7 +101,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #47d467f9
+# %% ../../nbs/09_gate/05a_jobs.ipynb #b65fcab8
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -125,7 +126,7 @@ def preflight(p: Preflight) -> dict:
         fingerprints=loaded(inputs, checked),
     )
     if p.train_data:
-        training_rows(rows, read_check_set(p.train_data, old.inputs_columns))
+        training_rows(rows, read_for(old, p.train_data))
     write_json(run / "check.json", settings)
     write_json(run / "preview.json", foreseen)
     if p.dictionary:
@@ -133,20 +134,22 @@ def preflight(p: Preflight) -> dict:
         result["registered"] = write_plan(run, settings, inputs, dictionary)
     return result
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #e321e1d6
+# %% ../../nbs/09_gate/05a_jobs.ipynb #cc27f60e
 def store_of(folder: Path, *what) -> Path:
-    "Where a training keeps what it needs to go on; what other trainings left is removed."
+    "Where a training keeps what it needs to go on; what others left stays, and is told."
     store = folder / f"store-{digest_json(what)[:12]}"
     for other in folder.glob("store-*"):
         if other != store:
-            shutil.rmtree(other, ignore_errors=True)
+            print(
+                f"Note: {other} holds another training that was cut off; remove it if it is over."
+            )
     return store
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #8465b650
+# %% ../../nbs/09_gate/05a_jobs.ipynb #56149ce6
 def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and save it; a killed training goes on."
     release = as_release(p.release, "release", policy)
-    rows = read_check_set(p.data, release.inputs_columns)
+    rows = read_for(release, p.data)
     if p.half:
         rows = training_rows(rows)[0]
     store = store_of(

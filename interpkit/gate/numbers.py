@@ -243,7 +243,7 @@ def site_rows(printed: dict) -> list[dict]:
         rows += _angle_rows(site, numbers)
     return rows
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #a2a8b917
+# %% ../../nbs/09_gate/00b_numbers.ipynb #b10bd682
 WORDS = {
     "release": "one frozen model: weights, configuration, tokenizer or feature schema, and code; "
     "its fingerprint is the digest of these",
@@ -259,9 +259,11 @@ WORDS = {
     "decisions": "the same asked of how far each decision lies from the release's average",
     "decision scale": "how far decisions lie from their average, on average; effects and "
     "decisions are counted in it, so a common factor is no change",
-    "alerts": "the sequences with the highest decisions of the old release",
+    "alerts": "the sequences with the highest decisions of the old release; they need 100 rows",
     "activations": "how strongly features fire; where they are not shared, what the dictionary "
     "reads has moved, and the dictionary is no witness",
+    "witness": "what can be relied on: a dictionary that does not fit a release is none for it, "
+    "inputs and decisions are",
     "splice error": "the share of the decision's variance that is lost "
     "when the dictionary's reconstruction stands in for the activations",
     "error share": "the share of attribution that flows through what the dictionary leaves out",

@@ -187,11 +187,11 @@ def signatures_of(evidence: str | Path) -> tuple[Signature, ...]:
         raise invalid(f"signatures over {digest[:12]} in {file}", "; ".join(problems), mend)
     return found
 
-# %% ../../nbs/09_gate/01b_signatures.ipynb #d66c292f
+# %% ../../nbs/09_gate/01b_signatures.ipynb #ed7e2fb4
 def sign(
     evidence: str | Path,  # a folder that was verified
     key: str | Path,  # PEM file of a private key
-    name: str = "",  # of who signs
+    name: str,  # of the person who signs
     note: str = "",  # what they want to say
 ) -> Signature:
     "Sign the evidence; the signature is added to the file beside its folder."
@@ -200,6 +200,9 @@ def sign(
             asked = f"a {what} of one printable line, at most 500 characters"
             raise bad_parameter(asked, repr(text[:60]), f"shorten the {what}")
     private = private_key(key)
+    if not name.strip():
+        mend = 'say who: ipk sign RUN --key FILE --name "Jane Doe, model risk"'
+        raise bad_parameter("the name of the person who signs", "none", mend)
     public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
     told = Signature(digest_file(Path(evidence) / "manifest.json"), name, note, public)
     signed = replace(told, signature=private.sign(told.message).hex())

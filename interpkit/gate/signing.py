@@ -45,9 +45,11 @@ def key_made(path: str) -> str:
         f"Public key: {public}. Hand it round: ipk verify RUN --key {public}"
     )
 
-# %% ../../nbs/09_gate/07c_signing.ipynb #a3c08ca9
+# %% ../../nbs/09_gate/07c_signing.ipynb #097b6a1f
 def sign_folder(folder: str, key: str, name: str = "", note: str = "") -> str:
-    "Verify evidence and sign it; what was signed."
+    "Verify evidence and sign it; what was signed, and what this key had signed before."
     found = verify(folder)
     made = sign(evidence_of(folder), key, name, note)
-    return f"{found.verdict.headline}.\nSigned {found.digest}\nby {made}"
+    before = [str(s) for s in found.signatures if s.key == made.key]
+    replaced = f"\nThis replaces what the same key had signed: {before[0]}" if before else ""
+    return f"{found.verdict.headline}.\nSigned {found.digest}\nby {made}{replaced}"

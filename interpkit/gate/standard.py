@@ -39,7 +39,7 @@ def family_of(statement: Statement) -> str:
     "The family of a statement: its name without the feature or the site."
     return statement.name.split(": ")[0].split(" at ")[0]
 
-# %% ../../nbs/09_gate/01a_standard.ipynb #0cfa727b
+# %% ../../nbs/09_gate/01a_standard.ipynb #39b48f55
 def standard_limit(
     statement: Statement,
     plan: Plan,
@@ -52,7 +52,10 @@ def standard_limit(
         return limits.watched
     name = family_of(statement).replace(" ", "_")
     most = getattr(limits, name)
-    return min(most, plan.own[name] + limits.allowance) if name in plan.own else most
+    own = statement.own if statement.segment else plan.own.get(name)
+    if name not in plan.own or own is None:
+        return most
+    return min(most, own + limits.allowance)
 
 # %% ../../nbs/09_gate/01a_standard.ipynb #1d2d2471
 def other_limits(plan: Plan, limits: Limits) -> list[str]:

@@ -91,7 +91,7 @@ def take(
 
     return replace(self.map(rows), n=len(index))
 
-# %% ../../nbs/01_model/00c_batch.ipynb #aeddd2ca
+# %% ../../nbs/01_model/00c_batch.ipynb #52bcc9b9
 def _forward_error(model: nn.Module, batch: Batch, error: Exception) -> InterpkitError:
     "The error of a forward that stopped."
 
@@ -101,12 +101,21 @@ def _forward_error(model: nn.Module, batch: Batch, error: Exception) -> Interpki
     shapes = map_tensors([*batch.args, batch.kwargs or {}], shape)
     detail = ""
     text = str(error).strip()
-    if isinstance(error, (RuntimeError, TypeError, IndexError)) and text:
+    unpadded = "padding token" in text
+    if (unpadded or isinstance(error, (RuntimeError, TypeError, IndexError))) and text:
         detail = f": {text.splitlines()[0][:200]}"
+    mend = (
+        "name the columns that the model reads, where the rows hold others as well: "
+        "inputs={'kind': 'columns', 'columns': [...]}; or look at what inputs(rows) makes of them"
+    )
+    if unpadded:
+        mend = (
+            "name it, model.config.pad_token_id or pad_token_id in config.json, and load it again"
+        )
     return invalid(
         f"arguments that the forward of {type(model).__name__} takes",
         f"{', '.join(str(s) for s in shapes if s)}; it stops with {type(error).__name__}{detail}",
-        "check the columns of the check set, and what inputs(rows) makes of them",
+        mend,
     )
 
 # %% ../../nbs/01_model/00c_batch.ipynb #8e606b7e

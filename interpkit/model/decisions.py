@@ -6,9 +6,9 @@
 __all__ = ['PINNED', 'NAMED', 'logits_of', 'at_last', 'logit_difference', 'scalar', 'difference', 'column', 'top_two',
            'top_logprob', 'NamedDecision', 'FunctionDecision', 'GuessedDecision', 'make_decision']
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #cdb1518c
+# %% ../../nbs/01_model/02a_decisions.ipynb #0851d27e
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,21 +16,48 @@ from torch import Tensor
 
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from .batch import Batch
-from .hooks import first_tensor
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #6b73249b
-def logits_of(out) -> Tensor:
-    "The logits of a Hugging Face output, else the first tensor of what a model returned."
-    logits = getattr(out, "logits", None)
-    return logits if torch.is_tensor(logits) else first_tensor(out)
+# %% ../../nbs/01_model/02a_decisions.ipynb #bfb8cc7e
+def _tensors(out, name: str = "") -> dict[str, Tensor]:
+    "The floating-point tensors of an output by name, nested ones too; no single numbers."
+    if torch.is_tensor(out):
+        return {name: out} if out.is_floating_point() and out.ndim else {}
+    parts = out.items() if isinstance(out, Mapping) else ()
+    if isinstance(out, (tuple, list)):
+        parts = zip(getattr(out, "_fields", range(len(out))), out, strict=True)
+    found: dict[str, Tensor] = {}
+    for key, part in parts:
+        found |= _tensors(part, f"{name}[{key!r}]")
+    return found
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #18ab2dd2
+# %% ../../nbs/01_model/02a_decisions.ipynb #554e5755
+def logits_of(
+    out,
+    fits: Callable[[Tensor], bool] = lambda t: True,  # whether a tensor can be what is wanted
+) -> Tensor:
+    "The logits of an output, else its one tensor that fits. Raises (exit code 65) at several."
+    logits = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None)
+    if torch.is_tensor(logits):
+        return logits
+    found = _tensors(out)
+    able = {name: t for name, t in found.items() if fits(t)} or found
+    if len(able) == 1:
+        return next(iter(able.values()))
+    shown = ", ".join(f"{name} {list(t.shape)}" for name, t in list(able.items())[:4])
+    path = next(iter(able), "[0]")
+    raise invalid(
+        "an output with logits, or with one tensor that can be the decision",
+        f"{type(out).__name__} with {shown or 'no tensor of floating-point numbers'}",
+        f"say which it is: decision=lambda out: out{path}[:, 1]",
+    )
+
+# %% ../../nbs/01_model/02a_decisions.ipynb #17386120
 def at_last(
     out,  # logits [B, T, vocabulary], or [B, vocabulary]
     batch: Batch,
 ) -> Tensor:  # [B, vocabulary]
     "The logits at the last real token. Raises (exit code 65) where no row says where it ends."
-    logits = logits_of(out)
+    logits = logits_of(out, lambda t: t.ndim in (2, 3) and len(t) == batch.n)
     if logits.ndim == 2:
         return logits
     if logits.ndim != 3 or batch.last is None:
@@ -40,19 +67,30 @@ def at_last(
             f"logits {list(logits.shape)}{unsaid}",
             "inputs={'kind': 'tokens', ...}, or a dict with an 'attention_mask' from inputs(rows)",
         )
+    if batch.mask is not None and logits.shape[1] != batch.mask.shape[1]:
+        raise invalid(
+            f"logits for each of {batch.mask.shape[1]} positions",
+            f"logits {list(logits.shape)}, in which the last token stands elsewhere",
+            "say where it is: decision=lambda out, batch: out[:, ...]",
+        )
     return logits[torch.arange(len(logits), device=logits.device), batch.last]
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #9f4099ee
+# %% ../../nbs/01_model/02a_decisions.ipynb #80e79bb2
 def _row_of(
     out,
     batch: Batch,
     *widths: int,  # that the output may have; none: any
 ) -> Tensor:  # [B, width]
     "The numbers of an output [B] or [B, width]. Raises (exit code 65) at other shapes."
-    t = logits_of(out)
-    t = t[:, None] if t.ndim == 1 else t
-    if t.ndim == 2 and len(t) == batch.n and (not widths or t.shape[1] in widths):
-        return t
+
+    def fits(t: Tensor) -> bool:
+        width = 1 if t.ndim == 1 else t.shape[-1]
+        right = not widths or width in widths
+        return t.ndim in (1, 2) and len(t) == batch.n and right
+
+    t = logits_of(out, fits)
+    if fits(t):
+        return t[:, None] if t.ndim == 1 else t
     wanted = " or ".join(f"[{batch.n}, {width}]" for width in widths or ("K",))
     raise invalid(
         f"an output of shape {wanted}",
@@ -200,7 +238,7 @@ class FunctionDecision:
         "What release.json says: the path of this function."
         return self.function
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #175388c0
+# %% ../../nbs/01_model/02a_decisions.ipynb #f951f3b4
 @dataclass
 class GuessedDecision:
     "The entry of an output [B] or [B, 1], or second minus first entry of an output [B, 2]."
@@ -208,8 +246,9 @@ class GuessedDecision:
     kind: str | None = None  # learnt from the first output
 
     def __call__(self, out, batch: Batch) -> Tensor:  # [B]
-        shape = tuple(logits_of(out).shape)
-        if shape not in ((batch.n,), (batch.n, 1), (batch.n, 2)):
+        shapes = ((batch.n,), (batch.n, 1), (batch.n, 2))
+        shape = tuple(logits_of(out, lambda t: tuple(t.shape) in shapes).shape)
+        if shape not in shapes:
             raise invalid(
                 "an output of shape [B, 1] or [B, 2], from which the decision follows",
                 _shape(out),

@@ -102,7 +102,24 @@ def fit_replacement(
         )
     return new.reshape(t.shape).to(t.dtype, copy=True)
 
-# %% ../../nbs/01_model/00d_hooks.ipynb #17e57c12
+# %% ../../nbs/01_model/00d_hooks.ipynb #51571034
+def _refuse_several(value, site: Site, n: int | None) -> None:
+    "Raise (exit code 65) where a dict holds several tensors that could be the site."
+    if type(value) is not dict:
+        return
+    fits = [
+        name
+        for name, t in value.items()
+        if torch.is_tensor(t) and t.is_floating_point() and t.ndim in (2, 3) and n in (None, len(t))
+    ]
+    if len(fits) > 1:
+        raise invalid(
+            f"one tensor of shape [B, T, d] or [B, d] at {site}",
+            f"a dict with several: {', '.join(map(str, fits))}",
+            "choose the module inside that returns the one you mean: release.sites()",
+        )
+
+# %% ../../nbs/01_model/00d_hooks.ipynb #7d7ad742
 def _hook(
     module: nn.Module,
     site: Site,
@@ -117,6 +134,7 @@ def _hook(
         return None if new is None else put_tensor(value, fit_replacement(new, t, site))
 
     def out(_, args, value):
+        _refuse_several(value, site, n)
         return change(value)
 
     def into(_, args, kwargs):

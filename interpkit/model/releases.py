@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #deedacf0
-import copy
+# %% ../../nbs/01_model/05_releases.ipynb #35bf170a
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..core.show import card_html
 from .batch import Batch, require_finite
 from .capture import capture
 from .code import path_of
+from .copies import Bond, bond_of, copied
 from interpkit.model.decisions import (
     PINNED,
     FunctionDecision,
@@ -46,8 +46,9 @@ from interpkit.model.release_folders import (
     write_model,
 )
 from .sites import Site, choose_sites
+from .weights import main_dtype
 
-# %% ../../nbs/01_model/05_releases.ipynb #5c280acb
+# %% ../../nbs/01_model/05_releases.ipynb #ae7da3b0
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -62,10 +63,12 @@ class Release:
     default_sites: tuple[Site, ...]
     fingerprint: str  # SHA-256 of weights, configuration, schema and code
     device: torch.device
+    dtype: torch.dtype = torch.float32  # of the weights as released; `model` computes in float32
     kind: str = "module"  # 'folder', 'hf' or 'module'
     folder: Path | None = None
     for_sign_off: bool = False
     notes: tuple[str, ...] = ()
+    bond: Bond | None = None  # to the live module it was copied from, while that can be reached
 
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
         from_module: ClassVar[Callable[..., "Release"]]
@@ -97,7 +100,7 @@ class Release:
     def _size(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
-# %% ../../nbs/01_model/05_releases.ipynb #afaec490
+# %% ../../nbs/01_model/05_releases.ipynb #74d01a0b
 @patch
 def _repr_html_(self: Release) -> str:
     return card_html(
@@ -107,13 +110,14 @@ def _repr_html_(self: Release) -> str:
             "parameters": f"{self._size():,}",
             "sites": ", ".join(map(str, self.default_sites)),
             "device": self.device,
+            "weights in": str(self.dtype).removeprefix("torch."),
             "fingerprint": self.fingerprint[:12],
             "folder": self.folder,
             "for sign-off": "yes" if self.for_sign_off else "; ".join(self.notes) or "no",
         },
     )
 
-# %% ../../nbs/01_model/05_releases.ipynb #68b61c44
+# %% ../../nbs/01_model/05_releases.ipynb #38d606dd
 @patch
 def batch(self: Release, rows: pd.DataFrame) -> Batch:
     "The forward arguments of rows, on the release's device. Raises (exit code 65) without rows."
@@ -123,7 +127,19 @@ def batch(self: Release, rows: pd.DataFrame) -> Batch:
             "0 rows",
             "pass the rows of a period that has traffic",
         )
+    if self.bond is not None:
+        self.bond.prove(lambda: _answers(self, rows.head(64)))
     return self.inputs(rows).to(self.device)
+
+
+def _answers(release: Release, rows: pd.DataFrame) -> list:
+    "All that a release makes of rows: arguments, output, and the decision where there is one."
+    batch = release.inputs(rows).to(release.device)
+    output = batch.run(release.model)
+    try:
+        return [batch.args, batch.kwargs, output, release.decision(output, batch)]
+    except InterpkitError:  # which is told by whoever asks for the decision
+        return [batch.args, batch.kwargs, output]
 
 # %% ../../nbs/01_model/05_releases.ipynb #6dd5e105
 @patch
@@ -166,7 +182,7 @@ def run(
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
 
-# %% ../../nbs/01_model/05_releases.ipynb #4315495e
+# %% ../../nbs/01_model/05_releases.ipynb #d420eeb5
 @patch(cls_method=True)
 def from_module(
     cls: Release,
@@ -184,24 +200,19 @@ def from_module(
     of output and batch, that returns one number per sequence.
     """
     where = pick_device(device)
-    try:
-        model = freeze(copy.deepcopy(model), where)
-    except RuntimeError as e:
-        raise invalid(
-            "a module that can be copied",
-            f"{type(e).__name__}: {e}",
-            "make the release before a backward pass, or from a newly built module",
-        ) from e
-    structure = re.sub(r" at 0x\w+", "", repr(model))
+    made = freeze(copied(model), where)
+    structure = re.sub(r" at 0x\w+", "", repr(made))
     return cls(
         name,
-        model,
-        make_inputs(inputs, model, vocabulary_size(model)),
+        made,
+        make_inputs(inputs, made, vocabulary_size(made)),
         make_decision(decision),
-        choose_sites(sites, model),
-        fingerprint(model, dict(structure=structure)),
+        choose_sites(sites, made),
+        fingerprint(made, dict(structure=structure)),
         where,
+        dtype=main_dtype(model.state_dict().values()),
         notes=("not for sign-off: code not fingerprinted",),
+        bond=bond_of(made, model, name, inputs, decision),
     )
 
 # %% ../../nbs/01_model/05_releases.ipynb #49ce7bc7
@@ -224,11 +235,13 @@ def load(
     name = str(where).rstrip("/").rpartition("/")[2]
     return cls(**hub_parts(folder, name, on, sites, decision))
 
-# %% ../../nbs/01_model/05_releases.ipynb #f61506ac
+# %% ../../nbs/01_model/05_releases.ipynb #f3732476
 @patch
 @torch.no_grad()
 def pin(self: Release, rows: pd.DataFrame) -> pd.DataFrame:
-    "The rows with the two likeliest tokens, `_top1` and `_top2`, where the decision needs them."
+    "The rows without padding, and with the two likeliest tokens where the decision needs them."
+    if isinstance(self.inputs, TokenInputs):
+        rows = self.inputs.unpadded(rows)
     if not self.pins or "_top1" in rows:
         return rows
     ids = []
@@ -339,7 +352,7 @@ def _require_same(live: Release, folder: Path, factory: str) -> None:
             asked,
         )
 
-# %% ../../nbs/01_model/05_releases.ipynb #a94fde09
+# %% ../../nbs/01_model/05_releases.ipynb #5317a7ff
 @patch
 def save(
     self: Release,
@@ -364,6 +377,8 @@ def save(
     hf = factory is None and from_hf
     build = "hf" if hf else path_of(factory or type(self.model), "a model class or factory")
     spec = {part: plain(getattr(self, part).spec(), part) for part in ("inputs", "decision")}
+    own = str(self.dtype).removeprefix("torch.")
+    told = {} if self.dtype == torch.float32 else dict(dtype=own)  # weights are written in 32 bits
     with new_artefact(folder, "release", overwrite) as tmp:
         write_model(self.model, tmp, hf)
         if vocabulary:
@@ -375,6 +390,7 @@ def save(
             name=self.name,
             factory_args=factory_args or {},
             sites=[str(site) for site in self.default_sites],
+            **told,
         )
         _require_same(self, tmp, build)
     return Release.load(folder, device=self.device.type)

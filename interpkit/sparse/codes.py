@@ -6,7 +6,7 @@
 __all__ = ['CHOICES', 'places', 'above', 'triton_for', 'active', 'SparseCodes', 'whole_numbers', 'weighted_rows', 'tensor_kind',
            'check_decoder', 'decode', 'inner']
 
-# %% ../../nbs/03_sparse/00_codes.ipynb #8cfd575f
+# %% ../../nbs/03_sparse/00_codes.ipynb #9094eaea
 import math
 import os
 import warnings
@@ -18,7 +18,6 @@ from types import ModuleType
 import numpy as np
 import torch
 from fastcore.basics import patch
-from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -173,47 +172,6 @@ def dense(self: SparseCodes) -> Tensor:  # [*lead, F]
     out = torch.zeros(math.prod(self.shape), dtype=self.values.dtype, device=self.values.device)
     out[self.token * self.n_features + self.indices] = self.values
     return out.view(self.shape)
-
-# %% ../../nbs/03_sparse/00_codes.ipynb #d9163337
-def _matrix(values: Tensor, indices: Tensor, begin: Tensor, F: int) -> sparse.csr_array:
-    "Values [n] at columns `indices`, row after row; what meets at one place is added."
-    parts = [x.detach().cpu().numpy() for x in (values.double(), indices, begin)]
-    matrix = sparse.csr_array(tuple(parts), shape=(len(begin) - 1, F), copy=True)
-    matrix.sum_duplicates()
-    return matrix
-
-
-@patch
-def csr(self: SparseCodes) -> sparse.csr_array:  # [tokens, F]
-    "The codes as a matrix on the CPU, in 64 bits."
-    return _matrix(self.values, self.indices, self.tokens, self.n_features)
-
-
-@patch
-def per_sequence(
-    self: SparseCodes,  # [B, T, F]
-    values: Tensor | None = None,  # [n], one per active feature and token; default: the codes
-) -> sparse.csr_array:  # [B, F]
-    "The sum over the tokens of each sequence, of the codes or of other values at their places."
-    B = self.shape[0]
-    each = (len(self.tokens) - 1) // max(B, 1)  # tokens per sequence
-    begin = self.tokens[::each] if each else self.tokens.new_zeros(B + 1)
-    return _matrix(self.values if values is None else values, self.indices, begin, self.n_features)
-
-# %% ../../nbs/03_sparse/00_codes.ipynb #c3915285
-@patch
-def take(
-    self: SparseCodes,
-    token: Tensor,  # int64, any shape
-    feature: Tensor,  # int64, what broadcasts with it
-) -> Tensor:  # of the shape of both
-    "The values of features at tokens, counted over all tokens; 0 where a feature is not active."
-    wanted = token * self.n_features + feature
-    place = self.token * self.n_features + self.indices
-    if not len(place):
-        return torch.zeros_like(wanted, dtype=self.values.dtype)
-    at = torch.searchsorted(place, wanted).clamp_(max=len(place) - 1)
-    return torch.where(place[at] == wanted, self.values[at], 0)
 
 # %% ../../nbs/03_sparse/00_codes.ipynb #ecdf8941
 @patch

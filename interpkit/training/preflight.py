@@ -6,7 +6,7 @@
 __all__ = ['QUIET', 'pass_by', 'check_together', 'check_types', 'is_random', 'check_eval_mode', 'check_same_again', 'blank',
            'check_gradients', 'finite_at', 'look']
 
-# %% ../../nbs/05_training/06b_preflight.ipynb #7f40c874
+# %% ../../nbs/05_training/06b_preflight.ipynb #cd0b9cf7
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..dictionary.weights import SiteWeights
 from ..model.batch import Batch, counted
 from ..model.capture import run_spliced
 from ..model.gradients import grad_at_sites
+from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 from ..model.sites import Site
 from .pairing import groups_of
@@ -154,7 +155,7 @@ def finite_at(acts: dict[Site, Tensor], batch: Batch, numbers) -> dict[Site, Ten
         for site, t in acts.items()
     }
 
-# %% ../../nbs/05_training/06b_preflight.ipynb #d10a3ced
+# %% ../../nbs/05_training/06b_preflight.ipynb #de62fe33
 def look(
     release: Release,
     rows: pd.DataFrame,
@@ -184,6 +185,7 @@ def look(
     check_same_again(first, finite_at(again, batch, numbers))
     again_decided = release.decide(output, batch).detach()
     check_same_again({"the decision": decision}, {"the decision": again_decided}, 1e-3)
+    require_own_rows(release, rows, all_sites, numbers)
     widths = {site: acts[site].shape[2] for site in all_sites}
     empty = blank(wiring, sites, targets, widths)
     for target in empty.targets:

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['logits_of', 'task_loss', 'unexplained']
 
-# %% ../../nbs/05_training/04a_task_loss.ipynb #aba43a29
+# %% ../../nbs/05_training/04a_task_loss.ipynb #c28a421d
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from ..core.errors import bad_parameter
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.replacement import codes_at
+from ..dictionary.replacement import masked
 from ..model.batch import Batch, counted
 from ..model.releases import Release
 from ..model.sites import Site
@@ -54,14 +54,17 @@ def task_loss(
         reduction="batchmean",
     )
 
-# %% ../../nbs/05_training/04a_task_loss.ipynb #384f620c
+# %% ../../nbs/05_training/04a_task_loss.ipynb #2909647e
 def unexplained(
     dictionary: Dictionary,
     acts: dict[Site, Tensor],  # [B, T, d] at sources and targets
     batch: Batch,
 ) -> Tensor:  # []
     "What is left unexplained of the targets, each over its variance: the loss of training."
-    codes = {s: codes_at(dictionary, s, acts[s], batch) for s in dictionary.sites}
+    codes = {}
+    for s in dictionary.sites:  # dense, since a gradient is wanted
+        read = masked(acts[s], counted(acts[s], batch.mask))
+        codes[s] = dictionary.at(s).encode(read)
     recon = dictionary.decode(codes, acts)
     parts = []
     for target in dictionary.targets:

@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', 'calibrated', 'training_record', 'opened',
            'train_dictionary']
 
-# %% ../../nbs/05_training/07_train.ipynb #0754d8f5
+# %% ../../nbs/05_training/07_train.ipynb #84c10c7a
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +25,7 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import label_dictionary
 from ..dictionary.validity import certify
 from ..dictionary.weights import SiteWeights
+from ..model.canaries import tried_canary
 from ..model.inputs import row_numbers
 from ..model.releases import Release
 from ..model.sites import Site
@@ -192,7 +193,7 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #ced15e9c
+# %% ../../nbs/05_training/07_train.ipynb #d303bee5
 def train_dictionary(
     release: Release,
     rows: pd.DataFrame,
@@ -228,16 +229,18 @@ def train_dictionary(
 
     # rows held out, and a look at the first of all
     held = held_out(rows)
+    digest = check_digest(rows)
+    hashes = row_hashes(rows, release.inputs_columns)
     rows = release.pin(rows)
     numbers = row_numbers(rows) if rows.index.is_unique else np.arange(len(rows))
     widths = look(release, rows, numbers, wiring, sites, targets, asked.finish)
+    both = tuple(dict.fromkeys((*sites, *targets)))
     planned(asked, wiring, sites, targets, widths)  # refused before anything is stored
+    tried_canary(release, rows, both)
 
     # activations, fit and calibrate
-    digest = check_digest(rows)
     data = digest + (" streamed" if stream else "")
     tag = digest_json([data, release.fingerprint, wiring, *map(str, (*sites, *targets))])
-    both = tuple(dict.fromkeys((*sites, *targets)))
     with opened(store) as folder:
         acts = Activations.of(release, rows, numbers, held, both, Path(folder), stream)
         groups = planned(asked, wiring, sites, targets, widths, acts.learn.tokens)
@@ -245,7 +248,7 @@ def train_dictionary(
         trained = fitted(acts, groups, str(release.device), kept, tag, progress, watch)
         weights = calibrated(acts.held, groups, trained)
     record = training_record(groups, trained, digest, int((~held).sum()))
-    record |= dict(seen=sketch(row_hashes(rows, release.inputs_columns)))
+    record |= dict(seen=sketch(hashes))
     dictionary = Dictionary(sites, weights, training=record, wiring=wiring, targets=targets)
     dictionary = dictionary.to(release.device)
 

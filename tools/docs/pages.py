@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+from functools import cache
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -46,12 +47,18 @@ def prepared(nb):
     return nb
 
 
+@cache
+def _exporter() -> MarkdownExporter:
+    "One for all notebooks: each would read and compile its templates anew."
+    return MarkdownExporter()
+
+
 def markdown(notebook: Path) -> tuple[str, dict[str, bytes]]:
     "A notebook as Markdown, and the images that belong to it."
     nb, stem = nbformat.read(notebook, 4), Path(page_of(notebook)).stem
     nb.metadata.language_info = dict(name="python")
     told = dict(unique_key=stem, output_files_dir=f"{stem}_files")
-    text, resources = MarkdownExporter().from_notebook_node(prepared(nb), told)
+    text, resources = _exporter().from_notebook_node(prepared(nb), told)
     return text, resources.get("outputs", {})
 
 
