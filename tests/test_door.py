@@ -104,6 +104,16 @@ def test_explain_takes_what_the_function_takes():
     assert door["top"].default == inspect.signature(explain).parameters["top"].default
 
 
+def test_adapt_can_be_called_and_takes_what_the_function_takes(tiny):
+    from interpkit.adapt.ladder import adapt
+
+    door = inspect.signature(interpkit.adapt).parameters
+    own = inspect.signature(adapt).parameters
+    assert list(door)[:5] == list(own)[:5]
+    assert {"limits", "held", "steps", "seed"} == set(own) - set(door)
+    refused(lambda: interpkit.adapt(tiny.old, tiny.old, tiny.dictionary, tiny.rows, 0), code=64)
+
+
 # What has moved
 
 
