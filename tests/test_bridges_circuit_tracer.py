@@ -568,9 +568,7 @@ def test_an_import_is_labelled_measured_and_certified_for_this_release(tmp_path)
     assert not any(x.startswith("feature ") for x in home.labels)
     verify_canary(world().old, home)
     refused(lambda: verify_canary(world().new, home), "v2")
-    refused(
-        lambda: verify_canary(world().old, few), "nothing but zeros at model.layers.0"
-    )  # sixty rows share too few values for a canary without customers
+    verify_canary(world().old, few)  # sixty rows are enough for a canary without customers
     weights = {p.name: digest_file(p) for p in folder.glob("*.safetensors")}
     assert home.training["imported"] == dict(
         model_kind="cross_layer_transcoder",

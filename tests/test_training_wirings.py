@@ -229,9 +229,10 @@ class Pools(nn.Module):
         self.head = nn.Linear(8, 1)
 
     def forward(self, input_ids, attention_mask):
-        h = self.embed(input_ids)
-        pooled = torch.tanh(self.pooled(torch.relu(self.mix(h)).mean(1)))
-        return self.head(pooled) + self.wide(h).mean((1, 2))[:, None]
+        h, here = self.embed(input_ids), attention_mask[..., None].float()
+        share = here / here.sum(1, keepdim=True)  # padding counts nowhere
+        pooled = torch.tanh(self.pooled((torch.relu(self.mix(h)) * share).sum(1)))
+        return self.head(pooled) + (self.wide(h) * share).sum(1).mean(1, keepdim=True)
 
 
 @pytest.mark.parametrize(

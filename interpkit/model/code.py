@@ -48,11 +48,13 @@ def path_of(
         )
     return f"{module}:{name}"
 
-# %% ../../nbs/01_model/04c_code.ipynb #353d6da5
+# %% ../../nbs/01_model/04c_code.ipynb #a4e28bd0
 def is_installed(file: str | Path) -> bool:
     "Whether a file belongs to Python, to an installed package, or to interpkit."
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     places = {sysconfig.get_path(kind) for kind in kinds}
+    # an environment that lies over another one, or Debian's own, has more than one such folder
+    places |= {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")}
     if "__file__" in globals():  # not in a notebook
         places.add(str(Path(__file__).parent.parent))
     return any(place and Path(file).is_relative_to(place) for place in places)

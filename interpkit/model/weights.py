@@ -77,15 +77,15 @@ def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
         weights |= load_file(file)
     return weights
 
-# %% ../../nbs/01_model/04_weights.ipynb #bc2dd681
+# %% ../../nbs/01_model/04_weights.ipynb #2f9fc8dd
 KINDS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def main_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+def main_dtype(state: Iterable) -> torch.dtype:  # tensors; other things are passed over
     "The floating type that most numbers have; float32 where there are none."
     numbers: Counter[torch.dtype] = Counter()
-    for t in tensors:
-        if t.is_floating_point():
+    for t in state:
+        if torch.is_tensor(t) and t.is_floating_point():
             numbers[t.dtype] += t.numel()
     return max(numbers, key=lambda dtype: numbers[dtype], default=torch.float32)
 
