@@ -149,6 +149,14 @@ def test_a_segment_is_allowed_over_what_the_dictionary_has_there():
     assert found["alerts"]["splice error"] == pytest.approx((0.09, 0.04))
     assert found[""]["splice error"] == pytest.approx((0.0675, 0.0175))
     assert found["alerts"]["error share"] == pytest.approx((0.07, 0.02))
+    own.lost[:, 0] = 0.03
+    own.lost[:100, 0] = 0.0  # better among alerts: no reason to ask more of them
+    found = limits_by_segment(own, c.rows.iloc[:400], ["alerts"], LIMITS, {}, ["error share"])
+    assert found["alerts"] == found[""]
+    stated = limits_by_segment(
+        own, c.rows.iloc[:400], ["alerts"], LIMITS, dict(splice_error=0.04), ["error share"]
+    )
+    assert stated["alerts"]["splice error"] == pytest.approx((0.09, 0.04))
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def _own_shares(scores: OldScores, own: dict) -> dict:
     shares = dict(splice_error=scores.splice.ratio, error_share=worst_error) | own
     return {k: six(x) for k, x in shares.items()}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #d8f09497
+# %% ../../nbs/08_drift/03a_plan.ipynb #00252ec2
 def limits_by_segment(
     scores: OldScores,
     rows: pd.DataFrame,
@@ -210,9 +210,12 @@ def limits_by_segment(
 ) -> dict[str, dict[str, tuple]]:  # '' for all
     "Limits by segment and name of statement, each with the value that it allows over."
     weight, members = weights_of(rows), members_of(rows, scores.alerts)
-    found = {"": limits_of(scores.own(weight), limits, own, shares)}
+    splice, *errors = scores.own(weight)
+    stated = own.get("error_share")
+    whole = [own.get("splice_error", splice), *(e if stated is None else stated for e in errors)]
+    found = {"": limits_of(whole, limits, own, shares)}
     for name in segments:
-        inside = scores.own(weight * members[name])
+        inside = np.maximum(whole, scores.own(weight * members[name])).tolist()
         found[name] = limits_of(inside, limits, {}, shares)
     return found
 
