@@ -14,14 +14,14 @@ from interpkit.training.train import train_dictionary
 SITE, COLUMNS = "2:out", list("abcdefgh")
 
 
-def network() -> nn.Sequential:
-    "Eight columns, a site of twelve numbers that no function follows directly, one decision."
+def network(width: int = 12) -> nn.Sequential:
+    "Eight columns, a site of `width` numbers that no function follows directly, one decision."
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Linear(8, 24),
         nn.ReLU(),
-        nn.Linear(24, 12),
-        nn.Linear(12, 16),
+        nn.Linear(24, width),
+        nn.Linear(width, 16),
         nn.ReLU(),
         nn.Linear(16, 1),
     )

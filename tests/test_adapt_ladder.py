@@ -10,7 +10,6 @@ import small_updates as small
 import torch
 from helpers import refused
 from small_wirings import SPECS, made, release, rows
-from torch import nn
 
 from interpkit.adapt.budget import Budget, Clock, Cost
 from interpkit.adapt.judged import asked_of, judge
@@ -119,15 +118,7 @@ def test_nothing_is_deployed_where_nothing_works():
 
 
 def test_another_width_leads_straight_to_training_anew():
-    wide = nn.Sequential(
-        nn.Linear(8, 24),
-        nn.ReLU(),
-        nn.Linear(24, 20),
-        nn.Linear(20, 16),
-        nn.ReLU(),
-        nn.Linear(16, 1),
-    )
-    old = small.network()
+    wide, old = small.network(20), small.network()
     with torch.no_grad():
         wide[0].load_state_dict(old[0].state_dict())
         lift = torch.linalg.qr(torch.randn(20, 12, generator=torch.Generator().manual_seed(0))).Q

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Units', 'SwappedTokens', 'Together', 'input_units']
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #8774dce3
+# %% ../../nbs/07_explain/02b_inputs.ipynb #6a589c12
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from .columns import Columns, drawn_rows
-from .events import Tokens, counted_positions, embedding_site
+from .events import Positions, Tokens, counted_positions, embedding_site
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #a5427866
-class SwappedTokens:
+# %% ../../nbs/07_explain/02b_inputs.ipynb #2e4679dd
+class SwappedTokens(Positions):
     "The events of sequences, replaced by position by those of other sequences, in the rows."
 
     def __init__(
@@ -34,15 +34,6 @@ class SwappedTokens:
             row[: len(ids)] = ids
         self.can_go = counted_positions(release, rows, self.ids)
         self.lends = drawn_rows(rows, longest, seed)  # [n, T]
-
-    def units(self, row: int) -> np.ndarray:  # int [k]
-        "The inputs of one sequence, by position."
-        return np.flatnonzero(self.can_go[row])
-
-    def unit_name(self, sequence: np.ndarray, unit: np.ndarray) -> np.ndarray:  # str [M]
-        "What a person calls the tokens at positions `unit` of the sequences `sequence`."
-        ids = self.ids[sequence, unit].tolist()
-        return np.array([self.words.get(i, f"token {i}") for i in ids], object)
 
     def guess(self, release: Release, bare: np.ndarray) -> np.ndarray:  # [n, T]
         "Where to look first: nowhere in particular."
