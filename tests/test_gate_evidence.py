@@ -427,6 +427,22 @@ def test_examples_of_other_sequences_are_named(folder):
     refused(lambda: verify(folder), f"printed.json: the examples of {feature!r}")
 
 
+@pytest.mark.parametrize("name", ["rank_correlation", "top_replaced", "unexplained", "identical"])
+def test_a_number_of_behaviour_that_the_table_does_not_give_is_named(folder, name):
+    printed = read_json(folder / "printed.json")
+    was = printed["behaviour"][name]
+    printed["behaviour"][name] = not was if name == "identical" else was / 2 + 0.3
+    forged(folder, "printed.json", printed)
+    refused(lambda: verify(folder), f"printed.json: {name} is")
+
+
+def test_error_rates_other_than_those_that_were_stated_are_named(folder):
+    printed = read_json(folder / "printed.json")
+    printed["error_rates"] = dict(false_fail_at_most=0.0001)
+    forged(folder, "printed.json", printed)
+    refused(lambda: verify(folder), "printed.json: other error rates than preregistration.json")
+
+
 def test_a_preview_of_other_limits_is_named(folder):
     preview = read_json(folder / "preview.json")
     preview[0]["limit"] = 0.99

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problems', 'plan_of', 'verdict_of', 'derive',
-           'differences', 'writable', 'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
+           'differences', 'writable', 'examples_of', 'behaviour_of', 'printed_problem', 'preview_problem',
+           'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #5f08d375
+# %% ../../nbs/09_gate/01c_derived.ipynb #908ae408
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core.digests import canonical, digest_file
+from ..core.digests import canonical, digest_file, six
 from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
+from ..drift.segments import highest
 from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
 from .standard import QUESTIONS, family_of
@@ -212,10 +214,8 @@ def examples_of(
         examples[change["feature"]] = shown
     return examples
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #c220663b
-def printed_problem(printed: dict, table: pd.DataFrame, verdict: Verdict) -> str:
-    "In what printed.json differs from what the table gives; '' where it doesn't."
-    stated = printed.get("examples") or {}
+# %% ../../nbs/09_gate/01c_derived.ipynb #516c7ae2
+def _examples_problem(stated: dict, table: pd.DataFrame, verdict: Verdict) -> str:
     bare = {
         feature: [dict(sequence=e["sequence"]) for e in shown] for feature, shown in stated.items()
     }
@@ -224,6 +224,46 @@ def printed_problem(printed: dict, table: pd.DataFrame, verdict: Verdict) -> str
         return ""
     others = [f for f in {**bare, **expected} if bare.get(f) != expected.get(f)]
     return f"the examples of {others[0]!r} are not those whose effect moved most in the table"
+
+# %% ../../nbs/09_gate/01c_derived.ipynb #0226a773
+def _centred(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [n] each
+    "Decisions of the old and the new release and their weights, as the table has them."
+    rows = table[(table.statement == "decisions") & (table.segment == "")]
+    old = rows.base.to_numpy(float)
+    new = old + rows.change.to_numpy(float)
+    return np.round(old, 9), np.round(new, 9), rows.weight.to_numpy(float)
+
+
+def behaviour_of(table: pd.DataFrame, top: float = 0.10) -> dict:
+    "What a table gives of the numbers that behaviour is printed with; {} without decisions."
+    from scipy.stats import spearmanr
+
+    if "decisions" not in set(table.statement) or "base" not in table:
+        return {}
+    old, new, weight = _centred(table)
+    product, power = np.average(old * new, weights=weight), np.average(old**2, weights=weight)
+    power = power * np.average(new**2, weights=weight)
+    found = dict(identical=bool(np.abs(old - new).max() <= 1e-4))
+    if power > 0:
+        found["unexplained"] = float(1 - product**2 / power)
+    if np.ptp(old) > 0 and np.ptp(new) > 0:
+        found["rank_correlation"] = float(spearmanr(old, new).statistic)
+    if len(set(old)) == len(set(new)) == len(old):
+        was, now = (highest(d, weight, top) for d in (old, new))
+        found["top_replaced"] = float(weight[was & ~now].sum() / weight[was].sum())
+    return found
+
+# %% ../../nbs/09_gate/01c_derived.ipynb #80fef88f
+def printed_problem(printed: dict, table: pd.DataFrame, verdict: Verdict, plan: Plan) -> str:
+    "In what printed.json differs from what plan and table give; '' where it doesn't."
+    stated = printed.get("behaviour") or {}
+    for name, value in behaviour_of(table, stated.get("top", 0.10)).items():
+        if name in stated and not np.isclose(stated[name], value, rtol=1e-4, atol=1e-4):
+            return f"{name} is {stated[name]}, and {value:.6g} by the table"
+    rates = {k: six(x) if isinstance(x, float) else x for k, x in (plan.error_rates or {}).items()}
+    if canonical(printed.get("error_rates", rates)) != canonical(rates):
+        return "other error rates than preregistration.json"
+    return _examples_problem(printed.get("examples") or {}, table, verdict)
 
 # %% ../../nbs/09_gate/01c_derived.ipynb #05936810
 def preview_problem(preview: list[dict], plan: Plan) -> str:
@@ -252,7 +292,7 @@ def _plan_problem(stated: dict, plan: Plan) -> str:
     kept = {name: read[name] for name in stated if name in read}
     return "" if canonical(stated) == canonical(kept) else "parts that no plan has"
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #e499ac54
+# %% ../../nbs/09_gate/01c_derived.ipynb #2e998f34
 def _problems(folder: Path) -> dict[str, str]:
     "File -> what is wrong with it, '' for nothing; for those that are there."
     plan, verdict = plan_of(folder), derive(folder)
@@ -263,7 +303,7 @@ def _problems(folder: Path) -> dict[str, str]:
     found["preregistration.json"] += _plan_problem(content["preregistration.json"], plan)
     found["verdict.json"] += differences(content["verdict.json"], verdict.to_dict())
     if "printed.json" in found:
-        found["printed.json"] += printed_problem(content["printed.json"], table, verdict)
+        found["printed.json"] += printed_problem(content["printed.json"], table, verdict, plan)
     if "preview.json" in found:
         found["preview.json"] += preview_problem(content["preview.json"], plan)
     return found | {p.name: "no file of evidence" for p in folder.iterdir() if p.name not in KNOWN}
