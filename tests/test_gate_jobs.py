@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,11 @@ from interpkit.core.errors import ExitCode
 from interpkit.core.files import read_json, write_json
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.gate import jobs, runner
+from interpkit.gate.cli import rare_words
 from interpkit.gate.cli import run as ipk
+from interpkit.gate.derived import plan_problems
 from interpkit.gate.doctor import clash, kernel_problem
+from interpkit.gate.evidence import verify
 from interpkit.gate.notebooks import job_notebook, refuse_exits
 from interpkit.gate.parameters import JOBS, Drift, Preflight, Report, from_cell
 from interpkit.gate.policy import Policy
@@ -677,6 +681,35 @@ def test_a_policy_is_written_and_read(tiny, tmp_path, capsys):
     assert before in toml.read_text()
     toml.write_text(toml.read_text().replace(before, "[limits.effect]\nlimit = 0.95"))
     assert Policy.read(toml).limits.effect.limit == 0.95
+
+
+def test_rare_segments_are_told_before_a_check_and_pooled_in_its_evidence(tiny, tmp_path, parquet):
+    segment = ["main"] * 800 + [f"town {i}" for i in range(5) for _ in range(40)]
+    data, toml = parquet(tiny.rows.assign(segment=segment)), tmp_path / "check.toml"
+    assert ipk(["init", *flags(dict(new=tiny.v1, data=data, out=toml))]) == 0
+    written = toml.read_text()
+    assert 'pool = "" ' in written and "here under 50: town 0 (40), town 1 (40)" in written
+    apart = by_hand(asked_of(tiny, tiny.v1, tmp_path / "apart", data=data), until="preflight")
+    assert "they decide nothing, unless `pool`" in rare_words(apart)[0]
+    toml.write_text(written.replace('pool = "" ', 'pool = "small towns" '))
+    asked = asked_of(tiny, tiny.v1, tmp_path / "run", data=data, policy=str(toml))
+    assert by_hand(asked)["action"] == "REUSE"
+    told = rare_words(result_of(asked.run, "preflight"))
+    assert told == [
+        "Segments too rare to be judged alone: "
+        + ", ".join(f"'town {i}' (40)" for i in range(5))
+        + "; they are asked together, as 'small towns'."
+    ]
+    found = verify(asked.run)
+    assert "5 rare segments are asked together as 'small towns' (apart)" in found.deviations
+    assert "Too rare alone, and asked together" in (Path(asked.run) / "report.html").read_text()
+    plan = found.plan
+    assert plan_problems(plan) == []
+    lost = {"small towns": {"town 0": 40}}
+    assert "is not the sum" in plan_problems(replace(plan, pooled=lost))[0]
+    twice = {"small towns": {"main": 200}}
+    assert "pooled and asked apart" in plan_problems(replace(plan, pooled=twice))[0]
+    assert plan_problems(replace(plan, pooled=[1])) == ["pooled is no object of objects"]
 
 
 def test_limits_are_proposed_from_a_release_that_changes_nothing(tiny, tmp_path, capsys):

@@ -8,8 +8,9 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
            'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
            'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of',
-           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
-           'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
+           'name_of', 'rare_words', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words',
+           'train', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run',
+           'main']
 
 # %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
 import json
@@ -67,7 +68,22 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #b158162d
+# %% ../../nbs/09_gate/08_cli.ipynb #4fc5c45b
+def rare_words(
+    result: dict,  # of the preflight
+) -> list[str]:
+    "Which segments are too rare to be judged alone, and what becomes of them; or none."
+    rare, pool = result.get("rare") or {}, result.get("pool", "")
+    if not rare:
+        return []
+    names = ", ".join(f"{name!r} ({n:,})" for name, n in list(rare.items())[:8])
+    more = f" and {len(rare) - 8} more" if len(rare) > 8 else ""
+    told = f"they are asked together, as {pool!r}"
+    if not pool:
+        told = "they decide nothing, unless `pool` in the policy gives them one name"
+    return [f"Segments too rare to be judged alone: {names}{more}; {told}."]
+
+# %% ../../nbs/09_gate/08_cli.ipynb #df0c2e29
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
@@ -96,6 +112,7 @@ def preflight_words(
         lines.append(f"  not {r['statement']}{where}: {have}")
     if len(short) > 5:
         lines.append(f"  and {len(short) - 5} more")
+    lines += rare_words(result)
     if advice := alerts_advice(preview, result.get("alerts", 0.0)):
         lines.append(f"Alerts: {advice}.")
     return lines

@@ -72,7 +72,7 @@ def _statement_problem(s: Statement) -> str:
         return f"{s.name!r} was decided beforehand"
     return ""
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #8a0f6389
+# %% ../../nbs/09_gate/01c_derived.ipynb #cbde2839
 ABOUT: dict[str, type | tuple[type, ...]] = dict(  # of `Plan.about`
     decision=str,
     sites=list,
@@ -103,10 +103,22 @@ def _words_problems(plan: Plan) -> list[str]:
     return told if _all(kinds, counts) else [*told, "a count is no number"]
 
 
+def _pool_problems(plan: Plan) -> list[str]:
+    "Pools that are not the sum of their segments, or whose segments are asked about apart too."
+    if not _all(dict, [plan.pooled, *getattr(plan.pooled, "values", list)()]):
+        return ["pooled is no object of objects"]
+    known, told = plan.too_small | plan.segments, []
+    for pool, segments in plan.pooled.items():
+        if known.get(pool) != sum(segments.values()):
+            told.append(f"{pool!r} is not the sum of the segments that it pools")
+        told += [f"{name!r} is pooled and asked apart" for name in segments if name in known]
+    return told
+
+
 def _all(kind, values) -> bool:
     return all(isinstance(x, kind) for x in values)
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #2f71d4a9
+# %% ../../nbs/09_gate/01c_derived.ipynb #38fafe10
 def plan_problems(plan: Plan) -> list[str]:
     "In what a plan contradicts itself, one line each; empty where it doesn't."
     told = list(filter(None, map(_statement_problem, plan.statements)))
@@ -119,7 +131,7 @@ def plan_problems(plan: Plan) -> list[str]:
     for name in ("old", "new", "segments", "own"):
         if not isinstance(getattr(plan, name), dict):
             told.append(f"{name} is no object")
-    told += _words_problems(plan)
+    told += _words_problems(plan) + _pool_problems(plan)
     beyond = [f for f in plan.watched if not isinstance(f, int) or not 0 <= f < plan.features]
     if beyond:
         told.append(f"feature {beyond[0]!r} is watched, of {plan.features}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'groups_in', 'forecast', 'alerts_advice']
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #892f311b
+# %% ../../nbs/09_gate/03b_forecast.ipynb #9f52023a
 import math
 
 import pandas as pd
@@ -18,6 +18,7 @@ from interpkit.drift.segments import (
     LEAST_ALERTS,
     judged,
     labelled,
+    pooled_in,
     segments_of,
 )
 from .policy import Policy
@@ -34,7 +35,7 @@ def _foreseen(statement: str, segment: str, limit: float, sequences: int, needed
         settles=sequences >= needed,
     )
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #1c9d7ed2
+# %% ../../nbs/09_gate/03b_forecast.ipynb #3e7a1306
 def groups_in(rows: pd.DataFrame, policy: Policy) -> dict[str, int]:
     "How many groups there are in all, under '', among the alerts, and in each segment."
     groups = rows["group_id"] if "group_id" in rows else rows["sequence_id"]
@@ -44,7 +45,7 @@ def groups_in(rows: pd.DataFrame, policy: Policy) -> dict[str, int]:
     if labelled(rows).any():
         there[LABELLED] = int(groups[labelled(rows)].nunique())
     if policy.segments:
-        segments = segments_of(rows)
+        segments = segments_of(rows, pooled_in(rows, policy.pool))
         for name in sorted(set(segments) - {""}):
             there[str(name)] = int(groups[segments == name].nunique())
     asked, _ = judged({name: float(n) for name, n in there.items()})
