@@ -24,9 +24,10 @@ from small_runs import asked_of, by_hand, flags, line
 
 from interpkit.core.errors import ExitCode
 from interpkit.core.files import read_json, write_json
+from interpkit.data.demo import demo_folder, demo_quarter
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.gate import jobs, runner
-from interpkit.gate.cli import rare_words
+from interpkit.gate.cli import preflight_words, rare_words
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.derived import plan_problems
 from interpkit.gate.doctor import clash, kernel_problem
@@ -34,7 +35,7 @@ from interpkit.gate.evidence import verify
 from interpkit.gate.notebooks import job_notebook, refuse_exits
 from interpkit.gate.parameters import JOBS, Drift, Preflight, Report, from_cell
 from interpkit.gate.policy import Policy
-from interpkit.gate.results import kept_error, result_of
+from interpkit.gate.results import Page, kept_error, result_of
 from interpkit.gate.warm import Warm, imports_for
 
 IPK = [sys.executable, "-m", "interpkit.gate.cli"]
@@ -710,6 +711,33 @@ def test_rare_segments_are_told_before_a_check_and_pooled_in_its_evidence(tiny, 
     twice = {"small towns": {"main": 200}}
     assert "pooled and asked apart" in plan_problems(replace(plan, pooled=twice))[0]
     assert plan_problems(replace(plan, pooled=[1])) == ["pooled is no object of objects"]
+
+
+def test_declared_events_are_the_inputs_of_a_check_from_its_preflight_to_its_evidence(
+    tmp_path, parquet
+):
+    "The ledger's payments, four tokens each, through two releases of the demo."
+    demo, rows = demo_folder(), demo_quarter("v2-concept", 60).in_events()
+    policy = tmp_path / "check.toml"
+    policy.write_text("draws = 2\n")
+    places = dict(old=str(demo / "releases" / "v1"), new=str(demo / "releases" / "v2-concept"))
+    places |= dict(dictionary=str(demo / "dictionary"), policy=str(policy))
+    asked = Preflight(**places, data=parquet(rows), run=str(tmp_path / "run"))
+    by_hand(asked)
+    each = f"{rows.input_ids.map(lambda x: (len(x) - 2) / 4).mean():.3g} per sequence, of 4 tokens"
+    first = result_of(asked.run, "preflight")
+    told = preflight_words(first, [], Path(asked.run))
+    assert f"Inputs are declared events, on average {each} each." in told
+    found = verify(asked.run)
+    assert "an input is a declared event of 4 tokens (one token)" in found.deviations
+    assert f"declared events, on average {each} each" in repr(Page(asked.run))
+    printed = read_json(Path(asked.run) / "evidence" / "printed.json")
+    names = {x["name"] for x in printed["contributions"]["inputs"][""]}
+    assert names and all(name.startswith("event with ") for name in names)
+    assert found.verdict.statement("inputs").ratio > 0.3
+    broken = rows.assign(event_ids=[[i % 4 for i in range(len(x))] for x in rows.input_ids])
+    again = Preflight(**places, data=parquet(broken, "b.parquet"), run=str(tmp_path / "broken"))
+    refused(lambda: by_hand(again), "comes back")
 
 
 def test_limits_are_proposed_from_a_release_that_changes_nothing(tiny, tmp_path, capsys):

@@ -50,7 +50,7 @@ def _sampling(sampling) -> str:
         return "unequal: each sequence counts by its weight"
     return "each sequence counts once"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #eec8d270
+# %% ../../nbs/08_drift/05b_caveats.ipynb #7d20e34f
 def _sites(about: dict, printed: dict | None) -> str:
     sites = about.get("sites") or (printed or {}).get("reconstruction", {}).get("sites", ())
     return sites if isinstance(sites, str) else ", ".join(map(str, sites))
@@ -77,6 +77,9 @@ def checked_rows(v: Verdict, plan: Plan | None = None, printed: dict | None = No
         "check set": _counted(v, plan),
         "dictionary": f"that of {v.names[0]}{features}",
     }
+    if events := about.get("events"):
+        each = f"{events['per_sequence']:g} per sequence, of {events['tokens']:g} tokens each"
+        values["inputs"] = f"declared events, on average {each}"
     renamed = about.get("renamed") or {}
     if renamed:
         values["renamed"] = ", ".join(f"{was} is {now}" for was, now in renamed.items())

@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'toml', 'toml_line', 'choice_lines', 'limit_lines', 'dictionary_lines', 'new_lines', 'policy_text',
            'measured_own', 'looked_at', 'found_by_measuring', 'refuse_halves', 'init_policy']
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #c46eab5f
+# %% ../../nbs/09_gate/07_check_toml.ipynb #9a667bf9
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from ..dictionary.validity import verify_canary
 from ..drift.limits import Limits
 from ..drift.scores import fit_or_raise, score_old
 from ..drift.segments import LEAST, LEAST_ALERTS, rare_in
+from .about import events_of
 from .check import as_release, read_for
 from .null_limits import null_limits
 from .policy import LimitsOf, Policy
@@ -154,7 +155,7 @@ def measured_own(old: Release, dictionary: Dictionary, rows: pd.DataFrame) -> di
         splice_error=six(scores.splice.ratio), error_share=six(max(e.ratio for e in scores.error))
     )
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #d433d17a
+# %% ../../nbs/09_gate/07_check_toml.ipynb #c2eac738
 def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     "What is said of a release and its rows in the comments of check.toml."
     spec = getattr(release.decision, "spec", None)
@@ -165,6 +166,8 @@ def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     data = f"{len(rows):,} sequences"
     if "group_id" in rows:
         data += f" of {rows['group_id'].nunique():,} groups"
+    if events := events_of(rows):
+        data += f", declared events of {events['tokens']:g} tokens each"
     labelled = f"{rows['label'].notna().sum():,} labelled" if "label" in rows else "no labels"
     segments = {}
     if "segment" in rows:

@@ -83,7 +83,7 @@ def rare_words(
         told = "they decide nothing, unless `pool` in the policy gives them one name"
     return [f"Segments too rare to be judged alone: {names}{more}; {told}."]
 
-# %% ../../nbs/09_gate/08_cli.ipynb #df0c2e29
+# %% ../../nbs/09_gate/08_cli.ipynb #3ad877c1
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
@@ -113,6 +113,9 @@ def preflight_words(
     if len(short) > 5:
         lines.append(f"  and {len(short) - 5} more")
     lines += rare_words(result)
+    if events := result.get("events"):
+        each = f"{events['per_sequence']:g} per sequence, of {events['tokens']:g} tokens each"
+        lines.append(f"Inputs are declared events, on average {each}.")
     if advice := alerts_advice(preview, result.get("alerts", 0.0)):
         lines.append(f"Alerts: {advice}.")
     return lines

@@ -72,12 +72,13 @@ def _statement_problem(s: Statement) -> str:
         return f"{s.name!r} was decided beforehand"
     return ""
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #cbde2839
+# %% ../../nbs/09_gate/01c_derived.ipynb #ab6df431
 ABOUT: dict[str, type | tuple[type, ...]] = dict(  # of `Plan.about`
     decision=str,
     sites=list,
     period=list,
     sampling=dict,
+    events=dict,
     alerts=(int, float),
     threshold=(int, float),
     renamed=dict,
@@ -98,7 +99,8 @@ def _words_problems(plan: Plan) -> list[str]:
     lists |= {f"{n} of about": list(plan.about.get(n, {}).values()) for n in ("renamed", "whys")}
     told += [f"{n} holds what is no text" for n, x in lists.items() if not _all(str, x)]
     counts = [*plan.too_small.values(), *plan.error_rates.values()]
-    counts += list(plan.about.get("sampling", {}).values())
+    for name in ("sampling", "events"):
+        counts += list(plan.about.get(name, {}).values())
     kinds = (int, float, type(None))
     return told if _all(kinds, counts) else [*told, "a count is no number"]
 
