@@ -1563,6 +1563,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'interpkit/drift/caveats.py'),
                                          'interpkit.drift.caveats.error_rate_words': ( '08_drift/caveats.html#error_rate_words',
                                                                                        'interpkit/drift/caveats.py'),
+                                         'interpkit.drift.caveats.events_words': ( '08_drift/caveats.html#events_words',
+                                                                                   'interpkit/drift/caveats.py'),
                                          'interpkit.drift.caveats.flip_words': ( '08_drift/caveats.html#flip_words',
                                                                                  'interpkit/drift/caveats.py'),
                                          'interpkit.drift.caveats.limit_rows': ( '08_drift/caveats.html#limit_rows',

@@ -79,6 +79,7 @@ def refusal(frame, inputs=None) -> InterpkitError:
         ("event_ids", [0, 1, 0, 1], "comes back"),
         ("event_ids", [0, -1, 0, 1], "comes back"),
         ("event_ids", [0, 0, 1, -2], "another number"),
+        ("event_ids", [-1, -1, -1, -1], "none in row"),
         ("event_ids", [0, 0, 1, 1.5], "another number"),
         ("event_ids", [0, 0, 1, np.nan], "NaN"),
         ("event_ids", [[0, 0], [1, 1]], "nested"),

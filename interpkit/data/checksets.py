@@ -251,7 +251,7 @@ def _check_lengths(rows: pd.DataFrame, c: str):
         "annotate every token, or leave the column out",
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #2d4cdc05
+# %% ../../nbs/02_data/02_checksets.ipynb #a12170ed
 def _comes_back(events: np.ndarray) -> bool:  # int [T]
     "Whether an event begins again after another one."
     begins = events[np.append(True, events[1:] != events[:-1])]
@@ -272,6 +272,13 @@ def _check_events(c: str, x: pd.Series):
         "events whose tokens stand together",
         "a number that comes back after another one",
         f"{mend}; the place of a token in its event is not asked for",
+    )
+    refuse_rows(
+        arrays.map(lambda a: a.max() < 0),
+        c,
+        "an event in every sequence",
+        "none",
+        "leave out sequences without events, and say so where you report",
     )
     if arrays.map(lambda a: len(np.unique(a[a >= 0]))).max() < 2:
         raise invalid(f"a sequence of two events or more in column {c!r}", "none", mend)

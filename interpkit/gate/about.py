@@ -56,15 +56,19 @@ def sampling_of(rows: pd.DataFrame) -> dict:
     weights = "weight" in rows and bool(rows["weight"].nunique() > 1)
     return dict(sequences=len(rows), groups=groups, weights=weights)
 
-# %% ../../nbs/09_gate/03a_about.ipynb #db4cf245
+# %% ../../nbs/09_gate/03a_about.ipynb #7f64edc4
 def events_of(rows: pd.DataFrame) -> dict:
-    "Events per sequence, and tokens per event, on average; empty where none are declared."
+    "Events per sequence, tokens per event, and the share of tokens in none; empty without events."
     if not {"input_ids", "event_ids"} <= set(rows):
         return {}
-    tokens = [np.asarray(x)[np.asarray(x) >= 0] for x in rows["event_ids"]]
-    events = sum(len(np.unique(x)) for x in tokens)
-    per_event = sum(map(len, tokens)) / max(events, 1)
-    return dict(per_sequence=round(events / len(rows), 1), tokens=round(per_event, 1))
+    lists = [np.asarray(x) for x in rows["event_ids"]]
+    events = sum(len(np.unique(x[x >= 0])) for x in lists)
+    inside, tokens = sum(int((x >= 0).sum()) for x in lists), sum(map(len, lists))
+    return dict(
+        per_sequence=round(events / len(rows), 1),
+        tokens=round(inside / max(events, 1), 1),
+        outside=round(1 - inside / tokens, 3),
+    )
 
 # %% ../../nbs/09_gate/03a_about.ipynb #6fe90285
 NO_REASON = "no reason given"

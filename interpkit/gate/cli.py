@@ -12,7 +12,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'train', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run',
            'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
+# %% ../../nbs/09_gate/08_cli.ipynb #8527b85c
 import json
 import os
 import shutil
@@ -24,6 +24,7 @@ import typer
 
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import read_json
+from ..drift.caveats import events_words
 from .doctor import clash, findings
 from .evidence import verify as verified
 from .forecast import alerts_advice
@@ -83,7 +84,7 @@ def rare_words(
         told = "they decide nothing, unless `pool` in the policy gives them one name"
     return [f"Segments too rare to be judged alone: {names}{more}; {told}."]
 
-# %% ../../nbs/09_gate/08_cli.ipynb #3ad877c1
+# %% ../../nbs/09_gate/08_cli.ipynb #263e8efd
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
@@ -114,8 +115,7 @@ def preflight_words(
         lines.append(f"  and {len(short) - 5} more")
     lines += rare_words(result)
     if events := result.get("events"):
-        each = f"{events['per_sequence']:g} per sequence, of {events['tokens']:g} tokens each"
-        lines.append(f"Inputs are declared events, on average {each}.")
+        lines.append(f"Inputs are {events_words(events)}.")
     if advice := alerts_advice(preview, result.get("alerts", 0.0)):
         lines.append(f"Alerts: {advice}.")
     return lines
