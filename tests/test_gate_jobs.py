@@ -27,11 +27,12 @@ from interpkit.core.files import read_json, write_json
 from interpkit.data.demo import demo_folder, demo_quarter
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.gate import jobs, runner
-from interpkit.gate.cli import preflight_words, rare_words
+from interpkit.gate.cli import preflight_words
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.derived import plan_problems
 from interpkit.gate.doctor import clash, kernel_problem
 from interpkit.gate.evidence import verify
+from interpkit.gate.forecast import declared_words
 from interpkit.gate.notebooks import job_notebook, refuse_exits
 from interpkit.gate.parameters import JOBS, Drift, Preflight, Report, from_cell
 from interpkit.gate.policy import Policy
@@ -691,11 +692,11 @@ def test_rare_segments_are_told_before_a_check_and_pooled_in_its_evidence(tiny, 
     written = toml.read_text()
     assert 'pool = "" ' in written and "here under 50: town 0 (40), town 1 (40)" in written
     apart = by_hand(asked_of(tiny, tiny.v1, tmp_path / "apart", data=data), until="preflight")
-    assert "they decide nothing, unless `pool`" in rare_words(apart)[0]
+    assert "they decide nothing, unless `pool`" in declared_words(apart)[0]
     toml.write_text(written.replace('pool = "" ', 'pool = "small towns" '))
     asked = asked_of(tiny, tiny.v1, tmp_path / "run", data=data, policy=str(toml))
     assert by_hand(asked)["action"] == "REUSE"
-    told = rare_words(result_of(asked.run, "preflight"))
+    told = declared_words(result_of(asked.run, "preflight"))
     assert told == [
         "Segments too rare to be judged alone: "
         + ", ".join(f"'town {i}' (40)" for i in range(5))

@@ -8,11 +8,10 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
            'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
            'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of',
-           'name_of', 'rare_words', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words',
-           'train', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run',
-           'main']
+           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
+           'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #8527b85c
+# %% ../../nbs/09_gate/08_cli.ipynb #42422225
 import json
 import os
 import shutil
@@ -24,10 +23,9 @@ import typer
 
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import read_json
-from ..drift.caveats import events_words
 from .doctor import clash, findings
 from .evidence import verify as verified
-from .forecast import alerts_advice
+from .forecast import alerts_advice, declared_words
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
@@ -69,29 +67,14 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #4fc5c45b
-def rare_words(
-    result: dict,  # of the preflight
-) -> list[str]:
-    "Which segments are too rare to be judged alone, and what becomes of them; or none."
-    rare, pool = result.get("rare") or {}, result.get("pool", "")
-    if not rare:
-        return []
-    names = ", ".join(f"{name!r} ({n:,})" for name, n in list(rare.items())[:8])
-    more = f" and {len(rare) - 8} more" if len(rare) > 8 else ""
-    told = f"they are asked together, as {pool!r}"
-    if not pool:
-        told = "they decide nothing, unless `pool` in the policy gives them one name"
-    return [f"Segments too rare to be judged alone: {names}{more}; {told}."]
-
-# %% ../../nbs/09_gate/08_cli.ipynb #263e8efd
+# %% ../../nbs/09_gate/08_cli.ipynb #103a8b12
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
     run: Path,
 ) -> list[str]:
     "What a person should know before anything costly runs, one line each."
-    lines = [f"Note: {note}." for note in result["notes"]]
+    lines = [f"Note: {note}." for note in result["notes"]] + declared_words(result)
     if not result["for_sign_off"]:
         lines.append("Note: not for sign-off, since the code of a release is not fingerprinted.")
     kind = "statements"
@@ -113,9 +96,6 @@ def preflight_words(
         lines.append(f"  not {r['statement']}{where}: {have}")
     if len(short) > 5:
         lines.append(f"  and {len(short) - 5} more")
-    lines += rare_words(result)
-    if events := result.get("events"):
-        lines.append(f"Inputs are {events_words(events)}.")
     if advice := alerts_advice(preview, result.get("alerts", 0.0)):
         lines.append(f"Alerts: {advice}.")
     return lines
