@@ -193,11 +193,11 @@ def choose(
 def _rank(p: Predicate) -> tuple[bool, float]:
     return firm(p), p.tells
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #6958c3da
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #c6514407
 def figures_of(feature: int, place: Place, predicates: list[Predicate]) -> dict:
     "What the held-out half says of a choice: a name with its figures, or the two best inputs."
     first, *rest = (measured(place.held, feature, p.terms, p.either) for p in predicates)
-    named = names(first) and _backed(place.held, first) >= FIRINGS
+    named = names(first) and _is_backed(place.held, first)
     at = f", {place.name}" if place.name else ""
     text, terms = first.text(place.held.terms) + at, place.held.terms
     return dict(
@@ -209,10 +209,12 @@ def figures_of(feature: int, place: Place, predicates: list[Predicate]) -> dict:
     )
 
 
-def _backed(held: Evidence, p: Predicate) -> float:
-    "Positions at which a predicate holds; weighted ones count as so many of equal weight."
+def _is_backed(held: Evidence, p: Predicate) -> bool:
+    "Whether enough positions speak for a predicate that chance would not: 3.1 errors of a share."
     weights = held.weights(where_true(held, p.terms, p.either))
-    return float(weights.sum() ** 2 / (weights @ weights or 1.0))
+    n = float(weights.sum() ** 2 / (weights @ weights or 1.0))  # so many of equal weight
+    by_chance = np.sqrt(p.usual * (1 - p.usual) / max(n, 1e-9))
+    return n >= FIRINGS and p.precision >= p.usual + 3.1 * by_chance
 
 
 def _worth(p: Predicate) -> dict:
