@@ -1533,6 +1533,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'interpkit/drift/caveats.py'),
                                          'interpkit.drift.caveats._groups_in': ( '08_drift/caveats.html#_groups_in',
                                                                                  'interpkit/drift/caveats.py'),
+                                         'interpkit.drift.caveats._inside_events': ( '08_drift/caveats.html#_inside_events',
+                                                                                     'interpkit/drift/caveats.py'),
                                          'interpkit.drift.caveats._limit_name': ( '08_drift/caveats.html#_limit_name',
                                                                                   'interpkit/drift/caveats.py'),
                                          'interpkit.drift.caveats._limit_row': ( '08_drift/caveats.html#_limit_row',

@@ -732,6 +732,7 @@ def test_declared_events_are_the_inputs_of_a_check_from_its_preflight_to_its_evi
     found = verify(asked.run)
     assert "an input is a declared event of 4 tokens (one token)" in found.deviations
     assert f"declared events, on average {each} each" in repr(Page(asked.run))
+    assert "moved from one token of an event to another of it" in repr(Page(asked.run))
     printed = read_json(Path(asked.run) / "evidence" / "printed.json")
     names = {x["name"] for x in printed["contributions"]["inputs"][""]}
     assert names and all(name.startswith("event with ") for name in names)

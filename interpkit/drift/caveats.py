@@ -368,7 +368,7 @@ def _features_not_tested(v: Verdict, plan: Plan | None) -> str:
         rest = f"the other {plan.features - watched:,} of {plan.features:,} features"
     return f"Features one by one, but for {watched}: {rest} were tested only together."
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #3d8224eb
+# %% ../../nbs/08_drift/05b_caveats.ipynb #05a6519b
 def _apart(segments: Iterable[str]) -> list[str]:
     "Which parts of the traffic nobody asked about apart."
     asked = set(segments) - {""}
@@ -376,6 +376,14 @@ def _apart(segments: Iterable[str]) -> list[str]:
     if not asked - {ALERTS}:
         lines.append("Parts of the traffic on their own: the check set names no segments.")
     return lines
+
+
+def _inside_events(events: dict) -> list[str]:
+    "What declared events leave open; none where an input is a token or a column."
+    if not events:
+        return []
+    outside = f", and the {share(events.get('outside', 0))} of the tokens that are in no event"
+    return [f"Reasons that moved from one token of an event to another of it{outside}."]
 
 
 def not_tested(
@@ -391,6 +399,7 @@ def not_tested(
         _features_not_tested(v, plan),
         "Reasons in combination: each was removed by itself.",
         *_apart(s.segment for s in v.statements),
+        *_inside_events(about_of(plan).get("events") or {}),
         "Data that the check set does not hold.",
         "Inputs made to deceive the model or its explanations.",
         "Whether the decisions are right or fair, and whether a label is a reason's best name.",
