@@ -147,6 +147,48 @@ def test_a_change_of_the_alerts_alone_is_to_review(tiny, given):
     assert found.statement("inputs", "alerts").ratio > 2 * found.statement("inputs").ratio
 
 
+def banded(tiny):
+    "Four segments of 20 sequences, where x5 is near 0; and a release that is v1 but for them."
+
+    class Hidden(torch.nn.Module):
+        def __init__(self, bound, usual):
+            super().__init__()
+            self.net, self.bound, self.usual = copy.deepcopy(tiny.old.model), bound, usual
+
+        def forward(self, x):
+            other = self.usual + 0.05 * (x[:, :1] - x[:, 1:2])
+            return torch.where(x[:, 5:].abs() < self.bound, other, self.net(x))
+
+    away = tiny.rows.x5.abs().to_numpy()
+    order = np.argsort(away, kind="stable")
+    segment = np.full(1000, "main", object)
+    for i in range(4):
+        segment[order[20 * i : 20 * i + 20]] = f"band {i}"
+    model = Hidden(float(away[order[79:81]].mean()), float(tiny.old.run(tiny.rows).mean()))
+    hidden = Release.from_module(model, tiny.old.inputs, sites=["net.1:out"], name="hidden")
+    return tiny.rows.assign(segment=segment), dict(new=hidden, new_sites={"1": "net.1"}, alerts=0)
+
+
+def test_a_change_of_rare_segments_is_seen_where_they_are_pooled(tiny, given):
+    "Eight in a hundred sequences are decided by another rule: apart, nobody looks there."
+    rows, attack = banded(tiny)
+    asked = given | attack | dict(data=rows)
+    apart = check(**asked)
+    assert apart.plan.too_small == {f"band {i}": 20 for i in range(4)}
+    assert apart.action == "REUSE"
+    assert 'decide nothing: "band 0" (20); "band 1" (20)' in str(apart)
+    together = check(**asked, pool="rare bands")
+    assert together.plan.too_small == {}
+    assert together.verdict.statement("inputs", "rare bands").outcome == "FAIL"
+    assert together.action == "REVIEW"
+    page = str(together)
+    assert 'asked together as "rare bands": "band 0" (20), "band 1" (20), "band 2" (20)' in page
+    assert '1 fails: "rare bands"' in page
+    same = check(**asked | dict(new=tiny.v1, new_sites=None), pool="rare bands")
+    assert same.action == "REUSE" and "PASS in each of the 2 segments." in str(same)
+    refused(lambda: check(**asked, pool="main"), "pool = 'main'", code=64)
+
+
 BROKEN = {
     "no file": (lambda t, p: dict(data="nowhere.parquet"), "nowhere.parquet"),
     "no parquet": (lambda t, p: dict(data=str(t.at / "tiny_fraud.py")), "parquet"),

@@ -179,6 +179,7 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
             seed=5,
             examples="none",
             segments=False,
+            pool="others",
             alerts=0.0,
             threshold=0.5,
             new=dict(sites={"model.layers.1": "encoder.1"}),
@@ -187,7 +188,7 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
             training=dict(n_features=64),
         )
     )
-    about = ("release", "data", "decision", "sites", "segments", "alerts")
+    about = ("release", "data", "decision", "sites", "segments", "rare", "alerts")
     found = dict.fromkeys(about, "-")
     (tmp_path / "p.json").write_text(json.dumps(p.model_dump(mode="json")))
     (tmp_path / "p.toml").write_text(policy_text(p, found))

@@ -251,6 +251,38 @@ def _check_lengths(rows: pd.DataFrame, c: str):
         "annotate every token, or leave the column out",
     )
 
+# %% ../../nbs/02_data/02_checksets.ipynb #a12170ed
+def _comes_back(events: np.ndarray) -> bool:  # int [T]
+    "Whether an event begins again after another one."
+    begins = events[np.append(True, events[1:] != events[:-1])]
+    begins = begins[begins >= 0]
+    return len(np.unique(begins)) < len(begins)
+
+
+def _check_events(c: str, x: pd.Series):
+    "Refuse events that are no whole numbers from -1 on, that come back, or that are all alone."
+    _check_lists(c, x)
+    arrays = x.map(_numbers)
+    mend = "number the events of a sequence 0, 1, 2, ...; -1 is no event"
+    wrong = arrays.map(lambda a: a.dtype.kind == "f" or a.min() < -1)
+    refuse_rows(wrong, c, "whole numbers from -1 on", "another number", mend)
+    refuse_rows(
+        arrays.map(_comes_back),
+        c,
+        "events whose tokens stand together",
+        "a number that comes back after another one",
+        f"{mend}; the place of a token in its event is not asked for",
+    )
+    refuse_rows(
+        arrays.map(lambda a: a.max() < 0),
+        c,
+        "an event in every sequence",
+        "none",
+        "leave out sequences without events, and say so where you report",
+    )
+    if arrays.map(lambda a: len(np.unique(a[a >= 0]))).max() < 2:
+        raise invalid(f"a sequence of two events or more in column {c!r}", "none", mend)
+
 # %% ../../nbs/02_data/02_checksets.ipynb #d4b280ca
 def _read_parquet(path: Path) -> pd.DataFrame:
     "The rows of a parquet file; raises (exit code 65) where it can't be read."
@@ -270,7 +302,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"a parquet file: {path}", type(e).__name__, "write it with DataFrame.to_parquet"
         ) from None
 
-# %% ../../nbs/02_data/02_checksets.ipynb #99de6da3
+# %% ../../nbs/02_data/02_checksets.ipynb #11bed4ef
 KINDS = dict(
     sequence_id=_check_id,
     label=check_number,
@@ -278,6 +310,7 @@ KINDS = dict(
     segment=_check_category,
     group_id=_check_category,
     input_ids=_check_lists,
+    event_ids=_check_events,
 )
 
 
@@ -285,14 +318,14 @@ def _checks(rows: pd.DataFrame, inputs: list[str] | None) -> dict:  # column -> 
     "How each column is checked, in the order of the checks."
     checks = {c: check for c, check in KINDS.items() if c in rows}
     if inputs and "input_ids" not in inputs:
-        checks.pop("input_ids", None)
+        checks = {c: check for c, check in checks.items() if c not in ("input_ids", "event_ids")}
     lists = [c for c in rows if str(c).startswith("factor:")]
     reserved = {*KINDS, *lists, "timestamp"}
     plain = [c for c in rows if c not in reserved and not str(c).startswith("_")]
     checks |= dict.fromkeys(lists, _check_lists)
     return checks | {c: _check_feature for c in plain if inputs is None or c in inputs}
 
-# %% ../../nbs/02_data/02_checksets.ipynb #99c26e46
+# %% ../../nbs/02_data/02_checksets.ipynb #c755cba9
 def read_check_set(
     source: str | Path | pd.DataFrame,  # a parquet file or a data frame
     inputs: list[str] | None = None,  # the columns that the release needs; None: any
@@ -311,8 +344,10 @@ def read_check_set(
     checks = _checks(rows, inputs)
     for c, check in checks.items():
         check(c, rows[c])
+    if "event_ids" in checks:
+        require_columns(rows, ["input_ids"])
     if "input_ids" in checks:
-        for c in [c for c in checks if str(c).startswith("factor:")]:
+        for c in [c for c in checks if str(c).startswith(("factor:", "event_ids"))]:
             _check_lengths(rows, c)
     return rows
 

@@ -50,13 +50,14 @@ def hashed_seed(seed: int, *what) -> int:
     digest = hashlib.sha256(repr((seed, *map(str, what))).encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #95a5e3d4
-def frame_of(rows: pd.DataFrame, salt: str) -> pd.DataFrame:
+# %% ../../nbs/08_drift/01_comparison.ipynb #dac4394e
+def frame_of(rows: pd.DataFrame, salt: str, pooled: dict | None = None) -> pd.DataFrame:
     "sequence, group, segment, weight, block: the left part of every table, a row per sequence."
     sequence = hashed(rows["sequence_id"], salt)
     group = hashed(rows["group_id"], salt + "group") if "group_id" in rows else sequence
     weight = rows["weight"].astype(float).to_numpy() if "weight" in rows else 1.0
-    frame = dict(sequence=sequence, group=group, segment=segments_of(rows), weight=weight)
+    segment = segments_of(rows, pooled)
+    frame = dict(sequence=sequence, group=group, segment=segment, weight=weight)
     if "timestamp" in rows:
         frame[BLOCK] = blocks_of(rows["timestamp"])
     return pd.DataFrame(frame)
@@ -191,7 +192,7 @@ def incompatibility(release: Release, dictionary: Dictionary, rows: pd.DataFrame
         if wide[s] != d
     )
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #ec568ae5
+# %% ../../nbs/08_drift/01_comparison.ipynb #3af6acc8
 class Comparison:
     "The old and the new release seen through the old dictionary on one check set."
 
@@ -218,7 +219,7 @@ class Comparison:
     @cached_property
     def frame(self) -> pd.DataFrame:
         "sequence, group, segment, weight: the left part of every table."
-        return frame_of(self.rows, self.salt)
+        return frame_of(self.rows, self.salt, self.plan.pooled)
 
     @cached_property
     def incompatible(self) -> str:

@@ -196,7 +196,7 @@ def limits_of(policy: Policy) -> Limits:
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
-# %% ../../nbs/09_gate/04_check.ipynb #53b78609
+# %% ../../nbs/09_gate/04_check.ipynb #bdef41de
 def register(
     old: Release,
     new: Release,
@@ -225,6 +225,7 @@ def register(
         seed=policy.seed,
         alerts=policy.alerts,
         salt=salt,
+        pool=policy.pool,
     )
     was, now = (replace(r, name=name) for r, name in zip((old, new), plan.names, strict=True))
     unread = incompatibility(now, dictionary, old.pin(rows.head(2)))
@@ -345,7 +346,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(Path(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #c6661f4c
+# %% ../../nbs/09_gate/04_check.ipynb #56cbe182
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -364,6 +365,7 @@ def check(
     sites=None,  # where activations are read, ['1:out']
     targets=None,  # what a transcoder or a CLT writes, one per site
     segments=None,  # whether every segment makes its own statements
+    pool=None,  # one name under which segments too small to be judged are asked together
     alerts=None,  # share of the highest decisions that is asked about apart, 0.1; 0: not
     threshold=None,  # decisions over it are flagged, 0
     watched=None,  # labels or numbers of features that must hold one by one
@@ -388,8 +390,7 @@ def check(
     policy = Policy.read(policy, **flags, **unknown)
     old = as_release(old, "old", policy, inputs, decision)
     new = as_new(new, policy, inputs, decision)
-    rows = rows_of(data, old)
-    return _checked(old, new, rows, dictionary, train_data, policy, out)
+    return _checked(old, new, rows_of(data, old), dictionary, train_data, policy, out)
 
 # %% ../../nbs/09_gate/04_check.ipynb #99e4d841
 def _checked(

@@ -6,10 +6,10 @@
 __all__ = ['WHY', 'toml', 'toml_line', 'choice_lines', 'limit_lines', 'dictionary_lines', 'new_lines', 'policy_text',
            'measured_own', 'looked_at', 'found_by_measuring', 'refuse_halves', 'init_policy']
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #d9740aa9
+# %% ../../nbs/09_gate/07_check_toml.ipynb #9a667bf9
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +21,8 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
 from ..drift.limits import Limits
 from ..drift.scores import fit_or_raise, score_old
-from ..drift.segments import LEAST_ALERTS
+from ..drift.segments import LEAST, LEAST_ALERTS, rare_in
+from .about import events_of
 from .check import as_release, read_for
 from .null_limits import null_limits
 from .policy import LimitsOf, Policy
@@ -47,7 +48,7 @@ def toml_line(key: str, x, comment: str) -> str:
     "'seed = 0       # of all draws', with the comments of a file in one column."
     return f"{f'{key} = {toml(x)}':<44}# {comment}"
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #a1f422da
+# %% ../../nbs/09_gate/07_check_toml.ipynb #a4fe07c6
 def choice_lines(
     policy: Policy,
     found: dict,  # of `looked_at`
@@ -58,6 +59,7 @@ def choice_lines(
         sites=f"where a dictionary is trained; empty: the release's own, here {found['sites']}",
         targets="what a transcoder or CLT writes, one per site; empty: what comes out of the MLPs",
         segments=f"every segment makes its own statements; here {found['segments']}",
+        pool=f"one name under which rare segments are asked together; here {found['rare']}",
         alerts=f"share with the highest decisions that is asked about apart; {found['alerts']}",
         threshold="decisions over it are flagged: 0 for log-odds, another for probabilities",
         watched="features, by label or number, that must hold one by one",
@@ -153,7 +155,7 @@ def measured_own(old: Release, dictionary: Dictionary, rows: pd.DataFrame) -> di
         splice_error=six(scores.splice.ratio), error_share=six(max(e.ratio for e in scores.error))
     )
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #ecd9edbc
+# %% ../../nbs/09_gate/07_check_toml.ipynb #c2eac738
 def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     "What is said of a release and its rows in the comments of check.toml."
     spec = getattr(release.decision, "spec", None)
@@ -164,6 +166,8 @@ def looked_at(release: Release, rows: pd.DataFrame) -> dict:
     data = f"{len(rows):,} sequences"
     if "group_id" in rows:
         data += f" of {rows['group_id'].nunique():,} groups"
+    if events := events_of(rows):
+        data += f", declared events of {events['tokens']:g} tokens each"
     labelled = f"{rows['label'].notna().sum():,} labelled" if "label" in rows else "no labels"
     segments = {}
     if "segment" in rows:
@@ -173,9 +177,14 @@ def looked_at(release: Release, rows: pd.DataFrame) -> dict:
         data=f"{data}, {labelled}",
         decision=toml(decision) if isinstance(decision, dict) else "a function",
         sites=toml([str(s) for s in release.default_sites]),
-        segments=", ".join(f"{k} ({n:,})" for k, n in segments.items()) or "none in the data",
+        segments=_sizes(segments) or "none in the data",
+        rare=f"under {LEAST}: {_sizes(rare_in(rows)) or 'none'}",
         alerts=alerts,
     )
+
+
+def _sizes(segments: Mapping) -> str:
+    return ", ".join(f"{name} ({n:,})" for name, n in segments.items())
 
 # %% ../../nbs/09_gate/07_check_toml.ipynb #faeea1dd
 def found_by_measuring(

@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
+# %% ../../nbs/09_gate/08_cli.ipynb #42422225
 import json
 import os
 import shutil
@@ -25,7 +25,7 @@ from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import read_json
 from .doctor import clash, findings
 from .evidence import verify as verified
-from .forecast import alerts_advice
+from .forecast import alerts_advice, declared_words
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
@@ -67,14 +67,14 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #b158162d
+# %% ../../nbs/09_gate/08_cli.ipynb #103a8b12
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
     run: Path,
 ) -> list[str]:
     "What a person should know before anything costly runs, one line each."
-    lines = [f"Note: {note}." for note in result["notes"]]
+    lines = [f"Note: {note}." for note in result["notes"]] + declared_words(result)
     if not result["for_sign_off"]:
         lines.append("Note: not for sign-off, since the code of a release is not fingerprinted.")
     kind = "statements"

@@ -74,12 +74,13 @@ def _statement_problem(s: Statement) -> str:
         return f"{s.name!r} was decided beforehand"
     return ""
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #8a0f6389
+# %% ../../nbs/09_gate/01c_derived.ipynb #ab6df431
 ABOUT: dict[str, type | tuple[type, ...]] = dict(  # of `Plan.about`
     decision=str,
     sites=list,
     period=list,
     sampling=dict,
+    events=dict,
     alerts=(int, float),
     threshold=(int, float),
     renamed=dict,
@@ -100,15 +101,28 @@ def _words_problems(plan: Plan) -> list[str]:
     lists |= {f"{n} of about": list(plan.about.get(n, {}).values()) for n in ("renamed", "whys")}
     told += [f"{n} holds what is no text" for n, x in lists.items() if not _all(str, x)]
     counts = [*plan.too_small.values(), *plan.error_rates.values()]
-    counts += list(plan.about.get("sampling", {}).values())
+    for name in ("sampling", "events"):
+        counts += list(plan.about.get(name, {}).values())
     kinds = (int, float, type(None))
     return told if _all(kinds, counts) else [*told, "a count is no number"]
+
+
+def _pool_problems(plan: Plan) -> list[str]:
+    "Pools that are not the sum of their segments, or whose segments are asked about apart too."
+    if not _all(dict, [plan.pooled, *getattr(plan.pooled, "values", list)()]):
+        return ["pooled is no object of objects"]
+    known, told = plan.too_small | plan.segments, []
+    for pool, segments in plan.pooled.items():
+        if known.get(pool) != sum(segments.values()):
+            told.append(f"{pool!r} is not the sum of the segments that it pools")
+        told += [f"{name!r} is pooled and asked apart" for name in segments if name in known]
+    return told
 
 
 def _all(kind, values) -> bool:
     return all(isinstance(x, kind) for x in values)
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #2f71d4a9
+# %% ../../nbs/09_gate/01c_derived.ipynb #38fafe10
 def plan_problems(plan: Plan) -> list[str]:
     "In what a plan contradicts itself, one line each; empty where it doesn't."
     told = list(filter(None, map(_statement_problem, plan.statements)))
@@ -121,7 +135,7 @@ def plan_problems(plan: Plan) -> list[str]:
     for name in ("old", "new", "segments", "own"):
         if not isinstance(getattr(plan, name), dict):
             told.append(f"{name} is no object")
-    told += _words_problems(plan)
+    told += _words_problems(plan) + _pool_problems(plan)
     beyond = [f for f in plan.watched if not isinstance(f, int) or not 0 <= f < plan.features]
     if beyond:
         told.append(f"feature {beyond[0]!r} is watched, of {plan.features}")

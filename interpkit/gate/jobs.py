@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', '
            'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'refuse_others',
            'named_before', 'drift', 'keep_evidence', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #59ddd102
+# %% ../../nbs/09_gate/05a_jobs.ipynb #e93d5fce
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,9 @@ from ..dictionary.dictionary import Dictionary
 from ..drift.comparison import hashed
 from ..drift.measure import load_families
 from ..drift.plan import code_digest
+from ..drift.segments import rare_in
 from ..drift.statements import Plan
+from .about import events_of
 from .askable import refuse_hopeless
 from interpkit.gate.check import (
     as_new,
@@ -101,7 +103,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #b65fcab8
+# %% ../../nbs/09_gate/05a_jobs.ipynb #bd24f5c9
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -122,6 +124,9 @@ def preflight(p: Preflight) -> dict:
         for_sign_off=old.for_sign_off and new.for_sign_off,
         registered="",
         alerts=inputs.policy.alerts,
+        pool=inputs.policy.pool,
+        rare=rare_in(checked) if inputs.policy.segments else {},
+        events=events_of(checked),
         question=question_digest(settings),
         fingerprints=loaded(inputs, checked),
     )

@@ -121,7 +121,7 @@ def with_flags(policy: dict, flags: dict) -> dict:
         changed[group] = {**changed.get(group, {}), key: x} if key else x
     return changed
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #53bbf458
+# %% ../../nbs/09_gate/00a_policy.ipynb #6747deb4
 class Policy(Parameters):
     "What a team has decided about its checks."
 
@@ -138,6 +138,11 @@ class Policy(Parameters):
     )
     segments: bool = Field(
         default=True, description="whether every segment makes its own statements"
+    )
+    pool: str = Field(
+        default="",
+        description="one name under which segments too small to be judged are asked together; "
+        "empty: they are listed and decide nothing",
     )
     alerts: float = Field(
         default=0.10,

@@ -27,8 +27,8 @@ from interpkit.model.tokens import (
     unpadded,
 )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #852c7b54
-RESERVED = ("sequence_id", "segment", "timestamp", "label", "weight", "group_id")
+# %% ../../nbs/01_model/02_inputs.ipynb #b0d7087f
+RESERVED = ("sequence_id", "segment", "timestamp", "label", "weight", "group_id", "event_ids")
 
 
 def input_columns(rows: pd.DataFrame) -> list[str]:
