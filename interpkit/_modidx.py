@@ -2384,6 +2384,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'interpkit.gate.null_limits.proposed': ( '09_gate/null_limits.html#proposed',
                                                                                      'interpkit/gate/null_limits.py'),
                                             'interpkit.gate.null_limits.reached': ( '09_gate/null_limits.html#reached',
+                                                                                    'interpkit/gate/null_limits.py'),
+                                            'interpkit.gate.null_limits.telling': ( '09_gate/null_limits.html#telling',
                                                                                     'interpkit/gate/null_limits.py')},
             'interpkit.gate.numbers': { 'interpkit.gate.numbers._angle_rows': ( '09_gate/numbers.html#_angle_rows',
                                                                                 'interpkit/gate/numbers.py'),
