@@ -137,7 +137,8 @@ class Policy(Parameters):
         "['model.layers.1.mlp:out']; empty: what comes out of the MLPs",
     )
     segments: bool = Field(
-        default=True, description="whether every segment makes its own statements"
+        default=True,
+        description="whether every value of the column 'segment' makes its own statements",
     )
     pool: str = Field(
         default="",

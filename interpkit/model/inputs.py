@@ -35,10 +35,13 @@ def input_columns(rows: pd.DataFrame) -> list[str]:
     "The columns that are inputs: neither reserved names nor annotations."
     return [c for c in rows if c not in RESERVED and not str(c).startswith(("factor:", "_"))]
 
-# %% ../../nbs/01_model/02_inputs.ipynb #74b51e6a
-def to_paste(columns: Iterable[str]) -> str:
+# %% ../../nbs/01_model/02_inputs.ipynb #cc02f7ba
+def to_paste(
+    columns: Iterable[str],
+    words: Iterable[str] = (),  # those of them that hold words
+) -> str:
     "The call that says what can't be guessed."
-    columns = list(columns)
+    columns, words = list(columns), list(words)
     if "input_ids" in columns:
         return (
             "paste and correct: Release.from_module(model, "
@@ -46,9 +49,23 @@ def to_paste(columns: Iterable[str]) -> str:
             "decision={'kind': 'logit_difference', 'positive': 4, 'negative': 3})"
         )
     return (
-        "paste and correct:\n"
-        f"  def collate(rows): return torch.tensor(rows[{columns!r}].to_numpy('float32'))\n"
+        f"paste and correct:\n{_collate(columns, words)}"
         "  Release.from_module(model, inputs=collate, decision=lambda out: out[:, 1])"
+    )
+
+
+def _collate(columns: list[str], words: list[str]) -> str:
+    "Lines of code that make one matrix of columns; words become one number per value."
+    if not words:
+        return f"  def collate(rows): return torch.tensor(rows[{columns!r}].to_numpy('float32'))\n"
+    numbers = [c for c in columns if c not in words]
+    values = ", ".join(f"{c!r}: [...]" for c in words)
+    return (
+        f"  VALUES = {{{values}}}  # as in training\n"
+        "  def collate(rows):\n"
+        f"      numbers = rows[{numbers!r}].to_numpy('float32')\n"
+        "      words = [rows[c] == value for c in VALUES for value in VALUES[c]]\n"
+        "      return torch.tensor(np.column_stack([numbers, *words]).astype('float32'))\n"
     )
 
 # %% ../../nbs/01_model/02_inputs.ipynb #1a932769
@@ -69,18 +86,26 @@ def _require_finite_numbers(
         "fill these rows before the check, as the release's own pipeline does",
     )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #fbbf42d0
-def _mended(columns: list[str], wrong: list[str], named: bool) -> str:
+# %% ../../nbs/01_model/02_inputs.ipynb #b9c162a0
+def _holds_words(column: pd.Series) -> bool:
+    "Whether something in a column can't be read as a number."
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return False
+    return bool(pd.to_numeric(column.astype(object), errors="coerce").isna().any())
+
+
+def _mended(rows: pd.DataFrame, columns: list[str], wrong: list[str], named: bool) -> str:
     "What to do about columns that hold no numbers; `named`: the release says that it reads them."
     numeric = [c for c in columns if c not in wrong]
-    if named:
+    words = [c for c in wrong if _holds_words(rows[c])]
+    if named and not words:
         return "; ".join(f"rows[{c!r}] = pd.to_numeric(rows[{c!r}])" for c in wrong[:5])
-    if not numeric:
-        return to_paste(columns)
+    if named or not numeric:
+        return to_paste(columns, words)
     return (
         f"where the release does not read {wrong[0]!r}, name the columns that it reads: "
         f"inputs={{'kind': 'columns', 'columns': {numeric!r}}}, or leave out the others: "
-        f"rows.drop(columns={wrong!r}); where it does, {to_paste(columns)}"
+        f"rows.drop(columns={wrong!r}); where it does, {to_paste(columns, words)}"
     )
 
 
@@ -95,7 +120,7 @@ def _require_numeric(rows: pd.DataFrame, columns: list[str], named: bool) -> Non
     raise invalid(
         "numeric columns, or a function that turns rows into forward arguments",
         given,
-        _mended(columns, wrong, named),
+        _mended(rows, columns, wrong, named),
     )
 
 # %% ../../nbs/01_model/02_inputs.ipynb #a781401d
