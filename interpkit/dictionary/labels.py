@@ -6,7 +6,7 @@
 __all__ = ['SHARE', 'NOT_AN_INPUT', 'readable', 'token_names', 'terms_at', 'places_of', 'Place', 'halves', 'choose', 'figures_of',
            'unnamed', 'spelt_out', 'marked', 'allowed_terms', 'label_dictionary', 'label_features']
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #f76e8430
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #3bac9b21
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import bad_parameter, nearest
-from ..core.files import read_json
+from ..core.forms import read_form
 from ..core.show import percent
 from ..data.checksets import hash_split
 from .dictionary import Dictionary
@@ -65,14 +65,15 @@ def readable(names: dict[int, str]) -> dict[int, str]:
     count = Counter(shown.values())
     return {i: n if count[n] == 1 else names[i] for i, n in shown.items()}
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #e3efc6f7
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #5bbc3400
 def token_names(release: Release) -> dict[int, str]:
     "id -> name from the release folder's `vocab.json` or tokenizer; empty where there is none."
     folder = release.folder
     if folder is None:
         return {}
     if (folder / "vocab.json").exists():
-        return readable({int(i): n for n, i in read_json(folder / "vocab.json").items()})
+        ids = read_form(folder / "vocab.json", dict[str, int])
+        return readable({i: n for n, i in ids.items()})
     if not (folder / "tokenizer.json").exists():
         return {}
     from transformers import AutoTokenizer  # takes seconds to import

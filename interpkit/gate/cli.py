@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
+# %% ../../nbs/09_gate/08_cli.ipynb #1d0afb1d
 import json
 import os
 import shutil
@@ -22,14 +22,14 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
-from ..core.files import read_json
 from .doctor import clash, findings
 from .evidence import verify as verified
+from .exits import code_of, ended_by_signals, flushed
 from .forecast import alerts_advice
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
-from .results import Page, absolute
+from .results import Page, absolute, preview_of
 from interpkit.gate.runner import (
     locked,
     refuse_foreign_folder,
@@ -41,7 +41,7 @@ from interpkit.gate.runner import (
 )
 from .signing import key_made, sign_folder, verified_words
 
-# %% ../../nbs/09_gate/08_cli.ipynb #aab54d37
+# %% ../../nbs/09_gate/08_cli.ipynb #814af882
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -60,6 +60,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print verdict.json last.")]
 
 def policy_of(config: Text, **flags) -> Policy:
     "The policy of a command: its file, with the flags that were given in place of what it says."
+    if config == "":
+        mend = "leave --config out for all defaults; is a variable of the shell empty?"
+        raise bad_parameter("a policy after --config", "nothing", mend)
     return Policy.read(config, **{name: x for name, x in flags.items() if x not in (None, [], ())})
 
 # %% ../../nbs/09_gate/08_cli.ipynb #fe1d0d99
@@ -111,7 +114,7 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #cb18ea5a
+# %% ../../nbs/09_gate/08_cli.ipynb #2c9acd36
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
@@ -150,8 +153,7 @@ def check(
 
     def told(job: str, result: dict):
         if job == "preflight":
-            preview = read_json(run / "preview.json")
-            print("\n".join(preflight_words(result, preview, run)), file=sys.stderr)
+            print("\n".join(preflight_words(result, preview_of(run), run)), file=sys.stderr)
 
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)
@@ -396,34 +398,25 @@ def usage_error(
     asked = "a command that ipk knows, with its options"
     return bad_parameter(asked, error.format_message().rstrip("."), mend)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e42f2c22
+# %% ../../nbs/09_gate/08_cli.ipynb #d78d61d2
 def run(argv: list[str]) -> int:
     "Run a command line; its exit code. Errors go to standard error, in one form."
     if repair := clash():
         print(f"Warning: {repair}", file=sys.stderr)
-    try:
-        return int(app(args=argv, prog_name="ipk", standalone_mode=False) or 0)
-    except Usage as e:
-        error = usage_error(e, argv)
-    except InterpkitError as e:
-        error = e
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except Exception as e:
-        if os.environ.get("IPK_DEBUG"):
-            raise
-        error = InterpkitError(
-            "ipk to do its work",
-            f"{type(e).__name__}: {e}",
-            "report this; IPK_DEBUG=1 shows where it happened",
-        )
-    print(error, file=sys.stderr)
-    return int(error.code)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #7ad6af78
+    def command() -> int | None:
+        try:
+            return app(args=argv, prog_name="ipk", standalone_mode=False)
+        except typer.Abort as e:  # what typer makes of Ctrl-C
+            raise e.__cause__ or KeyboardInterrupt from None
+
+    with ended_by_signals():
+        return code_of(command, lambda e: usage_error(e, argv) if isinstance(e, Usage) else None)
+
+# %% ../../nbs/09_gate/08_cli.ipynb #3f134324
 def main():
     "The console script `ipk`."
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(flushed(run(sys.argv[1:])))
 
 
 if __name__ == "__main__" and "cli.py" in sys.argv[0]:

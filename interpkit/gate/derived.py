@@ -6,7 +6,7 @@
 __all__ = ['ABOUT', 'FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problems', 'plan_of', 'verdict_of', 'derive',
            'differences', 'writable', 'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #5f08d375
+# %% ../../nbs/09_gate/01c_derived.ipynb #a83929f3
 import math
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import pandas as pd
 from ..core.digests import canonical, digest_file
 from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
+from ..core.forms import FOREIGN
+from ..drift.page import summary_lines
 from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
 from .standard import QUESTIONS, family_of
@@ -44,12 +46,12 @@ def read_table(path: Path) -> pd.DataFrame:
         raise invalid(f"the table of a check in {path}", given, mend)
     return table
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #4150cb63
+# %% ../../nbs/09_gate/01c_derived.ipynb #9d8c9339
 def _read_as(kind, file: Path, what: str):
     "`kind.from_dict` of a JSON file; raises (exit code 65) where the file holds something else."
     try:
         return kind.from_dict(read_json(file))
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"{what} in {file}",
             f"{type(e).__name__}: {e}",
@@ -125,12 +127,16 @@ def plan_problems(plan: Plan) -> list[str]:
         told.append(f"feature {beyond[0]!r} is watched, of {plan.features}")
     return told
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #19ef1f9b
+# %% ../../nbs/09_gate/01c_derived.ipynb #eeb3f531
 def plan_of(folder: Path) -> Plan:
     "The plan of an evidence folder; raises (exit code 65) where it contradicts itself."
     file = Path(folder) / "preregistration.json"
     plan = _read_as(Plan, file, "a plan")
-    if problems := plan_problems(plan):
+    try:
+        problems = plan_problems(plan)
+    except FOREIGN as e:
+        problems = [f"a part of another form ({type(e).__name__})"]
+    if problems:
         mend = "do not rely on this evidence: run the check again"
         raise invalid(f"a plan that agrees with itself in {file}", "; ".join(problems), mend)
     return plan
@@ -140,14 +146,14 @@ def verdict_of(folder: Path) -> Verdict:
     "The verdict that an evidence folder states."
     return _read_as(Verdict, Path(folder) / "verdict.json", "a verdict")
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #a86823c5
+# %% ../../nbs/09_gate/01c_derived.ipynb #72ec5842
 def derive(folder) -> Verdict:
     "The verdict that follows from plan and table of an evidence folder; no model is run."
     folder = Path(folder)
     plan, table = plan_of(folder), read_table(folder / "table.parquet")
     try:
         return judge(decide(table, plan), plan, table, plan.notes)
-    except (TypeError, ValueError, KeyError, AttributeError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"a table that answers the plan in {folder / 'table.parquet'}",
             f"{type(e).__name__}: {e}",
@@ -252,7 +258,7 @@ def _plan_problem(stated: dict, plan: Plan) -> str:
     kept = {name: read[name] for name in stated if name in read}
     return "" if canonical(stated) == canonical(kept) else "parts that no plan has"
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #e499ac54
+# %% ../../nbs/09_gate/01c_derived.ipynb #dcc257fc
 def _problems(folder: Path) -> dict[str, str]:
     "File -> what is wrong with it, '' for nothing; for those that are there."
     plan, verdict = plan_of(folder), derive(folder)
@@ -263,17 +269,18 @@ def _problems(folder: Path) -> dict[str, str]:
     found["preregistration.json"] += _plan_problem(content["preregistration.json"], plan)
     found["verdict.json"] += differences(content["verdict.json"], verdict.to_dict())
     if "printed.json" in found:
+        summary_lines(verdict, content["printed.json"], plan)  # whether it can be read out
         found["printed.json"] += printed_problem(content["printed.json"], table, verdict)
     if "preview.json" in found:
         found["preview.json"] += preview_problem(content["preview.json"], plan)
     return found | {p.name: "no file of evidence" for p in folder.iterdir() if p.name not in KNOWN}
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #3205a69d
+# %% ../../nbs/09_gate/01c_derived.ipynb #72b401fc
 def wrong_files(folder: Path) -> list[str]:
     "The files of an evidence folder that do not follow, one line each; empty where all do."
     try:
         found = _problems(folder)
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"preview.json, printed.json and verdict.json of a check in {folder}",
             f"{type(e).__name__}: {e}",
