@@ -48,7 +48,7 @@ def is_storage_error(error: Exception) -> bool:
     "Whether an error of any library says that storage failed."
     return not isinstance(error, InterpkitError) and _errno(error) in FULL | LOCKED
 
-# %% ../../nbs/00_core/01a_files.ipynb #b23078f8
+# %% ../../nbs/00_core/01a_files.ipynb #1cbe9181
 def storage_error(
     what: str | Path,  # that could not be written
     error: Exception,  # as the system or a library raised it
@@ -58,7 +58,7 @@ def storage_error(
     text = os.strerror(number) if number else type(error).__name__  # a library's may quote a row
     if number in LOCKED | {errno.ENOENT}:
         return bad_parameter(
-            f"a place that can be read and written: {what}", text, "choose another folder"
+            f"a place that can be written to: {what}", text, "choose another folder"
         )
     return InterpkitError(
         f"to write {what}",

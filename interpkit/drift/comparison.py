@@ -51,12 +51,14 @@ def hashed_seed(seed: int, *what) -> int:
     digest = hashlib.sha256(repr((seed, *map(str, what))).encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #d0d5e15c
+# %% ../../nbs/08_drift/01_comparison.ipynb #99d10175
 def told_weights(weight: np.ndarray) -> np.ndarray:  # [n] each
-    "Weights as a table may tell them: what fewer than twenty rows share is told to two digits."
-    _, place, count = np.unique(weight, return_inverse=True, return_counts=True)
+    "Weights as a table may tell them: in units of the smallest, rare ones with two digits."
+    usual = weight[weight >= weight.max() * 1e-9]
+    ratio = weight / usual.min()
+    _, place, count = np.unique(ratio, return_inverse=True, return_counts=True)
     rare = count[place] < SHARED
-    return np.array([float(f"{w:.2g}") if r else w for w, r in zip(weight, rare, strict=True)])
+    return np.array([float(f"{x:.2g}") if r else x for x, r in zip(ratio, rare, strict=True)])
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #aa360e72
 def frame_of(rows: pd.DataFrame, salt: str) -> pd.DataFrame:
