@@ -96,7 +96,7 @@ def failure(
         or cell_failure(run, job, error)
     )
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #92cf10dd
+# %% ../../nbs/09_gate/06c_runner.ipynb #5a6059f4
 def run_job(
     job: str,
     parameters,  # the job's model, validated
@@ -118,8 +118,8 @@ def run_job(
         with own_kernel() as own, Line(job, own / "progress", say) as line:
             error = execute(notebook, out, parameters.model_dump(), timeout, manager_of(warm))
             result = result_of(run, job)
-            line.done("done" if result else "failed")
-            if result:
+            line.done("failed" if result is None else "done")
+            if result is not None:
                 return result
             raise failure(run, job, error or _no_result(run, job), own)
     except OSError as e:
