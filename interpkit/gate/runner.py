@@ -62,7 +62,7 @@ def storage_failure(run: Path, error: Exception) -> InterpkitError | None:
         return e
     return None
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #510a8101
+# %% ../../nbs/09_gate/06c_runner.ipynb #16af41f6
 def cell_failure(run: Path, job: str, error: Exception) -> InterpkitError:
     "The error of a cell that has a defect."
     from papermill.exceptions import PapermillExecutionError
@@ -73,7 +73,7 @@ def cell_failure(run: Path, job: str, error: Exception) -> InterpkitError:
     words = f": {error.evalue}" if is_debugging() else ""
     return InterpkitError(
         f"the job {job}",
-        f"{error.ename} in code cell {error.exec_count}{words}",
+        f"{error.ename} in its cell [{error.exec_count}]{words}",
         f"{look}, which has its words; if it is a defect of interpkit, report it",
     )
 
