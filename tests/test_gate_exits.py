@@ -213,6 +213,36 @@ def test_an_empty_policy_is_not_taken_for_the_usual_one(tiny, words, tmp_path, c
     assert "variable of the shell" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words, code",
+    [
+        (["verify", ""], 64),
+        (["verify", "."], 65),
+        (["jobs", "--copy", ""], 64),
+        (["jobs", "--copy", "/proc/x"], 64),
+        (["sign", "--new-key", "/proc/x.pem"], 64),
+        (["check", "--old", "a\0", "--new", "b", "--data", "c"], 64),
+        (["check", "--old", "a", "--new", "b", "--data", "c", "--timeout", "-1"], 64),
+        (["check", "--old", "a", "--new", "b", "--data", ".", "--out", "x" * 300], 64),
+        (["train", "--release", "a", "--data", "b", "--out", "m", "--lr", "nan"], 64),
+        ([], 64),
+    ],
+    ids=str,
+)
+def test_an_odd_command_line_has_its_code(words, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ipk(words) == code
+    assert "report it" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_evidence_is_verified_from_within(runs, monkeypatch, capsys):
+    for place in (runs / "v2", runs / "v2" / "evidence"):
+        monkeypatch.chdir(place)
+        assert ipk(["verify", "."]) == 10
+    assert Path("verdict.json").exists()
+
+
 # Files of another form
 
 DEEP = "[" * 100_000 + "]" * 100_000

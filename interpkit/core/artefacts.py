@@ -72,8 +72,9 @@ def _exchange(a: Path, b: Path) -> bool:
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
     return libc.renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
-# %% ../../nbs/00_core/01b_artefacts.ipynb #3696e242
+# %% ../../nbs/00_core/01b_artefacts.ipynb #ec7293c1
 def _old(folder: Path) -> Path:
+    folder = Path(os.path.abspath(folder))  # '.' has no name
     return folder.with_name(f".{folder.name}.old")
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_file', 'digest_file', 'plain', 'canonical', 'digest_json', 'digest_frame', 'six']
 
-# %% ../../nbs/00_core/01_digests.ipynb #b04851fe
+# %% ../../nbs/00_core/01_digests.ipynb #05566388
 import errno
 import hashlib
 import json
@@ -13,17 +13,18 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .errors import invalid
 
-# %% ../../nbs/00_core/01_digests.ipynb #c5faab9a
+# %% ../../nbs/00_core/01_digests.ipynb #67a7a36d
 @contextmanager
-def open_file(path: str | Path) -> Iterator[BinaryIO]:
+def open_file(path: str | Path) -> Iterator[BufferedReader]:
     "A file to read bytes from; raises (exit code 65) where it is a pipe or device, else OSError."
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:

@@ -65,7 +65,7 @@ def readable(names: dict[int, str]) -> dict[int, str]:
     count = Counter(shown.values())
     return {i: n if count[n] == 1 else names[i] for i, n in shown.items()}
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #5bbc3400
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #7afeb347
 def token_names(release: Release) -> dict[int, str]:
     "id -> name from the release folder's `vocab.json` or tokenizer; empty where there is none."
     folder = release.folder
@@ -78,7 +78,11 @@ def token_names(release: Release) -> dict[int, str]:
         return {}
     from transformers import AutoTokenizer  # takes seconds to import
 
-    return readable({i: n for n, i in AutoTokenizer.from_pretrained(folder).get_vocab().items()})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception:  # one with code of its own, which is not run, or of another version
+        return {}
+    return readable({i: n for n, i in tokenizer.get_vocab().items()})
 
 # %% ../../nbs/04_dictionary/03e_labels.ipynb #0fd0977b
 def _padded(column: pd.Series, fill: float) -> np.ndarray:  # [B, T]

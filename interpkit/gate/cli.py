@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #1d0afb1d
+# %% ../../nbs/09_gate/08_cli.ipynb #d7ed4749
 import json
 import os
 import shutil
@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
+from ..core.files import storage_error
 from .doctor import clash, findings
 from .evidence import verify as verified
 from .exits import code_of, ended_by_signals, flushed
@@ -41,7 +42,7 @@ from interpkit.gate.runner import (
 )
 from .signing import key_made, sign_folder, verified_words
 
-# %% ../../nbs/09_gate/08_cli.ipynb #814af882
+# %% ../../nbs/09_gate/08_cli.ipynb #20e34dd3
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -53,7 +54,7 @@ Text: TypeAlias = str | None
 Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml.")]
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option(help="Of all draws.")]
-Timeout = Annotated[int | None, typer.Option(help="Seconds that a cell of a job may take.")]
+Timeout = Annotated[int | None, typer.Option(min=1, help="Seconds that a cell of a job may take.")]
 Copies = Annotated[Text, typer.Option(help="A folder with a team's own job notebooks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print verdict.json last.")]
 
@@ -247,7 +248,7 @@ def train(
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #ae3f6b3a
+# %% ../../nbs/09_gate/08_cli.ipynb #ba62f4fb
 EvidenceFolder = Annotated[
     str, typer.Argument(help="An evidence folder, or the run folder that holds it.")
 ]
@@ -262,6 +263,8 @@ def verify(
     folder: EvidenceFolder, expect: Digest = None, key: PublicKey = None, as_json: Json = False
 ):
     "Derive the verdict again from its evidence, without a model; exits with the verdict's code."
+    if not folder:
+        raise bad_parameter("a folder to verify", "nothing", "ipk verify RUN")
     found = verified(folder, expect, key)
     print(verified_words(found, key))
     if as_json:
@@ -335,7 +338,7 @@ def init(
     file = init_policy(new, data, out, old, dictionary, null or ())
     print(f"Wrote {file}. Read it, give reasons, and keep it under version control.")
 
-# %% ../../nbs/09_gate/08_cli.ipynb #ce15da4d
+# %% ../../nbs/09_gate/08_cli.ipynb #70b4bf4e
 def copy_notebooks(folder: Path):
     "Copy all job notebooks into a folder that has none of them."
     present = [job for job in JOBS if (folder / f"{job}.ipynb").exists()]
@@ -345,14 +348,19 @@ def copy_notebooks(folder: Path):
             f"{folder} has them",
             "choose another folder",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for job in JOBS:
-        shutil.copy(job_notebook(job), folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for job in JOBS:
+            shutil.copy(job_notebook(job), folder)
+    except OSError as e:
+        raise storage_error(folder, e) from None
 
-# %% ../../nbs/09_gate/08_cli.ipynb #4c17d082
+# %% ../../nbs/09_gate/08_cli.ipynb #beb20bb3
 @app.command()
 def jobs(copy: Annotated[Text, typer.Option(help="Copy the notebooks into this folder.")] = None):
     "List the job notebooks and their parameters, or copy them."
+    if copy == "":
+        raise bad_parameter("a folder after --copy", "nothing", "ipk jobs --copy DIR")
     if copy is not None:
         copy_notebooks(Path(copy))
         print(f"Copied {', '.join(JOBS)} to {copy}. Run them with: ipk check --jobs {copy} ...")

@@ -213,9 +213,11 @@ def write_policy(run: Path, policy: Policy) -> str:
     "The policy in force, kept in the run folder for the jobs to read; its path."
     return str(write_json(run / "policy.json", policy.model_dump(mode="json")))
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #5a2f685a
-OWN = (".lock", ".probe", "salt", "policy.json", "check.json", "preview.json")
-OWN += ("preregistration.json",)
+# %% ../../nbs/09_gate/06c_runner.ipynb #a617670f
+OWN = (
+    *(".lock", ".probe", "salt", "policy.json", "check.json"),
+    *("preview.json", "preregistration.json"),
+)
 
 
 def own_files(run: Path) -> Iterator[Path]:
