@@ -28,12 +28,9 @@ from interpkit.core.files import read_json, write_json
 from interpkit.drift.comparison import frame_of
 from interpkit.drift.measure import measured_by
 from interpkit.gate import runner
-from interpkit.gate.check import check
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.jobs import look_up
-from interpkit.gate.parameters import Drift
 from interpkit.gate.results import salt_of
-from interpkit.gate.warm import Warm
 from interpkit.model.batch import Batch, shape_words
 from interpkit.model.releases import Release
 
@@ -286,15 +283,6 @@ def test_a_run_folder_is_its_owners_alone(tiny, tmp_path, monkeypatch):
         assert rights(tmp_path / "open") == 0o755  # as somebody made it
 
 
-def test_a_check_in_one_call_keeps_its_folder_to_its_owner(tiny, tmp_path):
-    from interpkit.drift.simulate import small_world
-
-    world = small_world(n=200)
-    result = check(world.old, world.new, world.rows, dictionary=world.dictionary)
-    result.save(tmp_path / "saved")
-    assert rights(tmp_path / "saved") == 0o700
-
-
 def test_without_the_salt_nobody_looks_a_sequence_up(tiny, runs, tmp_path):
     run = Path(shutil.copytree(runs / "v2", tmp_path / "run"))
     sequence = pq.read_table(run / "evidence/table.parquet")["sequence"][0].as_py()
@@ -319,23 +307,3 @@ def test_a_table_tells_no_weight_of_one_customer():
     assert set(sampled) == {1.0, 20.0}
     few = frame_of(rows.assign(weight=[2.0] * 95 + [2.0 * 3.14159] * 5), "salt").weight
     assert set(few) == {1.0, 3.1}
-
-
-@pytest.fixture
-def warm():
-    with Warm(["json"]) as warm:
-        yield warm
-
-
-def test_a_cell_of_a_teams_own_tells_no_row_in_a_terminal(tmp_path, warm):
-    import nbformat
-
-    cells = ["run = ''", f"words = {CANARIES[0]!r}\nfloat(words)"]
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    made.cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(made, tmp_path / "drift.ipynb")
-    call = lambda: runner.run_job(  # noqa: E731
-        "drift", Drift(run=str(tmp_path / "run")), folder=tmp_path, warm=warm
-    )
-    error = refused(call, "ValueError in its cell [3]", code=ExitCode.ERROR)
-    assert_clean(str(error))

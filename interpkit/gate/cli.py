@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #d7ed4749
+# %% ../../nbs/09_gate/08_cli.ipynb #43374569
 import json
 import os
 import shutil
@@ -25,7 +25,7 @@ from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
 from .evidence import verify as verified
-from .exits import code_of, ended_by_signals, flushed
+from .exits import code_of, flushed
 from .forecast import alerts_advice
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
@@ -406,7 +406,7 @@ def usage_error(
     asked = "a command that ipk knows, with its options"
     return bad_parameter(asked, error.format_message().rstrip("."), mend)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #d78d61d2
+# %% ../../nbs/09_gate/08_cli.ipynb #0dd758fa
 def run(argv: list[str]) -> int:
     "Run a command line; its exit code. Errors go to standard error, in one form."
     if repair := clash():
@@ -415,11 +415,10 @@ def run(argv: list[str]) -> int:
     def command() -> int | None:
         try:
             return app(args=argv, prog_name="ipk", standalone_mode=False)
-        except typer.Abort as e:  # what typer makes of Ctrl-C
-            raise e.__cause__ or KeyboardInterrupt from None
+        except typer.Abort:  # the end of what was typed
+            return int(ExitCode.INTERRUPTED)
 
-    with ended_by_signals():
-        return code_of(command, lambda e: usage_error(e, argv) if isinstance(e, Usage) else None)
+    return code_of(command, lambda e: usage_error(e, argv) if isinstance(e, Usage) else None)
 
 # %% ../../nbs/09_gate/08_cli.ipynb #3f134324
 def main():

@@ -19,7 +19,7 @@ from ..core.errors import ExitCode, InterpkitError
 from ..core.failures import is_debugging
 from .failures import AGAIN, as_known
 
-# %% ../../nbs/09_gate/07d_exits.ipynb #aab78033
+# %% ../../nbs/09_gate/07d_exits.ipynb #4dc5469c
 SIGNALS = {
     signal.SIGHUP: ExitCode.HANGUP,
     signal.SIGINT: ExitCode.INTERRUPTED,
@@ -36,28 +36,30 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    "While the block runs, a signal raises `Ended`; those after it are ignored, for the clean-up."
+def ended_by_signals() -> Iterator[list[Ended]]:
+    "While the block runs, a signal raises `Ended` and is noted; those after it are ignored."
+    came: list[Ended] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def end(number, frame):
         for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        raise Ended(number)
+            signal.signal(other, signal.SIG_IGN)  # the clean-up is not interrupted
+        came.append(Ended(number))
+        raise came[0]
 
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, end)
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-# %% ../../nbs/09_gate/07d_exits.ipynb #0e36a6ef
+# %% ../../nbs/09_gate/07d_exits.ipynb #ce180bc0
 def closed_pipe(error: BaseException) -> InterpkitError | None:
     "The error of a reader that went away, also where a library hid it; None for other exceptions."
     if not isinstance(error, BrokenPipeError) and not isinstance(
@@ -72,18 +74,23 @@ def code_of(
     call: Callable[[], int | None],  # a command
     known: Callable[[BaseException], InterpkitError | None] = lambda e: None,  # its own errors
 ) -> int:
-    "The exit code of a command, whose error is told."
-    try:
-        return int(call() or 0)
-    except KeyboardInterrupt as e:
-        print(f"\nEnded by {e or 'Ctrl-C'}. To go on, {AGAIN}.", file=sys.stderr)
-        return int(getattr(e, "code", ExitCode.INTERRUPTED))
-    except (Exception, SystemExit) as e:
-        error = known(e) or closed_pipe(e) or as_known(e, Path.cwd(), "ipk to do its work")
-        if is_debugging():
-            traceback.print_exception(e)
-    print(error, file=sys.stderr)
-    return int(error.code)
+    "The exit code of a command, whose error is told; of a signal that came, whatever became of it."
+    with ended_by_signals() as came:
+        try:
+            code = int(call() or 0)
+        except KeyboardInterrupt:
+            code = int(ExitCode.INTERRUPTED)
+        except (Exception, SystemExit) as e:
+            error = known(e) or closed_pipe(e) or as_known(e, Path.cwd(), "ipk to do its work")
+            code = int(error.code)
+            if not came:
+                print(error, file=sys.stderr)
+            if is_debugging():
+                traceback.print_exception(e)
+    for ended in came:
+        print(f"\nEnded by {ended}. To go on, {AGAIN}.", file=sys.stderr)
+        return int(ended.code)
+    return code
 
 # %% ../../nbs/09_gate/07d_exits.ipynb #a973f755
 def flushed(code: int) -> int:

@@ -29,7 +29,7 @@ from .inputs import make_inputs
 from .sites import choose_sites
 from .weights import KINDS, fill, read_weights, stored_dtype, weight_files
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #84ea85a9
+# %% ../../nbs/01_model/04d_release_folders.ipynb #b268522b
 class Head(Form):
     "What release.json says."
 
@@ -41,7 +41,7 @@ class Head(Form):
     weights: str = "model.safetensors"
     name: str = ""
     columns: list | None = None
-    sites: list[str] | None = None
+    sites: str | list[str] | None = None
     dtype: str | None = None
 
 
