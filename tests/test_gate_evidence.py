@@ -326,7 +326,8 @@ def test_a_dictionary_that_another_job_trained_is_not_used(tiny, tmp_path):
     by_hand(asked_of(tiny, tiny.v2, run, dictionary=""), "preflight")
     shutil.copytree(tiny.dictionary_folder, run / "dictionary")
     (run / "train_sae").mkdir()
-    write_json(run / "train_sae" / "result.json", dict(dictionary="0" * 64))
+    trained = dict(release="v1", dictionary="0" * 64, features=1, measured={})
+    write_json(run / "train_sae" / "result.json", trained)
     refused(drift_of(run), "another dictionary")
 
 

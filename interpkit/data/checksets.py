@@ -135,7 +135,7 @@ def check_number(c: str, x: pd.Series):
         )
     check(c, x.to_numpy(float, na_value=np.nan))
 
-# %% ../../nbs/02_data/02_checksets.ipynb #c4c44584
+# %% ../../nbs/02_data/02_checksets.ipynb #3bbcb0a4
 def _check_category(c: str, x: pd.Series):
     "Refuse categories that are missing or lists."
     refuse_rows(
@@ -146,7 +146,11 @@ def _check_category(c: str, x: pd.Series):
         f"rows[{c!r}] = rows[{c!r}].fillna('unknown'), or leave the column out",
     )
     refuse_rows(
-        x.map(lambda v: not np.isscalar(v)), c, "text or a number", "a list", "one value per row"
+        x.map(lambda v: not pd.api.types.is_scalar(v)),
+        c,
+        "text, a number or a date",
+        "a list or a table",
+        "one value per row",
     )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #bccbccbe
@@ -187,7 +191,7 @@ def _numbers(v: Any) -> np.ndarray:
         return np.empty(0, object)  # nested lists of different lengths
     return a if a.ndim == 1 and a.dtype.kind in "iuf" else np.empty(0, object)
 
-# %% ../../nbs/02_data/02_checksets.ipynb #5d90d82c
+# %% ../../nbs/02_data/02_checksets.ipynb #1ce71f37
 def _check_token_ids(c: str, arrays: pd.Series):  # of arrays
     "Refuse lists of numbers that are no token ids."
     refuse_rows(
@@ -202,7 +206,8 @@ def _check_token_ids(c: str, arrays: pd.Series):  # of arrays
         c,
         "token ids >= 0",
         "a negative id",
-        "tokenize with the release's own vocabulary",
+        "tokenize with the release's own vocabulary; where a negative number pads the rows, cut it "
+        f"off: rows[{c!r}].map(lambda ids: [i for i in ids if i >= 0])",
     )
 
 # %% ../../nbs/02_data/02_checksets.ipynb #b47b583d
@@ -283,16 +288,16 @@ def _check_events(c: str, x: pd.Series):
     if arrays.map(lambda a: len(np.unique(a[a >= 0]))).max() < 2:
         raise invalid(f"a sequence of two events or more in column {c!r}", "none", mend)
 
-# %% ../../nbs/02_data/02_checksets.ipynb #d4b280ca
+# %% ../../nbs/02_data/02_checksets.ipynb #0c1a2f3e
 def _read_parquet(path: Path) -> pd.DataFrame:
     "The rows of a parquet file; raises (exit code 65) where it can't be read."
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.exists():
+    if not path.is_file():
         raise invalid(
             f"a check set in {path}",
-            "no such file",
+            "a folder, a pipe or a device" if path.exists() else "no such file",
             "check the path: --data FILE takes a parquet file",
         )
     try:

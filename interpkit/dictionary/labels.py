@@ -6,7 +6,7 @@
 __all__ = ['SHARE', 'NOT_AN_INPUT', 'readable', 'token_names', 'terms_at', 'places_of', 'Place', 'halves', 'choose', 'figures_of',
            'unnamed', 'spelt_out', 'marked', 'allowed_terms', 'label_dictionary', 'label_features']
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #f152e948
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #7c4d96a6
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import bad_parameter, nearest
-from ..core.files import read_json
+from ..core.forms import read_form
 from ..core.groups import weights_of
 from ..core.show import percent
 from ..data.checksets import hash_split
@@ -67,19 +67,24 @@ def readable(names: dict[int, str]) -> dict[int, str]:
     count = Counter(shown.values())
     return {i: n if count[n] == 1 else names[i] for i, n in shown.items()}
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #e3efc6f7
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #e5d8703f
 def token_names(release: Release) -> dict[int, str]:
     "id -> name from the release folder's `vocab.json` or tokenizer; empty where there is none."
     folder = release.folder
     if folder is None:
         return {}
     if (folder / "vocab.json").exists():
-        return readable({int(i): n for n, i in read_json(folder / "vocab.json").items()})
+        ids = read_form(folder / "vocab.json", dict[str, int])
+        return readable({i: n for n, i in ids.items()})
     if not (folder / "tokenizer.json").exists():
         return {}
     from transformers import AutoTokenizer  # takes seconds to import
 
-    return readable({i: n for n, i in AutoTokenizer.from_pretrained(folder).get_vocab().items()})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception:  # one with code of its own, which is not run, or of another version
+        return {}
+    return readable({i: n for n, i in tokenizer.get_vocab().items()})
 
 # %% ../../nbs/04_dictionary/03e_labels.ipynb #0fd0977b
 def _padded(column: pd.Series, fill: float) -> np.ndarray:  # [B, T]

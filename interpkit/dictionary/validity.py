@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['silent_sites', 'certify', 'verify_canary']
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #314a08ac
+# %% ../../nbs/04_dictionary/04_validity.ipynb #178ab5aa
 import warnings
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import invalid
+from ..core.forms import FOREIGN
 from ..core.show import percent
 from .dictionary import Dictionary
 from .evaluate import evaluate
@@ -109,7 +110,39 @@ def _same_features(
         f"{agree:.2%} of the active features of the canary batch are active again",
     )
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #c626ce23
+# %% ../../nbs/04_dictionary/04_validity.ipynb #93872113
+def _require_recorded(dictionary: Dictionary) -> None:
+    "Raise (exit code 65) where a canary batch lacks what was recorded at a site, or fits no batch."
+    sites = [str(s) for s in dictionary.sites]
+    sizes = [dictionary.at(s).n_features for s in dictionary.sites]
+    widths = {f"codes {s}": n for s, n in zip(sites, sizes, strict=True)}
+    widths |= dict.fromkeys(map(str, dictionary.targets)) | dict.fromkeys(sites)
+    for name, width in widths.items():
+        found = torch.as_tensor(dictionary.canary.get(name, 0.0))
+        acts = torch.as_tensor(dictionary.canary.get(name.removeprefix("codes "), 0.0))
+        if (
+            found.ndim < 2
+            or found.shape[:-1] != acts.shape[:-1]
+            or width
+            not in (
+                None,
+                found.shape[-1],
+            )
+        ):
+            raise invalid(
+                f"a canary batch with {name!r}", f"shape {list(found.shape)}", "certify it again"
+            )
+
+
+def _kept_rows(validity: dict) -> pd.DataFrame:
+    "The canary rows of a validity file. Raises (exit code 65) where it holds something else."
+    try:
+        return rows_again(validity)
+    except FOREIGN as e:
+        asked = "canary rows in validity.json: canary, canary_dtypes, canary_columns"
+        raise invalid(asked, type(e).__name__, "certify the dictionary again") from None
+
+# %% ../../nbs/04_dictionary/04_validity.ipynb #64f813ec
 def _require_certificate(release: Release, dictionary: Dictionary) -> None:
     "Raise (exit code 65) where a dictionary has no certificate for this release."
     made_for = dictionary.validity
@@ -125,9 +158,10 @@ def _require_certificate(release: Release, dictionary: Dictionary) -> None:
     if measured != dictionary.fingerprint or not dictionary.canary:
         raise invalid(
             "a dictionary with the weights that were certified",
-            f"other weights, or no canary batch, under the validity of {made_for['release']!r}",
+            f"other weights, or no canary batch, under the validity of {release.name!r}",
             "certify the dictionary again: certify(release, dictionary, held_out_rows)",
         )
+    _require_recorded(dictionary)
     if empty := silent_sites(dictionary):
         raise invalid(
             "a canary batch that says something of every source",
@@ -135,7 +169,7 @@ def _require_certificate(release: Release, dictionary: Dictionary) -> None:
             "certify on a few hundred rows: certify(release, dictionary, held_out_rows, like=rows)",
         )
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #dbd09d3f
+# %% ../../nbs/04_dictionary/04_validity.ipynb #4348aa86
 def verify_canary(release: Release, dictionary: Dictionary) -> None:
     """Raise (exit code 65) where the release no longer gives what the canary batch recorded.
 
@@ -145,7 +179,7 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
     dictionary = dictionary.to(release.device)
     _require_certificate(release, dictionary)
     made_for = dictionary.validity
-    values = _canary_values(release, dictionary, rows_again(made_for))
+    values = _canary_values(release, dictionary, _kept_rows(made_for))
     sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
     recorded = {s: dictionary.canary[s].numpy() for s in sites}
     ok, message = compare_canary(recorded, {s: values[s].cpu().numpy() for s in sites})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['embedding_site', 'counted_positions', 'event_starts', 'Positions', 'Tokens']
 
-# %% ../../nbs/07_explain/02a_events.ipynb #32b972c0
+# %% ../../nbs/07_explain/02a_events.ipynb #f8792da6
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.groups import weights_of
 from ..model.batch import Batch, counted
 from ..model.capture import capture, run_spliced
 from ..model.gradients import grad_at_sites
@@ -166,14 +167,12 @@ class Tokens(Positions):
             part = order[start : start + size]
             yield part, release.batch(self.rows.iloc[part])
 
-# %% ../../nbs/07_explain/02a_events.ipynb #58f2cd4a
+# %% ../../nbs/07_explain/02a_events.ipynb #73d62060
 @patch
 def mean(self: Tokens, release: Release) -> Tensor:  # [d]
     "The mean vector of a release's tokens, over positions that count and weighted rows."
     if id(release) not in self.means:
-        weight = np.ones(len(self.rows))
-        if "weight" in self.rows:
-            weight = self.rows["weight"].to_numpy(float, copy=True)
+        weight = weights_of(self.rows)
         total, number = torch.zeros((), dtype=torch.float64), 0.0
         site = self.sites[id(release)]
         for part, batch in self.batches(release):

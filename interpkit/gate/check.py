@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'read_for', 'rows_of',
            'training_rows', 'train', 'limits_of', 'register', 'CheckResult', 'score', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #92bf0579
+# %% ../../nbs/09_gate/04_check.ipynb #7cf65de8
 import secrets
 import warnings
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from torch import nn
 
 import interpkit
 from ..core.errors import bad_parameter, invalid
+from ..core.files import private_folder, storage_error
 from ..data.checksets import check_digest, hash_split, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
@@ -40,7 +41,7 @@ from .progress import Progress
 from .report import write_report
 from ..model.inputs import FunctionInputs
 from ..model.own_rows import require_own_rows
-from ..model.reading import require_readable
+from ..model.reading import refuse_weight_as_input, require_readable
 from ..model.releases import Release
 from ..model.renamed import module_names, renamed
 from ..model.sites import Site
@@ -119,11 +120,12 @@ def schema_notes(old: Release, new: Release) -> list[str]:
     "What is different in vocabulary and columns, by name; empty where nothing is."
     return _renamed(old, new) + _columns(old, new)
 
-# %% ../../nbs/09_gate/04_check.ipynb #7489bbae
+# %% ../../nbs/09_gate/04_check.ipynb #e006e5ac
 def try_out(old: Release, new: Release, rows: pd.DataFrame, most: int = 64):
     "Read all rows with both releases and run some; raises (exit code 65) where that fails."
     some = old.pin(rows.head(most))
     for release in (old, new):
+        refuse_weight_as_input(release, some)
         release.run(some)
         require_own_rows(release, some)
         require_readable(release, rows, old)
@@ -238,7 +240,15 @@ def register(
     )
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #87c0a713
+# %% ../../nbs/09_gate/04_check.ipynb #cfdd25b5
+def _private(folder) -> Path:
+    "A folder for a check, made where there is none; raises (exit code 64 or 75) where that fails."
+    try:
+        return private_folder(folder)
+    except OSError as e:
+        raise storage_error(folder, e) from e
+
+
 @dataclass(frozen=True)
 class CheckResult:
     "A check that was done: verdict, and all that it follows from."
@@ -273,7 +283,7 @@ class CheckResult:
 
     def save(self, folder) -> Path:
         "Write the evidence folder, and the report beside it as report.html."
-        folder = Path(folder)
+        folder = _private(folder)
         evidence = write_evidence(
             folder / "evidence", self.plan, self.table, self.verdict, self.printed, self.preview
         )
@@ -331,7 +341,7 @@ def score(
     printed = _printed(comparison, table, verdict, examples)
     return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
 
-# %% ../../nbs/09_gate/04_check.ipynb #140501d5
+# %% ../../nbs/09_gate/04_check.ipynb #3ba19091
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     "A dictionary for the old release, and the rows that are left to check on."
     train_rows = None if train_data is None else read_for(old, train_data)
@@ -343,7 +353,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     )
     dictionary = train(old, learn, policy, progress)
     if out is not None:
-        dictionary.save(Path(out) / "dictionary", overwrite=True)
+        dictionary.save(_private(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
 # %% ../../nbs/09_gate/04_check.ipynb #56cbe182

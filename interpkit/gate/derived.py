@@ -7,7 +7,7 @@ __all__ = ['ABOUT', 'FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problem
            'differences', 'writable', 'examples_of', 'behaviour_of', 'printed_problem', 'preview_problem',
            'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #908ae408
+# %% ../../nbs/09_gate/01c_derived.ipynb #6ab36ffa
 import math
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pandas as pd
 from ..core.digests import canonical, digest_file, six
 from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
+from ..core.forms import FOREIGN
+from ..drift.page import summary_lines
 from ..drift.segments import highest
 from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
@@ -46,12 +48,12 @@ def read_table(path: Path) -> pd.DataFrame:
         raise invalid(f"the table of a check in {path}", given, mend)
     return table
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #4150cb63
+# %% ../../nbs/09_gate/01c_derived.ipynb #616fabeb
 def _read_as(kind, file: Path, what: str):
     "`kind.from_dict` of a JSON file; raises (exit code 65) where the file holds something else."
     try:
         return kind.from_dict(read_json(file))
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"{what} in {file}",
             f"{type(e).__name__}: {e}",
@@ -141,12 +143,16 @@ def plan_problems(plan: Plan) -> list[str]:
         told.append(f"feature {beyond[0]!r} is watched, of {plan.features}")
     return told
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #19ef1f9b
+# %% ../../nbs/09_gate/01c_derived.ipynb #a364eb29
 def plan_of(folder: Path) -> Plan:
     "The plan of an evidence folder; raises (exit code 65) where it contradicts itself."
     file = Path(folder) / "preregistration.json"
     plan = _read_as(Plan, file, "a plan")
-    if problems := plan_problems(plan):
+    try:
+        problems = plan_problems(plan)
+    except FOREIGN as e:
+        problems = [f"a part of another form ({type(e).__name__})"]
+    if problems:
         mend = "do not rely on this evidence: run the check again"
         raise invalid(f"a plan that agrees with itself in {file}", "; ".join(problems), mend)
     return plan
@@ -156,14 +162,14 @@ def verdict_of(folder: Path) -> Verdict:
     "The verdict that an evidence folder states."
     return _read_as(Verdict, Path(folder) / "verdict.json", "a verdict")
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #a86823c5
+# %% ../../nbs/09_gate/01c_derived.ipynb #6ed775ff
 def derive(folder) -> Verdict:
     "The verdict that follows from plan and table of an evidence folder; no model is run."
     folder = Path(folder)
     plan, table = plan_of(folder), read_table(folder / "table.parquet")
     try:
         return judge(decide(table, plan), plan, table, plan.notes)
-    except (TypeError, ValueError, KeyError, AttributeError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"a table that answers the plan in {folder / 'table.parquet'}",
             f"{type(e).__name__}: {e}",
@@ -239,7 +245,7 @@ def _examples_problem(stated: dict, table: pd.DataFrame, verdict: Verdict) -> st
     others = [f for f in {**bare, **expected} if bare.get(f) != expected.get(f)]
     return f"the examples of {others[0]!r} are not those whose effect moved most in the table"
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #0226a773
+# %% ../../nbs/09_gate/01c_derived.ipynb #737de6c6
 def _centred(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [n] each
     "Decisions of the old and the new release and their weights, as the table has them."
     rows = table[(table.statement == "decisions") & (table.segment == "")]
@@ -257,7 +263,7 @@ def behaviour_of(table: pd.DataFrame, top: float = 0.10) -> dict:
     old, new, weight = _centred(table)
     product, power = np.average(old * new, weights=weight), np.average(old**2, weights=weight)
     power = power * np.average(new**2, weights=weight)
-    found = dict(identical=bool(np.abs(old - new).max() <= 1e-4))
+    found: dict[str, float] = dict(identical=bool(np.abs(old - new).max() <= 1e-4))
     if power > 0:
         found["unexplained"] = float(1 - product**2 / power)
     if np.ptp(old) > 0 and np.ptp(new) > 0:
@@ -306,7 +312,7 @@ def _plan_problem(stated: dict, plan: Plan) -> str:
     kept = {name: read[name] for name in stated if name in read}
     return "" if canonical(stated) == canonical(kept) else "parts that no plan has"
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #2e998f34
+# %% ../../nbs/09_gate/01c_derived.ipynb #ed22bd21
 def _problems(folder: Path) -> dict[str, str]:
     "File -> what is wrong with it, '' for nothing; for those that are there."
     plan, verdict = plan_of(folder), derive(folder)
@@ -317,17 +323,18 @@ def _problems(folder: Path) -> dict[str, str]:
     found["preregistration.json"] += _plan_problem(content["preregistration.json"], plan)
     found["verdict.json"] += differences(content["verdict.json"], verdict.to_dict())
     if "printed.json" in found:
+        summary_lines(verdict, content["printed.json"], plan)  # whether it can be read out
         found["printed.json"] += printed_problem(content["printed.json"], table, verdict, plan)
     if "preview.json" in found:
         found["preview.json"] += preview_problem(content["preview.json"], plan)
     return found | {p.name: "no file of evidence" for p in folder.iterdir() if p.name not in KNOWN}
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #3205a69d
+# %% ../../nbs/09_gate/01c_derived.ipynb #d6de63a7
 def wrong_files(folder: Path) -> list[str]:
     "The files of an evidence folder that do not follow, one line each; empty where all do."
     try:
         found = _problems(folder)
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"preview.json, printed.json and verdict.json of a check in {folder}",
             f"{type(e).__name__}: {e}",

@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', '
            'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'refuse_others',
            'named_before', 'drift', 'keep_evidence', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #e93d5fce
+# %% ../../nbs/09_gate/05a_jobs.ipynb #aa30f06a
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.digests import digest_file, digest_json
 from ..core.errors import bad_parameter, invalid
-from ..core.files import read_json, write_json
+from ..core.files import write_json
 from ..data.checksets import check_digest, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..drift.comparison import hashed
@@ -38,13 +38,22 @@ from interpkit.gate.check import (
     training_rows,
     try_out,
 )
+from .derived import plan_of
 from .evidence import verify_scored, write_evidence
 from .forecast import forecast
 from .parameters import Drift, Preflight, Report, TrainClt, TrainSae
 from .policy import Policy
 from .progress import Progress
 from .report import write_report
-from .results import begin, digest_of, recorded, result_of
+from interpkit.gate.results import (
+    begin,
+    digest_of,
+    preview_of,
+    question_of,
+    recorded,
+    result_of,
+    salt_of,
+)
 from .story import origin_of, question_digest, result_of_report
 from ..model.releases import Release
 
@@ -81,7 +90,7 @@ def rows_to_check(settings: dict, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     return training_rows(rows)[1]
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #67aaeafe
+# %% ../../nbs/09_gate/05a_jobs.ipynb #08cfa561
 def write_plan(run: Path, settings: dict, inputs: Inputs, dictionary: Dictionary) -> str:
     "Write the plan and what it can settle; the digest of the plan."
     rows = rows_to_check(settings, inputs.rows)
@@ -91,7 +100,7 @@ def write_plan(run: Path, settings: dict, inputs: Inputs, dictionary: Dictionary
         dictionary,
         rows,
         inputs.policy,
-        settings["salt"],
+        salt_of(run),
         question_digest(settings),
     )
     write_json(run / "preview.json", preview)
@@ -103,7 +112,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #bd24f5c9
+# %% ../../nbs/09_gate/05a_jobs.ipynb #5fc7b0fb
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -133,6 +142,7 @@ def preflight(p: Preflight) -> dict:
     if p.train_data:
         training_rows(rows, read_for(old, p.train_data))
     write_json(run / "check.json", settings)
+    salt_of(run, new=True)
     write_json(run / "preview.json", foreseen)
     if p.dictionary:
         dictionary = dictionary_of(run, settings, old)
@@ -219,10 +229,10 @@ def refuse_changed_plan(run: Path, registered: str):
             "start a new run: --out DIR; limits belong into check.toml",
         )
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #9381cb99
+# %% ../../nbs/09_gate/05a_jobs.ipynb #82c15fd7
 def registered_plan(run: Path) -> Plan:
     "The plan of a run; raises (exit code 65) where other code would measure it now."
-    plan = Plan.from_dict(read_json(run / "preregistration.json"))
+    plan = plan_of(run)
     if plan.code != code_digest(load_families(plan.families)):
         raise invalid(
             "the code with which the check was registered",
@@ -231,10 +241,10 @@ def registered_plan(run: Path) -> Plan:
         )
     return plan
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #602533ed
+# %% ../../nbs/09_gate/05a_jobs.ipynb #9722ee2f
 def refuse_others(here: dict[str, str], named: dict[str, str]):
     "Raise (exit code 65) where a release, a dictionary or the rows are others than was named."
-    others = [name for name, digest in named.items() if here[name] != digest]
+    others = [name for name, digest in named.items() if here.get(name) != digest]
     if others:
         raise invalid(
             "the releases, dictionary and rows that were registered",
@@ -252,7 +262,7 @@ def named_before(run: Path, settings: dict) -> dict[str, str]:
             named["dictionary"] = trained["dictionary"]
     return named
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #92c3d6db
+# %% ../../nbs/09_gate/05a_jobs.ipynb #64a595c9
 @recorded("drift")
 def drift(p: Drift) -> dict:
     "Score the new release and write the evidence folder."
@@ -264,7 +274,7 @@ def drift(p: Drift) -> dict:
             "no preflight/result.json",
             "run the preflight first: ipk check runs all jobs in their order",
         )
-    settings = read_json(run / "check.json")
+    settings = question_of(run)
     refuse_changed_inputs(settings, first.get("question", ""))
     if settings["places"]["dictionary"]:
         refuse_changed_plan(run, first["registered"])
@@ -283,8 +293,8 @@ def drift(p: Drift) -> dict:
         dictionary,
         rows,
         plan,
-        read_json(run / "preview.json"),
-        settings["salt"],
+        preview_of(run),
+        salt_of(run),
         inputs.policy.examples,
         Progress(),
     )
@@ -316,15 +326,15 @@ def report(p: Report) -> dict:
     write_json(run / "verdict.json", verified.verdict.to_dict())
     return result_of_report(verified.verdict, verified.digest)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #4d25baaf
+# %% ../../nbs/09_gate/05a_jobs.ipynb #b84aa481
 def look_up(
     run,  # folder of a run
     sequences,  # salted hashes of its report
 ) -> pd.DataFrame:
     "The rows of a run's check set that belong to hashes; raises (exit code 65) for foreign ones."
-    settings = read_json(Path(run) / "check.json")
+    settings = question_of(run)
     rows = read_check_set(settings["places"]["data"])
-    hashes = hashed(rows["sequence_id"], settings["salt"])
+    hashes = hashed(rows["sequence_id"], salt_of(run))
     place = {h: i for i, h in enumerate(hashes)}
     unknown = [s for s in sequences if s not in place]
     if unknown:

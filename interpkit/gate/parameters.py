@@ -91,7 +91,7 @@ def first_problem(model: type, error: ValidationError, mend: str) -> InterpkitEr
         given = "nothing"
     return bad_parameter(expected(model, where, problem["msg"]), given, mend)
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #92c0d484
+# %% ../../nbs/09_gate/00_parameters.ipynb #56fe076e
 def validated(
     model: type[Model],
     given: dict,  # name -> value
@@ -99,6 +99,9 @@ def validated(
 ) -> Model:
     "An instance of `model`; raises (exit code 64) where a name is unknown or a value does not fit."
     refuse_names(given, model.model_fields)
+    for name, x in given.items():
+        if isinstance(x, str) and "\0" in x:
+            raise bad_parameter(f"{name} without a character 0", repr(x)[:60], mend)
     try:
         return model(**given)
     except ValidationError as e:

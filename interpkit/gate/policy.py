@@ -6,15 +6,16 @@
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'read_policy', 'as_written', 'with_flags',
            'Policy']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #353243f8
+# %% ../../nbs/09_gate/00a_policy.ipynb #63ffa759
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ..core.errors import bad_parameter
-from ..core.files import read_json
+from ..core.errors import ExitCode, InterpkitError, bad_parameter
+from ..core.files import is_deep, read_bytes
+from ..core.forms import read_form
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 
@@ -81,20 +82,21 @@ class Training(Parameters):
     )
     finish: int = Field(default=0, ge=0, description="steps on the model's own decision at the end")
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #d04bcd82
+# %% ../../nbs/09_gate/00a_policy.ipynb #da63bea9
 def read_policy(path: Path) -> dict:
     "What a TOML or JSON file says; raises (exit code 64) where it is missing or broken."
-    if path.suffix == ".json":
-        return read_json(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise bad_parameter(
-            f"a policy in {path}",
-            e.strerror or type(e).__name__,
-            "write one: ipk init --new DIR --data FILE",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        if path.suffix == ".json":
+            return read_form(path, dict)
+        policy = tomllib.loads(read_bytes(path).decode("utf-8"))
+        if is_deep(policy):
+            raise ValueError("nested deeper than any policy")
+        return policy
+    except InterpkitError as e:
+        mend = "write one: ipk init --new DIR --data FILE"
+        code = e.code if e.code == ExitCode.RETRY else ExitCode.BAD_PARAMETERS
+        raise InterpkitError(f"a policy in {path}", e.given, mend, code) from None
+    except (ValueError, RecursionError) as e:
         raise bad_parameter(f"TOML in {path}", str(e), "correct the line it names") from None
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #6478cde0
@@ -106,7 +108,7 @@ def as_written(given) -> dict:
         return dict(given)
     return read_policy(Path(given)) if given else {}
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #80128dcf
+# %% ../../nbs/09_gate/00a_policy.ipynb #398a1f6e
 def with_flags(policy: dict, flags: dict) -> dict:
     "A policy with flags in place of what it said; `training__k` is `k` under [training]."
     if not isinstance(policy, dict):
@@ -118,7 +120,11 @@ def with_flags(policy: dict, flags: dict) -> dict:
         if x is None:
             continue
         group, _, key = name.partition("__")
-        changed[group] = {**changed.get(group, {}), key: x} if key else x
+        held = changed.get(group, {})
+        if key and isinstance(held, dict):
+            changed[group] = {**held, key: x}
+        elif not key:
+            changed[group] = x
     return changed
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #6747deb4
