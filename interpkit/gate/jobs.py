@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', '
            'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'refuse_others',
            'named_before', 'drift', 'keep_evidence', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #59ddd102
+# %% ../../nbs/09_gate/05a_jobs.ipynb #3c31a0af
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..drift.comparison import hashed
 from ..drift.measure import load_families
 from ..drift.plan import code_digest
 from ..drift.statements import Plan
+from .about import probability_note
 from .askable import refuse_hopeless
 from interpkit.gate.check import (
     as_new,
@@ -46,7 +47,7 @@ from .results import begin, digest_of, recorded, result_of
 from .story import origin_of, question_digest, result_of_report
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #bb006206
+# %% ../../nbs/09_gate/05a_jobs.ipynb #710933f2
 @dataclass(frozen=True)
 class Inputs:
     "What a run reads: the policy in force, both releases, and the rows of its check set."
@@ -63,7 +64,7 @@ class Inputs:
         places = settings["places"]
         old = as_release(places["old"], "old", policy)
         new = as_new(places["new"], policy)
-        return cls(policy, old, new, rows_of(places["data"], old))
+        return cls(policy, old, new, rows_of(places["data"], old, policy.label))
 
 # %% ../../nbs/09_gate/05a_jobs.ipynb #c988bd11
 def dictionary_of(run: Path, settings: dict, old: Release) -> Dictionary:
@@ -101,7 +102,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #b65fcab8
+# %% ../../nbs/09_gate/05a_jobs.ipynb #5c598c7e
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -118,7 +119,7 @@ def preflight(p: Preflight) -> dict:
         new=new.name,
         device=str(old.device),
         sequences=len(checked),
-        notes=schema_notes(old, new),
+        notes=[*schema_notes(old, new), *filter(None, [probability_note(old, rows)])],
         for_sign_off=old.for_sign_off and new.for_sign_off,
         registered="",
         alerts=inputs.policy.alerts,
@@ -126,7 +127,7 @@ def preflight(p: Preflight) -> dict:
         fingerprints=loaded(inputs, checked),
     )
     if p.train_data:
-        training_rows(rows, read_for(old, p.train_data))
+        training_rows(rows, read_for(old, p.train_data, inputs.policy.label))
     write_json(run / "check.json", settings)
     write_json(run / "preview.json", foreseen)
     if p.dictionary:
@@ -145,11 +146,11 @@ def store_of(folder: Path, *what) -> Path:
             )
     return store
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #56149ce6
+# %% ../../nbs/09_gate/05a_jobs.ipynb #7b58d0f9
 def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and save it; a killed training goes on."
     release = as_release(p.release, "release", policy)
-    rows = read_for(release, p.data)
+    rows = read_for(release, p.data, policy.label)
     if p.half:
         rows = training_rows(rows)[0]
     store = store_of(
@@ -311,14 +312,14 @@ def report(p: Report) -> dict:
     write_json(run / "verdict.json", verified.verdict.to_dict())
     return result_of_report(verified.verdict, verified.digest)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #4d25baaf
+# %% ../../nbs/09_gate/05a_jobs.ipynb #9722b19e
 def look_up(
     run,  # folder of a run
     sequences,  # salted hashes of its report
 ) -> pd.DataFrame:
     "The rows of a run's check set that belong to hashes; raises (exit code 65) for foreign ones."
     settings = read_json(Path(run) / "check.json")
-    rows = read_check_set(settings["places"]["data"])
+    rows = read_check_set(settings["places"]["data"], [], label=settings["policy"].get("label"))
     hashes = hashed(rows["sequence_id"], settings["salt"])
     place = {h: i for i, h in enumerate(hashes)}
     unknown = [s for s in sequences if s not in place]

@@ -6,24 +6,34 @@
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'read_policy', 'as_written', 'with_flags',
            'Policy']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #353243f8
+# %% ../../nbs/09_gate/00a_policy.ipynb #6510f3d4
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core.errors import bad_parameter
 from ..core.files import read_json
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #f95ca75b
+# %% ../../nbs/09_gate/00a_policy.ipynb #4befaaf0
 class Limit(Parameters):
     "The most that may change, as a share, and why."
 
     limit: float = Field(gt=0, description="a share, 0.15 for 15 %")
     why: str = Field(default="the default", description="the reason, for whoever asks later")
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_a_number(cls, given: Any) -> Any:
+        "A number alone is a limit without a reason."
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            return dict(limit=float(given))
+        if not isinstance(given, (dict, Limit)):
+            raise ValueError("a share such as 0.2, or {'limit': 0.2, 'why': '...'}")
+        return given
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #835f11af
 def default_limit(name: str) -> Any:
@@ -121,7 +131,7 @@ def with_flags(policy: dict, flags: dict) -> dict:
         changed[group] = {**changed.get(group, {}), key: x} if key else x
     return changed
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #53bbf458
+# %% ../../nbs/09_gate/00a_policy.ipynb #7949c5fa
 class Policy(Parameters):
     "What a team has decided about its checks."
 
@@ -135,6 +145,10 @@ class Policy(Parameters):
         default_factory=list,
         description="what a transcoder or a CLT writes, one per site: "
         "['model.layers.1.mlp:out']; empty: what comes out of the MLPs",
+    )
+    label: dict[str, int] = Field(
+        default_factory=dict,
+        description="what words in the column `label` mean: {good = 0, bad = 1}; empty: numbers",
     )
     segments: bool = Field(
         default=True, description="whether every segment makes its own statements"

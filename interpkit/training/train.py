@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', 'calibrated', 'training_record', 'opened',
            'train_dictionary']
 
-# %% ../../nbs/05_training/07_train.ipynb #84c10c7a
+# %% ../../nbs/05_training/07_train.ipynb #31a0d76a
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.calls import at_the_door
 from ..core.digests import digest_json
 from ..data.checksets import check_digest
 from ..data.seen import row_hashes, sketch
@@ -193,10 +194,11 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #d303bee5
+# %% ../../nbs/05_training/07_train.ipynb #95c2981e
+@at_the_door
 def train_dictionary(
     release: Release,
-    rows: pd.DataFrame,
+    rows: pd.DataFrame,  # or a table in any other form, or the path of a file
     sites=None,  # what is read; default: the release's sites, or what goes into its MLPs
     n_features: int | None = None,  # features per site; default 8 x width, at least 64
     k: int | None = None,  # active features per token and site; default width / 5, from 8 to 32
@@ -218,7 +220,7 @@ def train_dictionary(
     It comes in threshold form, measured and certified on held-out rows. Raises (exit code 64, or
     65 for what rows and model hold) before anything is stored where that can be known."""
     # what is asked and refused
-    check_kinds(release, rows, lr, store)
+    rows = check_kinds(release, rows, lr, store)
     check_callable("progress", progress)
     check_callable("watch", watch, mend="watch=Watch()")
     check_rows(rows)
