@@ -219,14 +219,20 @@ def _converted(data: Any) -> pd.DataFrame | None:
             return made
     return None
 
-# %% ../../nbs/00_core/05_tables.ipynb #c51da584
+# %% ../../nbs/00_core/05_tables.ipynb #b8b9ae2d
+def _dense(rows: pd.DataFrame) -> pd.DataFrame:
+    "The same frame, or one whose sparse columns hold every value."
+    sparse = {c: x.subtype for c, x in rows.dtypes.items() if isinstance(x, pd.SparseDtype)}
+    return rows.astype(sparse) if sparse else rows
+
+# %% ../../nbs/00_core/05_tables.ipynb #163aaa6f
 def as_frame(data: Any) -> pd.DataFrame:
     """A table in whatever form people have it, as a data frame: the same object where it is one.
 
     Raises (exit code 64 for objects, 65 for files) where it is no table.
     """
     if isinstance(data, pd.DataFrame):
-        return data
+        return _dense(data) if data.columns.is_unique else data
     if isinstance(data, (str, Path)):
         return from_file(Path(data))
     if isinstance(data, (list, tuple)) and all(isinstance(row, Mapping) for row in data):

@@ -6,7 +6,7 @@
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'refuse_late',
            'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #c43d2637
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #c1f508f0
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.errors import bad_parameter, invalid
 from ..core.statistics import Interval, ratio_interval
 from ..core.tables import as_frame
+from ..data.checksets import without_other_ids
 from .dictionary import Dictionary
 from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import capture, run_spliced
@@ -27,12 +28,12 @@ from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #1ab593c5
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #d957909d
 def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> pd.DataFrame:
     "The rows as a data frame. Raises (exit code 64) unless a Release and a Dictionary come first."
     if isinstance(release, Release) and isinstance(dictionary, Dictionary):
         if not isinstance(rows, (Release, Dictionary)):
-            return as_frame(rows)
+            return without_other_ids(as_frame(rows), release.inputs_columns)
     raise bad_parameter(
         "a Release, a Dictionary and a DataFrame, in this order",
         ", ".join(type(x).__name__ for x in (release, dictionary, rows)),

@@ -136,7 +136,7 @@ def _require_certificate(release: Release, dictionary: Dictionary) -> None:
             "certify on a few hundred rows: certify(release, dictionary, held_out_rows, like=rows)",
         )
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #d642ec38
+# %% ../../nbs/04_dictionary/04_validity.ipynb #c249754b
 def verify_canary(release: Release, dictionary: Dictionary) -> None:
     """Raise (exit code 65) where the release no longer gives what the canary batch recorded.
 
@@ -148,7 +148,8 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
     made_for = dictionary.validity
     values = _canary_values(release, dictionary, rows_again(made_for))
     names = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
-    if made_for["fingerprint"] != release.fingerprint:  # live there, saved here, or the other way
+    moved = made_for["fingerprint"] != release.fingerprint  # live there, saved here, or vice versa
+    if moved:
         names.append("decision")  # which the weights alone do not tell
     recorded = {name: dictionary.canary[name].numpy() for name in names}
     ok, message = compare_canary(recorded, {name: values[name].cpu().numpy() for name in names})
@@ -158,6 +159,9 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
         raise invalid(
             "the activations that the canary batch of the dictionary recorded",
             message,
-            "run with the library versions and the device under which the dictionary was made, "
-            "or train it again",
+            "save the live release with the inputs, the decision and the fitted files that it had "
+            "when the dictionary was made, or train it again"
+            if moved
+            else "run with the library versions and the device under which the dictionary was "
+            "made, or train it again",
         )

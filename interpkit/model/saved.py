@@ -23,7 +23,7 @@ def probe_rows(inputs: TokenInputs | ColumnInputs | FunctionInputs) -> pd.DataFr
         return pd.DataFrame(values, columns=inputs.columns)
     return None
 
-# %% ../../nbs/01_model/04g_saved.ipynb #165c1e9f
+# %% ../../nbs/01_model/04g_saved.ipynb #69b36c7b
 ASKED = "pass factory=... and factory_args={...} that build the model as it is"
 
 
@@ -47,4 +47,5 @@ def require_same(
         return
     pinned = live.pin(rows)
     if not torch.allclose(live.run(pinned), again.run(pinned), rtol=1e-4, atol=1e-5):
-        raise bad_parameter("the same decisions after saving", f"other ones from {factory}", ASKED)
+        mend = f"{ASKED}, and pass files=[...] as they were when the live release read them"
+        raise bad_parameter("the same decisions after saving", f"other ones from {factory}", mend)
