@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['refuse_unknown', 'described', 'at_the_door']
 
-# %% ../../nbs/00_core/06_calls.ipynb #c03efbf1
+# %% ../../nbs/00_core/06_calls.ipynb #2d868a97
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -26,7 +27,14 @@ def refuse_unknown(
             mend = nearest(argument, known)
             raise bad_parameter(f"an argument that {name} knows", repr(argument), mend)
 
-# %% ../../nbs/00_core/06_calls.ipynb #b6816dc4
+# %% ../../nbs/00_core/06_calls.ipynb #67688f27
+def _kind(annotation: Any) -> str:
+    "': Release | None' for an annotation, without the modules in which types lie; '' for none."
+    if annotation is inspect.Parameter.empty:
+        return ""
+    return ": " + re.sub(r"\b(\w+\.)+(?=\w)", "", inspect.formatannotation(annotation))
+
+# %% ../../nbs/00_core/06_calls.ipynb #07e91d9f
 def described(call: Callable) -> str:
     "The docstring of a function, and a line for each parameter: its type, its default, what it is."
     from fastcore.docments import docments
@@ -39,13 +47,9 @@ def described(call: Callable) -> str:
     for name, p in about.items():
         if name in ("return", "cls", "self"):
             continue
-        kind = (
-            ""
-            if p["anno"] is inspect.Parameter.empty
-            else f": {inspect.formatannotation(p['anno'])}"
-        )
         default = "" if p["default"] is inspect.Parameter.empty else f" = {p['default']!r}"
-        lines.append(f"{name}{kind}{default}" + (f"\n    {p['docment']}" if p["docment"] else ""))
+        lines.append(f"{name}{_kind(p['anno'])}{default}")
+        lines += [f"    {p['docment']}"] if p["docment"] else []
     return "\n".join(lines)
 
 # %% ../../nbs/00_core/06_calls.ipynb #89527a34

@@ -117,7 +117,7 @@ def _check_weight(c: str, values: np.ndarray):  # float [n]
             "leave the column out where all sequences count alike",
         )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #a02ef1d1
+# %% ../../nbs/02_data/02_checksets.ipynb #52f8bcb3
 def _as_number(c: str, x: pd.Series) -> str:
     "How to make numbers of a column `label` or `weight`; its words are not told."
     if pd.to_numeric(x, errors="coerce").notna().equals(x.notna()):
@@ -126,7 +126,8 @@ def _as_number(c: str, x: pd.Series) -> str:
         return "one number per row: the inverse of the sampling probability"
     made = f"rows[{c!r}] = (rows[{c!r}] == WORD).astype(float)"
     return (
-        f"{made}, where WORD is what the column says of a fraud, a default: of what is looked for"
+        f"{made}, where WORD is what the column says of a fraud, a default: of what is looked for; "
+        "or say in the policy what each word means: label = { WORD = 1, OTHER = 0 }"
     )
 
 

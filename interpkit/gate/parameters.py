@@ -65,12 +65,15 @@ def model_at(model: type, where: tuple) -> type:
             model = field.annotation
     return model
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #f6dcb0cf
+# %% ../../nbs/09_gate/00_parameters.ipynb #c1bec3db
 def expected(model: type, where: tuple, message: str) -> str:
     "What was expected at a path, from pydantic's message and the field's own description."
     holder = model_at(model, where)
     field = getattr(holder, "model_fields", {}).get(where[-1]) if where else None
     said = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    names = getattr(field.annotation, "model_fields", {}) if field is not None else {}
+    if names and said.startswith("a valid dictionary"):
+        said = f"names with their values, {{'{next(iter(names))}': ...}}"
     text = f"{'.'.join(map(str, where))}: {said}"
     return f"{text} ({field.description})" if field is not None and field.description else text
 
