@@ -55,7 +55,7 @@ def _value(v: Any) -> Any:
         return v
     return str(v)
 
-# %% ../../nbs/00_core/01_digests.ipynb #218ffdda
+# %% ../../nbs/00_core/01_digests.ipynb #4e9e6031
 def _column_bytes(x: pd.Series) -> tuple[str, bytes]:
     "Type and bytes of a column: numbers as they lie in memory, everything else as JSON."
     values = x.to_numpy()
@@ -63,7 +63,7 @@ def _column_bytes(x: pd.Series) -> tuple[str, bytes]:
         return str(values.dtype), np.ascontiguousarray(values).tobytes()
     missing = x.isna().to_numpy()
     if isinstance(x.dtype, pd.StringDtype):
-        cells = np.where(missing, None, values).tolist()
+        cells = [None if m else v for m, v in zip(missing, values, strict=True)]
     else:
         cells = [None if m else _value(v) for m, v in zip(missing, values, strict=True)]
     try:

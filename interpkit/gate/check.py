@@ -352,7 +352,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(Path(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #2dea0a22
+# %% ../../nbs/09_gate/04_check.ipynb #3989c8ff
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -385,13 +385,9 @@ def check(
     limits: dict | None = None,  # {'effect': 0.2}, or with {'limit': 0.2, 'why': '...'}
     own: dict | None = None,  # what the dictionary has on its own release, where that is known
     new_sites: dict | None = None,  # {'old module': 'new module'}, where names have changed
-    training: dict
-    | None = None,  # of a dictionary: {'n_features': 512, 'k': 16, 'tokens': 400_000}
+    training: dict | None = None,  # of a dictionary: {'n_features': 512, 'k': 16}
 ) -> CheckResult:
-    """Check a new release against an old one: registered first, then scored, then decided.
-
-    Raises InterpkitError where the question can't be asked.
-    """
+    "Check a new release against an old one: registered, scored, decided; raises InterpkitError."
     given = locals()  # by name; taken before there are other names
     flags = {name: given[name] for name in KEYWORDS} | dict(new__sites=new_sites)
     policy = Policy.read(policy, **flags)

@@ -349,7 +349,17 @@ def _built_again(live: Release, folder: Path, factory: str) -> Release:
             f"{ASKED} (its shape; weights are filled in)",
         ) from e
 
-# %% ../../nbs/01_model/05_releases.ipynb #9dc12c97
+# %% ../../nbs/01_model/05_releases.ipynb #03ff8483
+def _told(live: Release) -> dict:
+    "What release.json says beside the model: name, sites, the type of weights, columns."
+    told = dict(name=live.name, sites=[str(site) for site in live.default_sites])
+    if live.dtype != torch.float32:  # weights are written in 32 bits
+        told |= dict(dtype=str(live.dtype).removeprefix("torch."))
+    if isinstance(live.inputs, FunctionInputs) and live.inputs.columns:
+        told |= dict(columns=list(live.inputs.columns))
+    return told
+
+# %% ../../nbs/01_model/05_releases.ipynb #ed528aa5
 @patch
 @at_the_door
 def save(
@@ -377,24 +387,11 @@ def save(
     hf = factory is None and from_hf
     build = "hf" if hf else path_of(factory or type(self.model), "a model class or factory")
     spec = {part: plain(getattr(self, part).spec(), part) for part in ("inputs", "decision")}
-    own = str(self.dtype).removeprefix("torch.")
-    told = {} if self.dtype == torch.float32 else dict(dtype=own)  # weights are written in 32 bits
-    if isinstance(self.inputs, FunctionInputs) and self.inputs.columns:
-        told |= dict(columns=list(self.inputs.columns))
     with new_artefact(folder, "release", overwrite) as tmp:
         write_model(self.model, tmp, hf)
         if vocabulary:
             write_json(tmp / "vocab.json", vocabulary)
-        write_head(
-            tmp,
-            build,
-            spec,
-            files,
-            name=self.name,
-            factory_args=factory_args or {},
-            sites=[str(site) for site in self.default_sites],
-            **told,
-        )
+        write_head(tmp, build, spec, files, factory_args=factory_args or {}, **_told(self))
         again = _built_again(self, tmp, build)
         require_same(self, again, build, None if rows is None else as_frame(rows))
     return Release.load(folder, device=self.device.type)
