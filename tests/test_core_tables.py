@@ -74,6 +74,7 @@ OBJECTS = dict(
     columns=lambda: COLUMNS,
     arrays=lambda: UserDict({n: pd.Series(x).to_numpy() for n, x in COLUMNS.items()}),
     series=lambda: {n: pd.Series(x) for n, x in COLUMNS.items()},
+    records=lambda: TABLE.to_pandas().to_records(index=False),
 )
 
 
@@ -177,6 +178,25 @@ def test_csv_keeps_ids_countries_and_what_is_missing(tmp_path):
     assert made["when"].dtype.kind == "M"
     assert made.note[0] == 'a; "b"\nc'
     assert made.note[2] == "NA"
+
+
+def read(text: str, folder, encoding="utf-8") -> pd.DataFrame:
+    (folder / "rows.csv").write_bytes(text.encode(encoding))
+    return as_frame(folder / "rows.csv")
+
+
+def test_csv_as_offices_write_it(tmp_path):
+    assert read("id,zip\n1,01067\n2,80331\n", tmp_path).zip.tolist() == ["01067", "80331"]
+    assert read("id;a;b\n1;1,5;2\n2;;3\n", tmp_path).a.tolist()[0] == 1.5
+    assert list(read('id;"a, b, c, d"\n1;2\n', tmp_path)) == ["id", "a, b, c, d"]
+    assert read("id,a\r\n1,2\r\n", tmp_path).a.tolist() == [2]
+    assert read("id,a\n1,0\n2,-5\n", tmp_path).a.tolist() == [0, -5]
+    assert read("id,a\n1,0.5\n2,00.5\n", tmp_path).a.tolist() == [0.5, 0.5]
+    assert read("id,a,a\n1,2,3\n", tmp_path).shape == (1, 3)  # which a check refuses by name
+    for encoding in ("latin-1", "utf-16"):
+        error = refused(lambda e=encoding: read("id,name\n1,J\xfcrgen\n", tmp_path, e))
+        assert "UTF-8" in error.mend
+    assert "fields" in refused(lambda: read("id,a\n1,2,3\n", tmp_path)).mend
 
 
 def test_types_of_csv_hold_for_all_rows_and_not_for_the_first_ones(tmp_path):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import refused
+from safetensors.torch import save
 
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.evaluate import evaluate
@@ -163,6 +164,7 @@ TAKEN = {
     "scaler.npz": archive(a__npy=arrays(np.ones(3))),
     "pipeline.skops": archive(schema__json=b"{}", a__npy=arrays(np.ones(2))),
     "names.txt": b"a",
+    "scaler.safetensors": save(dict(mean=torch.ones(3)), dict(note="x" * 540)),
     "empty": b"",
 }
 
@@ -176,6 +178,11 @@ def test_pickles_are_refused_by_name_and_by_content(name, tmp_path):
 @pytest.mark.parametrize("name", TAKEN)
 def test_parameters_are_taken(name):
     assert not is_pickle(name, TAKEN[name])
+
+
+def test_no_length_of_a_header_of_safetensors_is_taken_for_a_pickle():
+    for n in range(0, 1500, 8):
+        assert not is_pickle("a.safetensors", save(dict(a=torch.ones(1)), dict(note="x" * n)))
 
 
 def changed(folder):

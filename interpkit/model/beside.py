@@ -19,7 +19,7 @@ from ..core.digests import digest_file
 from ..core.errors import invalid
 from ..core.files import read_bytes
 
-# %% ../../nbs/01_model/04bb_beside.ipynb #2fd58640
+# %% ../../nbs/01_model/04bb_beside.ipynb #0a457f43
 PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".sav", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -35,7 +35,8 @@ def _holds_objects(array: bytes) -> bool:
 
 def is_pickle(name: str, data: bytes) -> bool:
     "Whether bytes are a pickle, or hold one; of an archive each member is looked at."
-    if Path(name).suffix.lower() in PICKLES or (data[:1] == b"\x80" and data[1:2] <= b"\x05"):
+    begins_so = data[:1] == b"\x80" and data[1:2] <= b"\x05" and data[8:9] != b"{"  # safetensors
+    if Path(name).suffix.lower() in PICKLES or begins_so:
         return True
     if data[:6] == b"\x93NUMPY":
         return _holds_objects(data)
@@ -45,12 +46,12 @@ def is_pickle(name: str, data: bytes) -> bool:
         members = [(m, archive.read(m)) for m in archive.namelist()]
     return any(is_pickle(member, content) for member, content in members)
 
-# %% ../../nbs/01_model/04bb_beside.ipynb #4b8512f6
+# %% ../../nbs/01_model/04bb_beside.ipynb #677bbd09
 def refuse_pickle(file: Path):
     "Raise (exit code 65) where a file is a pickle, with what can be written in its place."
     try:
         found = is_pickle(file.name, read_bytes(file))
-    except (ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+    except (ValueError, zipfile.BadZipFile, RuntimeError):  # RecursionError among them
         found = True  # an array or archive that can't be looked into
     if found:
         raise invalid(
