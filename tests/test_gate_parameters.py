@@ -22,6 +22,8 @@ from interpkit.gate.parameters import (
     validated,
 )
 from interpkit.gate.policy import LimitsOf, Policy
+from interpkit.gate.progress import Progress
+from interpkit.gate.progress import line as progress_line
 
 GIVEN = dict(old="v1", new="v2", data="q.parquet", run="r")
 
@@ -199,3 +201,32 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
 def test_a_policy_that_holds_no_names_is_refused(tmp_path, text):
     (tmp_path / "policy.json").write_text(text)
     refused(lambda: Policy.read(tmp_path / "policy.json"), code=64)
+
+
+# What is left, before anybody can know
+
+
+@pytest.mark.parametrize(
+    "done, elapsed, before, said",
+    [
+        (256, 0.0, 256, "train 256 of 2,000,000"),
+        (512, 0.01, 256, "train 512 of 2,000,000"),
+        (256, 0.0, 0, "train 256 of 2,000,000"),
+        (1_000_256, 10.0, 256, "train 1,000,256 of 2,000,000, about 10 s left"),
+        (0, 100.0, 0, "train 0 of 2,000,000"),
+        (2_000_000, 100.0, 0, "train 2,000,000 of 2,000,000"),
+    ],
+)
+def test_no_time_is_told_before_some_has_passed(done, elapsed, before, said):
+    assert progress_line("train", done, 2_000_000, elapsed, before) == said
+
+
+def test_a_run_that_goes_on_does_not_count_what_was_done_before(monkeypatch):
+    told, clock = [], iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("interpkit.gate.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(Progress, "_tell", lambda self, text: told.append(text))
+    progress = Progress(every=5)
+    progress.live = False
+    progress("train", 900, 1000)  # from a checkpoint
+    progress("train", 910, 1000)
+    assert told == ["train 910 of 1,000, about 90 s left"]
