@@ -24,6 +24,8 @@ from interpkit.gate.parameters import (
     validated,
 )
 from interpkit.gate.policy import Limit, LimitsOf, Policy
+from interpkit.gate.progress import Progress
+from interpkit.gate.progress import line as progress_line
 
 GIVEN = dict(old="v1", new="v2", data="q.parquet", run="r")
 
@@ -253,3 +255,32 @@ def test_no_limit_is_raised_for_a_null_that_will_not_pass(inputs, decisions, lim
     kept = kept_together(changed, defaults)
     assert (kept["inputs"].limit, kept["decisions"].limit) == limits
     assert all("retrain" in limit.why for limit in kept.values())
+
+
+# What is left, before anybody can know
+
+
+@pytest.mark.parametrize(
+    "done, elapsed, before, said",
+    [
+        (256, 0.0, 256, "train 256 of 2,000,000"),
+        (512, 0.01, 256, "train 512 of 2,000,000"),
+        (256, 0.0, 0, "train 256 of 2,000,000"),
+        (1_000_256, 10.0, 256, "train 1,000,256 of 2,000,000, about 10 s left"),
+        (0, 100.0, 0, "train 0 of 2,000,000"),
+        (2_000_000, 100.0, 0, "train 2,000,000 of 2,000,000"),
+    ],
+)
+def test_no_time_is_told_before_some_has_passed(done, elapsed, before, said):
+    assert progress_line("train", done, 2_000_000, elapsed, before) == said
+
+
+def test_a_run_that_goes_on_does_not_count_what_was_done_before(monkeypatch):
+    told, clock = [], iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("interpkit.gate.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(Progress, "_tell", lambda self, text: told.append(text))
+    progress = Progress(every=5)
+    progress.live = False
+    progress("train", 900, 1000)  # from a checkpoint
+    progress("train", 910, 1000)
+    assert told == ["train 910 of 1,000, about 90 s left"]

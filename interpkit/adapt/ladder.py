@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'Rung', 'why_refused', 'Adaptation', 'adapt']
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #903bb1db
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #e53677ec
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,14 +21,16 @@ from .identity import Identity, identify
 from .judged import Judged, asked_of, judge, require_showable
 from .lineage import labelled, recorded, renumbered
 from .steps import STEPS, WAYS, Climb, Refused, measured_rates, planned_cost
+from ..core.calls import at_the_door
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
+from ..core.tables import as_frame
 from ..data.checksets import check_digest, hash_split
 from ..data.seen import row_hashes, sketch
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import require_measurable
 from ..dictionary.validity import certify, verify_canary
-from ..drift.limits import Limits
+from ..drift.limits import Limits, as_limits
 from ..model.releases import Release
 
 # %% ../../nbs/08a_adapt/07b_ladder.ipynb #c7604def
@@ -212,14 +214,15 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #965483e6
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #82193933
+@at_the_door
 def adapt(
     old: Release,
     new: Release,
     dictionary: Dictionary,  # of the old release, certified
-    rows: pd.DataFrame,  # of the new period, that both releases can read
+    rows: pd.DataFrame,  # of the new period, that both releases can read; or another table
     budget: Budget | float | None = None,  # seconds, or a `Budget`; default: 600 seconds
-    limits: Limits | None = None,  # of a check; default: those of `Limits()`
+    limits: Limits | dict | None = None,  # of a check, {'effect': 0.2}; default: `Limits()`
     held: pd.DataFrame | float = 1 / 3,  # rows to judge by, or their share of `rows`
     steps: Iterable[str] | None = None,  # default: all of STEPS
     seed: int = 0,
@@ -228,9 +231,11 @@ def adapt(
 
     Raises (exit code 64, or 65 for what rows, releases and dictionary hold) where it can't be
     asked; a step that does not work is no error, and is told with its figures."""
-    wanted, limits = _steps(steps), limits or Limits()
+    wanted, limits = _steps(steps), as_limits(limits)
+    rows = require_measurable(old, dictionary, rows, "adapt")
     budget = budget if isinstance(budget, Budget) else Budget(**_seconds(budget))
-    learn, aside = _apart(rows, held) if isinstance(held, pd.DataFrame) else _split(rows, held)
+    share = isinstance(held, (int, float))
+    learn, aside = _split(rows, held) if share else _apart(rows, as_frame(held))
     climb = _begin(old, new, dictionary, learn, budget, seed)
     start, aside = time.monotonic(), old.pin(aside)
     own = judge(old, dictionary, aside)

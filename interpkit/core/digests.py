@@ -80,14 +80,17 @@ def _value(v: Any) -> Any:
         return v
     return str(v)
 
-# %% ../../nbs/00_core/01_digests.ipynb #b81d3d8d
+# %% ../../nbs/00_core/01_digests.ipynb #4e9e6031
 def _column_bytes(x: pd.Series) -> tuple[str, bytes]:
     "Type and bytes of a column: numbers as they lie in memory, everything else as JSON."
     values = x.to_numpy()
     if values.dtype != object and isinstance(x.dtype, np.dtype):
         return str(values.dtype), np.ascontiguousarray(values).tobytes()
     missing = x.isna().to_numpy()
-    cells = [None if m else _value(v) for m, v in zip(missing, values, strict=True)]
+    if isinstance(x.dtype, pd.StringDtype):
+        cells = [None if m else v for m, v in zip(missing, values, strict=True)]
+    else:
+        cells = [None if m else _value(v) for m, v in zip(missing, values, strict=True)]
     try:
         return "values", canonical(cells)
     except (TypeError, ValueError):  # lists of dates, of decimals, of whatever

@@ -48,7 +48,7 @@ def toml_line(key: str, x, comment: str) -> str:
     "'seed = 0       # of all draws', with the comments of a file in one column."
     return f"{f'{key} = {toml(x)} ':<44}# {comment}"
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #a4fe07c6
+# %% ../../nbs/09_gate/07_check_toml.ipynb #99f5201e
 def choice_lines(
     policy: Policy,
     found: dict,  # of `looked_at`
@@ -58,6 +58,7 @@ def choice_lines(
         decision=f"what a release is judged by; empty: its own, here {found['decision']}",
         sites=f"where a dictionary is trained; empty: the release's own, here {found['sites']}",
         targets="what a transcoder or CLT writes, one per site; empty: what comes out of the MLPs",
+        label="what words in the column `label` mean: { good = 0, bad = 1 }; empty: 0 and 1",
         segments=f"every segment makes its own statements; here {found['segments']}",
         pool=f"one name under which rare segments are asked together; here {found['rare']}",
         alerts=f"share with the highest decisions that is asked about apart; {found['alerts']}",

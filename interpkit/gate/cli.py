@@ -115,10 +115,10 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e83cc290
+# %% ../../nbs/09_gate/08_cli.ipynb #fac88f17
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
-CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
+CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
 OldDictionary = Annotated[str, typer.Option(help="Its dictionary; without it, one is trained.")]
 DictionaryData = Annotated[str, typer.Option(help="Rows to train that dictionary on.")]
 RunFolder = Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")]
@@ -200,9 +200,9 @@ def training_words(result: dict, out: str) -> str:
     made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
     return f"{made}\n{', '.join(measured)}"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #92afc6d4
+# %% ../../nbs/09_gate/08_cli.ipynb #96c89f55
 ReleaseToRead = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
-TrainingData = Annotated[str, typer.Option(help="Rows to train on, a parquet file.")]
+TrainingData = Annotated[str, typer.Option(help="Rows to train on, a parquet, CSV or Arrow file.")]
 NewFolder = Annotated[str, typer.Option(help="Folder of the dictionary.")]
 Sites = Annotated[list[str] | None, typer.Option(help="'module.path:out'; may be repeated.")]
 Targets = Annotated[
@@ -301,9 +301,9 @@ def sign(
             "ipk sign RUN --key private.pem, or: ipk sign --new-key private.pem",
         )
 
-# %% ../../nbs/09_gate/08_cli.ipynb #b6073252
+# %% ../../nbs/09_gate/08_cli.ipynb #a64da01f
 ReleaseToSee = Annotated[str, typer.Option(help="The release to look at: a folder or hub id.")]
-SomeCheckSet = Annotated[str, typer.Option(help="A check set, a parquet file.")]
+SomeCheckSet = Annotated[str, typer.Option(help="A check set, a parquet, CSV or Arrow file.")]
 OldBeside = Annotated[Text, typer.Option(help="The old release, beside its dictionary.")]
 OwnDictionary = Annotated[
     Text,

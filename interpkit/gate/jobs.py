@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', '
            'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'refuse_others',
            'named_before', 'drift', 'keep_evidence', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #aa30f06a
+# %% ../../nbs/09_gate/05a_jobs.ipynb #9e8f82f7
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..drift.measure import load_families
 from ..drift.plan import code_digest
 from ..drift.segments import rare_in
 from ..drift.statements import Plan
-from .about import events_of
+from .about import events_of, probability_note
 from .askable import refuse_hopeless
 from interpkit.gate.check import (
     as_new,
@@ -57,7 +57,7 @@ from interpkit.gate.results import (
 from .story import origin_of, question_digest, result_of_report
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #bb006206
+# %% ../../nbs/09_gate/05a_jobs.ipynb #0243b975
 @dataclass(frozen=True)
 class Inputs:
     "What a run reads: the policy in force, both releases, and the rows of its check set."
@@ -74,7 +74,7 @@ class Inputs:
         places = settings["places"]
         old = as_release(places["old"], "old", policy)
         new = as_new(places["new"], policy)
-        return cls(policy, old, new, rows_of(places["data"], old))
+        return cls(policy, old, new, rows_of(places["data"], old, policy.label))
 
 # %% ../../nbs/09_gate/05a_jobs.ipynb #c988bd11
 def dictionary_of(run: Path, settings: dict, old: Release) -> Dictionary:
@@ -112,7 +112,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #5fc7b0fb
+# %% ../../nbs/09_gate/05a_jobs.ipynb #b653010e
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -129,7 +129,7 @@ def preflight(p: Preflight) -> dict:
         new=new.name,
         device=str(old.device),
         sequences=len(checked),
-        notes=schema_notes(old, new),
+        notes=[*schema_notes(old, new), *filter(None, [probability_note(old, rows)])],
         for_sign_off=old.for_sign_off and new.for_sign_off,
         registered="",
         alerts=inputs.policy.alerts,
@@ -140,7 +140,7 @@ def preflight(p: Preflight) -> dict:
         fingerprints=loaded(inputs, checked),
     )
     if p.train_data:
-        training_rows(rows, read_for(old, p.train_data))
+        training_rows(rows, read_for(old, p.train_data, inputs.policy.label))
     write_json(run / "check.json", settings)
     salt_of(run, new=True)
     write_json(run / "preview.json", foreseen)
@@ -160,11 +160,11 @@ def store_of(folder: Path, *what) -> Path:
             )
     return store
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #56149ce6
+# %% ../../nbs/09_gate/05a_jobs.ipynb #34c8743b
 def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and save it; a killed training goes on."
     release = as_release(p.release, "release", policy)
-    rows = read_for(release, p.data)
+    rows = read_for(release, p.data, policy.label)
     if p.half:
         rows = training_rows(rows)[0]
     store = store_of(
@@ -326,14 +326,15 @@ def report(p: Report) -> dict:
     write_json(run / "verdict.json", verified.verdict.to_dict())
     return result_of_report(verified.verdict, verified.digest)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #b84aa481
+# %% ../../nbs/09_gate/05a_jobs.ipynb #4398b40e
 def look_up(
     run,  # folder of a run
     sequences,  # salted hashes of its report
 ) -> pd.DataFrame:
     "The rows of a run's check set that belong to hashes; raises (exit code 65) for foreign ones."
     settings = question_of(run)
-    rows = read_check_set(settings["places"]["data"])
+    label = settings["policy"].get("label")
+    rows = read_check_set(settings["places"]["data"], [], label=label)
     hashes = hashed(rows["sequence_id"], salt_of(run))
     place = {h: i for i, h in enumerate(hashes)}
     unknown = [s for s in sequences if s not in place]

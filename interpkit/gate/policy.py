@@ -6,12 +6,12 @@
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'read_policy', 'as_written', 'with_flags',
            'Policy']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #63ffa759
+# %% ../../nbs/09_gate/00a_policy.ipynb #77a0dc14
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core.errors import ExitCode, InterpkitError, bad_parameter
 from ..core.files import is_deep, read_bytes
@@ -19,12 +19,22 @@ from ..core.forms import read_form
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #f95ca75b
+# %% ../../nbs/09_gate/00a_policy.ipynb #c6ea3d0d
 class Limit(Parameters):
     "The most that may change, as a share, and why."
 
     limit: float = Field(gt=0, description="a share, 0.15 for 15 %")
     why: str = Field(default="the default", description="the reason, for whoever asks later")
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_a_number(cls, given: Any) -> Any:
+        "A number alone is a limit without a reason."
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            return dict(limit=float(given))
+        if not isinstance(given, (dict, Limit)):
+            raise ValueError("a share such as 0.2, or {'limit': 0.2, 'why': '...'}")
+        return given
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #835f11af
 def default_limit(name: str) -> Any:
@@ -127,7 +137,7 @@ def with_flags(policy: dict, flags: dict) -> dict:
             changed[group] = x
     return changed
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #6747deb4
+# %% ../../nbs/09_gate/00a_policy.ipynb #5bcc01c7
 class Policy(Parameters):
     "What a team has decided about its checks."
 
@@ -141,6 +151,10 @@ class Policy(Parameters):
         default_factory=list,
         description="what a transcoder or a CLT writes, one per site: "
         "['model.layers.1.mlp:out']; empty: what comes out of the MLPs",
+    )
+    label: dict[str, int] = Field(
+        default_factory=dict,
+        description="what words in the column `label` mean: {good = 0, bad = 1}; empty: numbers",
     )
     segments: bool = Field(
         default=True,

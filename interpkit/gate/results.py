@@ -31,7 +31,7 @@ from .failures import as_known, keep_error
 from .parameters import Preflight, Report
 from .policy import Policy
 
-# %% ../../nbs/09_gate/05_results.ipynb #84adbb0d
+# %% ../../nbs/09_gate/05_results.ipynb #27d086f3
 KEPT = (".json", ".safetensors", ".model", ".txt", ".py")  # what a release or dictionary is made of
 
 
@@ -44,10 +44,11 @@ def digest_of(place: str) -> str:
         return "hub"
     if (path / "manifest.json").exists():
         return digest_file(path / "manifest.json")  # loading verifies the files against it
-    files = [p for p in sorted(path.rglob("*")) if p.suffix in KEPT and p.is_file()]
+    found = [p for p in sorted(path.rglob("*")) if p.is_file()]
+    files = [p for p in found if p.suffix in KEPT or p.parent.name == "code"]
     return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
 
-# %% ../../nbs/09_gate/05_results.ipynb #da73992a
+# %% ../../nbs/09_gate/05_results.ipynb #be2b1f13
 def asked(
     p: Preflight,
     policy: Policy | None = None,  # None: the one that `p` names
@@ -56,7 +57,8 @@ def asked(
     places = {n: getattr(p, n) for n in ("old", "new", "data", "dictionary", "train_data")}
     for name in ("data", "train_data"):
         if places[name] and not Path(places[name]).is_file():
-            raise invalid(f"a parquet file as {name}", f"no file {places[name]}", "check the path")
+            given = f"no file {places[name]}"
+            raise invalid(f"a parquet, CSV or Arrow file as {name}", given, "check the path")
     policy = policy or Policy.read(p.policy)
     return dict(
         format=1,

@@ -6,7 +6,7 @@
 __all__ = ['path_of', 'imports_of', 'with_packages', 'own_modules', 'copy_code', 'file_of', 'import_source', 'refuse_unlisted',
            'refuse_names', 'Code']
 
-# %% ../../nbs/01_model/04c_code.ipynb #0f479232
+# %% ../../nbs/01_model/04c_code.ipynb #3a202b5b
 import ast
 import hashlib
 import importlib
@@ -20,10 +20,11 @@ from types import ModuleType
 
 from fastcore.basics import patch
 
-from ..core.digests import digest_file
+from ..core.digests import digest_file, digest_json
 from ..core.errors import bad_parameter, invalid
 from ..core.failures import guarded, is_installed
 from ..core.files import read_bytes
+from .beside import refuse_left_behind, refuse_other_files
 
 # %% ../../nbs/01_model/04c_code.ipynb #2ef6b771
 def path_of(
@@ -89,19 +90,25 @@ def own_modules(
         own_modules(imported, seen)
     return seen
 
-# %% ../../nbs/01_model/04c_code.ipynb #c1f113cd
+# %% ../../nbs/01_model/04c_code.ipynb #a52645af
 def copy_code(
     paths: Iterable[str],  # 'module:name'
     folder: Path,
+    files: Iterable[str | Path] = (),  # that will lie beside them
 ) -> dict[str, str]:
     "Copy the files that can stand alone into `folder/code`; digests of all modules of one's own."
     modules = {path.partition(":")[0] for path in paths}
+    needed = modules.union(*(own_modules(name) for name in modules))
+    refuse_left_behind([Path(sys.modules[name].__file__) for name in sorted(needed)], files)
+    if list(files) and not any("." not in name for name in modules):
+        given = f"modules of packages, which are not: {', '.join(sorted(modules)) or 'none'}"
+        mend = "read them in a file of its own, say fraud_model.py, that defines the inputs"
+        raise bad_parameter("code that is copied, beside which files can lie", given, mend)
     for name in modules:
         if "." not in name:
             (folder / "code").mkdir(exist_ok=True)
             text = Path(sys.modules[name].__file__).read_bytes()
             (folder / "code" / f"{name}.py").write_bytes(text)
-    needed = modules.union(*(own_modules(name) for name in modules))
     return {name: digest_file(sys.modules[name].__file__) for name in sorted(needed)}
 
 # %% ../../nbs/01_model/04c_code.ipynb #c76edd57
@@ -122,10 +129,15 @@ def file_of(module: str) -> Path | None:
     origin = Path(spec.origin) if spec.origin else None
     return origin if origin and origin.is_file() else None
 
-# %% ../../nbs/01_model/04c_code.ipynb #b559a538
-def import_source(module: str, source: bytes, file: Path) -> ModuleType:
+# %% ../../nbs/01_model/04c_code.ipynb #729728a3
+def import_source(
+    module: str,
+    source: bytes,
+    file: Path,
+    beside: str = "",  # a digest of the place and of the files that it reads there
+) -> ModuleType:
     "A module of these bytes, under a name that holds their digest; imported once."
-    name = f"interpkit_release_{module}_{hashlib.sha256(source).hexdigest()[:16]}"
+    name = f"interpkit_release_{module}_{hashlib.sha256(source + beside.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -168,7 +180,7 @@ def refuse_names(listed, folder: Path):
                 "build the model by a function of your own, in code/NAME.py",
             )
 
-# %% ../../nbs/01_model/04c_code.ipynb #f32900bb
+# %% ../../nbs/01_model/04c_code.ipynb #2e645f35
 class Code:
     "The functions of a release folder: from its copies, else from modules with the right digest."
 
@@ -176,13 +188,20 @@ class Code:
         self,
         folder: Path,
         recorded: dict[str, str] | None = None,  # module -> digest, as release.json says
+        files: dict[str, str] | None = None,  # file beside the code -> digest
     ):
         self.folder = Path(folder)
-        self.digests = recorded or {}
+        self.digests, self.files = recorded or {}, files or {}
+        refuse_other_files(self.files, self.folder)
         refuse_names(self.digests, self.folder)
         self._require_copies()
         for module in sorted(self.digests):
             self._require_imports(module, self.source(module))
+
+    @property
+    def listed(self) -> dict[str, str]:
+        "Digests of all that decides beside the weights: modules, and the files that they read."
+        return self.digests | {f"code/{name}": digest for name, digest in self.files.items()}
 
     def file(self, module: str) -> Path:
         "The file of a module: the folder's copy, else where Python finds it."
@@ -241,7 +260,7 @@ def _require_imports(self: Code, module: str, source: bytes) -> None:
         if there and not is_installed(there):
             refuse_unlisted(name, there, f"{module!r} imports it", self.folder)
 
-# %% ../../nbs/01_model/04c_code.ipynb #8f7ef8be
+# %% ../../nbs/01_model/04c_code.ipynb #628e7932
 @patch
 def _import(self: Code, module: str) -> ModuleType:
     """The module, from the folder's copy where there is one.
@@ -249,9 +268,13 @@ def _import(self: Code, module: str) -> ModuleType:
     Raises (exit code 65) where it can't be imported.
     """
     file, source = self.file(module), self.source(module)
+    where = [str(self.folder.absolute()), self.files] if self.files else []
+    own = digest_json(where) if where else ""
     copied = file.parent == self.folder / "code"
     return guarded(
-        lambda: import_source(module, source, file) if copied else importlib.import_module(module),
+        lambda: (
+            import_source(module, source, file, own) if copied else importlib.import_module(module)
+        ),
         lambda e: invalid(
             f"the code of {self.folder}: module {module!r}",
             f"{type(e).__name__}: {e}",  # no row was read yet

@@ -88,7 +88,7 @@ def _require_finite_numbers(
         "fill these rows before the check, as the release's own pipeline does",
     )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #b9c162a0
+# %% ../../nbs/01_model/02_inputs.ipynb #814cfb98
 def _holds_words(column: pd.Series) -> bool:
     "Whether something in a column can't be read as a number."
     if pd.api.types.is_datetime64_any_dtype(column):
@@ -111,9 +111,18 @@ def _mended(rows: pd.DataFrame, columns: list[str], wrong: list[str], named: boo
     )
 
 
+def _holds_numbers(column: pd.Series) -> bool:
+    "Whether a column holds numbers: of any type, Decimals and categories of numbers among them."
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.api.types.is_numeric_dtype(column.cat.categories.dtype)
+    if pd.api.types.is_numeric_dtype(column):
+        return not pd.api.types.is_complex_dtype(column)
+    return pd.api.types.infer_dtype(column) == "decimal"
+
+
 def _require_numeric(rows: pd.DataFrame, columns: list[str], named: bool) -> None:
     "Raise (exit code 65) where columns hold no numbers, or where there are none."
-    wrong = [c for c in columns if not pd.api.types.is_numeric_dtype(rows[c])]
+    wrong = [c for c in columns if not _holds_numbers(rows[c])]
     if columns and not wrong:
         return
     given = "no column besides the reserved ones"
@@ -125,7 +134,16 @@ def _require_numeric(rows: pd.DataFrame, columns: list[str], named: bool) -> Non
         _mended(rows, columns, wrong, named),
     )
 
-# %% ../../nbs/01_model/02_inputs.ipynb #45bdcd3c
+# %% ../../nbs/01_model/02_inputs.ipynb #fa96131b
+def _numbers_in(column: pd.Series) -> np.ndarray:  # float32 [n]
+    "A column of numbers, NaN where one is missing."
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype if column.notna().all() else float)
+    if column.dtype == object:  # Decimals
+        column = column.where(column.notna(), np.nan).astype(float)
+    return column.to_numpy(np.float32, na_value=np.nan)
+
+# %% ../../nbs/01_model/02_inputs.ipynb #ce21c799
 def column_batch(
     rows: pd.DataFrame,
     columns: Iterable[str] | None = None,  # default: all that are inputs
@@ -134,7 +152,11 @@ def column_batch(
     named, columns = columns is not None, list(columns or input_columns(rows))
     require_columns(rows, columns)
     _require_numeric(rows, columns, named)
-    numbers = rows[columns].to_numpy(np.float32, na_value=np.nan)
+    frame = rows[columns].copy()
+    for c in columns:
+        if frame[c].dtype == object or isinstance(frame[c].dtype, pd.CategoricalDtype):
+            frame[c] = _numbers_in(rows[c])
+    numbers = frame.to_numpy(np.float32, na_value=np.nan)
     _require_finite_numbers(numbers, rows, columns)
     return Batch(
         args=(torch.from_numpy(numbers.copy()),),
@@ -276,13 +298,14 @@ class TokenInputs:
         "What release.json says."
         return dict(kind="tokens", bos=self.bos, pad=self.pad)
 
-# %% ../../nbs/01_model/02_inputs.ipynb #fa9e8d76
+# %% ../../nbs/01_model/02_inputs.ipynb #e92cb0ae
 @dataclass
 class ColumnInputs:
     "Rows with numeric columns; where none are named, those of the first rows that could be read."
 
     columns: list | None = None
     latest: list | None = None  # columns of the rows that came last
+    assumed: bool = False  # nobody has named the columns
 
     def __call__(self, rows: pd.DataFrame) -> Batch:
         batch = column_batch(rows, self.columns)
@@ -291,7 +314,8 @@ class ColumnInputs:
 
     def settle(self) -> None:
         "The model could read the rows that came last: their columns are its columns."
-        self.columns = self.columns or self.latest
+        if not self.columns:
+            self.columns, self.assumed = self.latest, True
 
     def spec(self) -> dict:
         "What release.json says. Raises (exit code 64) before columns are known."
@@ -392,7 +416,7 @@ def require_spec(spec: dict) -> dict:
             raise invalid(f"inputs with other names than {', '.join(MEANT)}", repr(c), mend)
     return spec
 
-# %% ../../nbs/01_model/02_inputs.ipynb #405ed547
+# %% ../../nbs/01_model/02_inputs.ipynb #eb6745c1
 def make_inputs(
     spec: dict | Callable | str | None,  # None: all numeric columns
     model: nn.Module,  # its forward takes the arguments
@@ -404,7 +428,7 @@ def make_inputs(
     Raises (exit code 65) at anything else.
     """
     if spec is None:
-        return ColumnInputs()
+        return ColumnInputs(list(columns) if columns else None)
     if callable(spec):
         takes = _forward_parameters(model)
         return FunctionInputs(spec, columns, drop_mask=takes is not None and "mask" not in takes)

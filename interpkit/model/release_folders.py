@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Head', 'read_head', 'refuse_special', 'write_model', 'build_model', 'folder_parts', 'plain', 'write_head']
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #fb3a6671
+# %% ../../nbs/01_model/04d_release_folders.ipynb #16bc3f72
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from ..core.failures import guarded
 from ..core.files import read_json, write_json
 from ..core.forms import Form, read_form, require_form
 from .adapters import has_adapter, no_adapter_error
+from .beside import copy_files
 from .code import Code, copy_code, path_of
 from .decisions import make_decision
 from .fingerprints import fingerprint, schema_digests
@@ -115,7 +116,7 @@ def build_model(head: dict, folder: Path, code: Code) -> nn.Module:
         raise invalid(f"a model from {head['factory']}", type(model).__name__, mend)
     return fill(model, read_weights(files), folder)
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #44635c56
+# %% ../../nbs/01_model/04d_release_folders.ipynb #7ced0cc8
 def folder_parts(
     folder: Path,
     device: torch.device,
@@ -126,7 +127,7 @@ def folder_parts(
     if (folder / "manifest.json").exists():
         open_artefact(folder, "release")
     head = read_head(folder)
-    code = Code(folder, head.get("code"))
+    code = Code(folder, head.get("code"), head.get("files"))
     by_path = {
         part: code.function(head[part], part) if isinstance(head[part], str) else head[part]
         for part in ("inputs", "decision")
@@ -147,7 +148,7 @@ def folder_parts(
             model,
             dict(said=said, config=config),
             schema_digests(folder),
-            code.digests,
+            code.listed,
         ),
         device=device,
         dtype=_told_dtype(head) or stored_dtype(weight_files(folder, weights)),
@@ -178,21 +179,24 @@ def plain(
     """
     return spec if isinstance(spec, dict) else path_of(spec, what)
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #9883fc17
+# %% ../../nbs/01_model/04d_release_folders.ipynb #fbf364cc
 def write_head(
     folder: Path,
     factory: str,  # 'hf', or 'module:name'
     spec: dict,  # inputs and decision, as release.json holds them
+    files: Iterable[str | Path] = (),  # that the code reads, beside it
     **rest,  # name, factory_args, sites
 ) -> None:
-    "Copy the code that a release needs, and write release.json."
+    "Copy the code that a release needs and the files that it reads, and write release.json."
     paths = [p for p in (factory, *spec.values()) if isinstance(p, str) and p != "hf"]
     head = dict(
         format=1,
         factory=factory,
         weights="model.safetensors",
-        code=copy_code(paths, folder),
+        code=copy_code(paths, folder, files),
         **spec,
         **rest,
     )
+    if listed := copy_files(files, folder):
+        head["files"] = listed
     write_json(folder / "release.json", head)

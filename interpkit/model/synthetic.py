@@ -164,7 +164,7 @@ def _like_text(column: pd.Series, n: int, rng: np.random.Generator) -> list:
         return _as_times(days, n, rng).dt.strftime("%Y-%m-%d").tolist()
     return texts_like(column, n, rng)
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #8dac20e3
+# %% ../../nbs/01_model/02b_synthetic.ipynb #2b491dfc
 def _like_decimals(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     values = column.astype(float).to_numpy()
     return as_decimals(column, means_of_twenty(values[np.isfinite(values)], n, rng))
@@ -196,6 +196,17 @@ def _like_numbers(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     return _as_floats(pd.Series(column.tolist()), n, rng).tolist()
 
 
+def _like_intervals(column: pd.Series, n: int, rng: np.random.Generator) -> list:
+    "Intervals that twenty rows share; else such as begin, and are as wide, as those of twenty."
+    shared = shared_values(column.astype(object))
+    if len(shared):
+        return [shared[i] for i in rng.integers(0, len(shared), n)]
+    left = synthetic(pd.Series([x.left for x in column]), n, rng)
+    width = synthetic(pd.Series([x.length for x in column]), n, rng).abs()
+    closed = column.iloc[0].closed
+    return [pd.Interval(a, a + w, closed) for a, w in zip(left, width, strict=True)]
+
+
 CELLS: dict[type | tuple, Callable] = {  # by the type of a value, the first that fits
     str: _like_text,
     decimal.Decimal: _like_decimals,
@@ -203,6 +214,7 @@ CELLS: dict[type | tuple, Callable] = {  # by the type of a value, the first tha
     datetime.date: _like_days,
     uuid.UUID: _like_ids,
     (bytes, bytearray): _like_bytes,
+    pd.Interval: _like_intervals,
     (bool, np.bool_): _like_flags,
     (int, float, np.number): _like_numbers,
 }
@@ -280,7 +292,7 @@ def cells_like(column: pd.Series, n: int, rng: np.random.Generator) -> list:
             return make(present, n, rng)
     return [None] * n
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #41c734d6
+# %% ../../nbs/01_model/02b_synthetic.ipynb #7d6a6e97
 def synthetic(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
     "`n` values in the form of a column, none of which is one customer's; what lacks stays lacking."
     present = column.dropna().reset_index(drop=True)
@@ -299,4 +311,7 @@ def synthetic(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
         return _as_floats(present, n, rng)
     cells = cells_like(present.astype(object), n, rng)
     made = pd.Series(cells, dtype=object)
-    return made if pd.api.types.is_object_dtype(kind) else made.astype(kind)
+    try:
+        return made if pd.api.types.is_object_dtype(kind) else made.astype(kind)
+    except (TypeError, ValueError):  # a type that can't hold that nothing is known
+        return made
