@@ -294,7 +294,7 @@ def _digest(self: Code, module: str) -> str:
             left += imports_of(self.source(name))
     return digest_json(found)
 
-# %% ../../nbs/01_model/04c_code.ipynb #7fa93d91
+# %% ../../nbs/01_model/04c_code.ipynb #53b9dd79
 @patch
 def _import(self: Code, module: str) -> ModuleType:
     """The module, from the folder's copy where there is one.
@@ -307,9 +307,8 @@ def _import(self: Code, module: str) -> ModuleType:
             return importlib.import_module(module)
         made = import_source(module, source, file, self._digest(module), self._find)
         self.made[module] = made
-        for name in imports_of(
-            source
-        ):  # now: a function may import later, from a folder that moved
+        # now, also what a function imports when it runs: the folder may have moved by then
+        for name in imports_of(source):
             self._find(name)
         return made
     except Exception as e:
