@@ -1737,6 +1737,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'interpkit/drift/measure.py')},
             'interpkit.drift.own_type': { 'interpkit.drift.own_type._compared': ( '08_drift/own_type.html#_compared',
                                                                                   'interpkit/drift/own_type.py'),
+                                          'interpkit.drift.own_type.in_own_type': ( '08_drift/own_type.html#in_own_type',
+                                                                                    'interpkit/drift/own_type.py'),
                                           'interpkit.drift.own_type.own_decisions': ( '08_drift/own_type.html#own_decisions',
                                                                                       'interpkit/drift/own_type.py'),
                                           'interpkit.drift.own_type.own_type': ( '08_drift/own_type.html#own_type',
