@@ -70,16 +70,22 @@ def why_refused(asked: pd.DataFrame) -> str:
             )
     return "; ".join(told)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #70826159
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #98bb580b
+def _id(x: object) -> str:
+    "An id as text, whatever type a file gave it: 7, 7.0 and '7' are one."
+    text = str(x)
+    return text.removesuffix(".0")
+
+
 def _apart(learn: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The same rows. Raises (exit code 65) where a sequence or a group is in both parts."
     for name in ("sequence_id", "group_id"):
         if name in learn and name in held:
-            both = set(learn[name].dropna()) & set(held[name].dropna())
+            both = {*learn[name].dropna().map(_id)} & {*held[name].dropna().map(_id)}
             if both:
                 raise invalid(
                     f"rows to judge by that share no {name} with those to learn from",
-                    f"{len(both):,} that are in both, such as {sorted(map(str, both))[0]}",
+                    f"{len(both):,} that are in both, such as {sorted(both)[0]}",
                     "pass a share, held=1/3: rows are then split in whole groups",
                 )
     return learn, held
@@ -178,7 +184,7 @@ def _repr_html_(self: Adaptation) -> str:
     whole = table_html(shown, head)
     return whole + (self.identity._repr_html_() if self.identity is not None else "")
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #a5aa5cda
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #833de26d
 MOST = 2000  # sequences on which features are compared
 
 
@@ -197,7 +203,15 @@ def _known(
         sequences=len(climb.rows),
         seen=sketch(row_hashes(climb.rows, columns)),
     )
+    if not retrained:  # its weights come from those that learnt from other rows before
+        learnt["before"] = _learnt_before(old.training)
     return replace(new, training=new.training | learnt), identity
+
+
+def _learnt_before(record: dict) -> list[dict]:
+    "What a training record says of its rows, and of the rows of those before it."
+    own = {name: record[name] for name in ("data", "sequences", "seen") if name in record}
+    return [own, *record.get("before", ())] if own else list(record.get("before", ()))
 
 # %% ../../nbs/08a_adapt/07b_ladder.ipynb #42f3aa33
 def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
@@ -212,7 +226,7 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #965483e6
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #382d455b
 def adapt(
     old: Release,
     new: Release,
@@ -246,9 +260,11 @@ def adapt(
         if winner is not None:
             break
     rest = None if climb.first.moved_width else climb.moved.rest
-    if winner is None or rungs[-1].step == "reuse":
-        return Adaptation(own, tuple(rungs), winner, None, rest)
-    named, identity = _known(climb, winner, aside, rungs[-1].step == "retrain")
+    if winner is None:
+        return Adaptation(own, tuple(rungs), rest=rest)
+    named, identity = replace(winner, validity={}, canary={}), None
+    if rungs[-1].step != "reuse":
+        named, identity = _known(climb, winner, aside, rungs[-1].step == "retrain")
     certified = certify(new, named, aside, like=learn)
     return Adaptation(own, tuple(rungs), certified, identity, rest)
 
