@@ -23,6 +23,7 @@ from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.evaluate import evaluate
 from interpkit.dictionary.validity import verify_canary
 from interpkit.drift.limits import Limits
+from interpkit.gate.askable import refuse_rows_it_learned
 from interpkit.model.releases import Release
 
 
@@ -90,8 +91,9 @@ def test_several_updates_in_a_row_lead_back_to_the_first():
 
 def test_a_small_update_is_reused_and_the_dictionary_stays_as_it_is():
     found = followed(small.fine_tuned(0.02))
-    assert found.step == "reuse" and found.dictionary is small.trained()
-    assert found.identity is None and len(found.rungs) == 1
+    assert found.step == "reuse" and found.identity is None and len(found.rungs) == 1
+    assert found.dictionary.fingerprint == small.trained().fingerprint
+    verify_canary(small.fine_tuned(0.02), found.dictionary)  # so that the next update can follow
 
 
 def test_the_demo_is_followed_by_polish_and_keeps_who_it_is():
@@ -139,6 +141,40 @@ def test_another_width_leads_straight_to_training_anew():
         assert len(found.dictionary.lineage) == 1
 
 
+def test_a_segment_that_is_explained_worse_already_is_no_reason_against_the_same_release():
+    rows = small.rows(1200, 6)
+    own = judge(small.old(), small.trained(), rows)
+    lost = own.error[:, 0] + (own.spliced - own.bare) ** 2
+    hard = lost > np.quantile(lost, 0.8)
+    rows = rows.assign(segment=np.where(hard, "hard", "easy"))
+    asked = asked_of(own, own, rows, Limits(splice_error=0.4, error_share=0.5, allowance=0.05))
+    assert asked.holds.all()
+    of_hard = asked[asked.segment == "hard"].set_index("asked").own
+    assert of_hard["splice error"] > own.splice_error + 0.05
+    assert of_hard["error share"] > own.error_share + 0.05
+
+
+def test_alerts_are_asked_about_however_few_they_are():
+    rows = small.rows(400, 6)
+    own = judge(small.old(), small.trained(), rows)
+    assert "alerts" in set(asked_of(own, own, rows, Limits()).segment)
+
+
+def test_rows_that_an_ancestor_learned_from_are_remembered():
+    new = small.release("rotated", small.CHANGES["rotated"])
+    found = followed(new, steps=("closed form",))
+    learned = found.dictionary
+    refuse_rows_it_learned(learned, small.rows(800, 77), small.COLUMNS)
+    for seen in (small.rows(2500, 9), traffic().head(1600)):
+        refused(lambda seen=seen: refuse_rows_it_learned(learned, seen, small.COLUMNS), "trained")
+
+
+def test_an_id_is_the_same_whatever_its_type():
+    rows, d = traffic().assign(sequence_id=range(2400)), small.trained()
+    held = rows.assign(sequence_id=rows.sequence_id.astype(float)).tail(800)
+    refused(lambda: adapt(small.old(), small.old(), d, rows, held=held), "both")
+
+
 # budgets
 
 
@@ -164,6 +200,11 @@ def test_a_step_that_takes_too_long_is_stopped():
     found = adapt(small.old(), climb.new, small.trained(), traffic(), budget=1e-6)
     assert found.dictionary is None
     assert all("s were allowed" in r.refused for r in found.rungs)
+
+
+def test_a_budget_may_be_without_bound():
+    args = small.old(), small.fine_tuned(0.1), small.trained(), traffic()
+    assert Climb(*args, Clock(Budget(memory=np.inf))).tokens(32) == 32 * 12
 
 
 def test_memory_bounds_the_tokens_that_are_held():

@@ -2,17 +2,20 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import refused
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpkit.core.files import read_json, write_json
 from interpkit.drift.caveats import own_type_words
-from interpkit.drift.own_type import own_type
+from interpkit.drift.own_type import own_decisions, own_type
 from interpkit.drift.printed import printed
 from interpkit.drift.simulate import small_world
 from interpkit.model.releases import Release
@@ -65,6 +68,20 @@ def test_decisions_in_the_own_type_are_those_of_the_module_itself():
     assert told["new"]["lost"] == pytest.approx(np.abs(v - u).sum() / (abs(u) + abs(v)).sum())
     assert told["new"]["flipped"] == np.mean((bare > 0) != (own > 0))
     assert not own_type(small_world())
+
+
+def test_a_language_model_keeps_its_positions_in_32_bits_as_transformers_does(tmp_path):
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, vocab_size=20)
+    heads = dict(num_attention_heads=1, num_key_value_heads=1, initializer_range=0.5)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads)).bfloat16().save_pretrained(tmp_path)
+    release = Release.load(tmp_path, device="cpu", decision=lambda out: out.logits[:, -1, 3])
+    with torch.no_grad():
+        there = type(release.model).from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+        ids = torch.randint(3, 20, (4, 500), generator=torch.Generator().manual_seed(0))
+        expected = there(ids).logits[:, -1, 3].double().numpy()
+    rows = pd.DataFrame(dict(sequence_id=range(4), input_ids=ids.tolist()))
+    assert np.array_equal(own_decisions(release, SimpleNamespace(rows=rows)), expected)
 
 
 def test_page_one_tells_it_and_only_where_there_is_something_to_tell():

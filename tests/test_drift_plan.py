@@ -71,6 +71,11 @@ def test_splice_error_and_error_share_of_the_old_release_by_hand():
     lost, variance = weight * (spliced - bare) ** 2, weight * (bare - mean) ** 2
     assert found.splice.ratio == pytest.approx(lost.sum() / variance.sum(), rel=1e-3)
     assert found.splice.n == 7
+    some = (
+        np.arange(len(weight)) < 3
+    )  # as the statement of a segment has it: over the variance of all
+    of_some = lost[some].sum() / (weight[some].sum() * variance.sum() / weight.sum())
+    assert found.own(weight * some)[0] == pytest.approx(of_some, rel=1e-3)
     for k in (0, 1):
         error = weight * np.array([t.site[k].error for t in seen])
         features = weight * np.array([float(t.site[k].at.abs().sum()) for t in seen])

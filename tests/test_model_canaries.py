@@ -1,12 +1,14 @@
 "Canaries: that they hold no customer, and see a model that computes something else."
 
+import decimal
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_releases import saved_llama
 
-from interpkit.model.canaries import canary, canary_rows, compare_canary
+from interpkit.model.canaries import canary, canary_rows, compare_canary, related_rows
 from interpkit.model.releases import Release
 
 
@@ -46,6 +48,43 @@ def test_no_value_of_fewer_than_twenty_rows_gets_into_a_canary(seed):
         assert not set(made[column]) & set(counts.index[counts < 20]), column
         assert made[column].dtype.kind == rows[column].dtype.kind
     assert not {"_top1", "factor:x"} & set(made)
+
+
+def rounded(n: int = 1000) -> pd.DataFrame:
+    "Rows whose means, rounded as their columns are, often are what one row has."
+    rng = np.random.default_rng(0)
+    days = pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 5000, n), unit="D")
+    cents = rng.integers(0, 20_000, n)
+    return pd.DataFrame(
+        dict(
+            sequence_id=range(n),
+            born=days,
+            born_object=[day.date() for day in days],
+            born_text=days.strftime("%Y-%m-%d"),
+            span=pd.to_timedelta(cents, unit="s"),
+            paid=[decimal.Decimal(int(x)).scaleb(-2) for x in cents],
+            account=[str(x) for x in cents],
+            half=rng.normal(size=n).astype("float16"),
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_mean_that_is_rounded_is_what_one_customer_has(seed):
+    rows = rounded()
+    made = canary_rows(rows, n=40, seed=seed)
+    related = related_rows(made, rows.assign(half=rows.half.astype(float)), seed)
+    assert not related["born"].equals(made["born"])
+    for column in [c for c in rows if c != "sequence_id"]:
+        counts = rows[column].value_counts()
+        for drawn in (made, related):
+            assert not set(drawn[column]) & set(counts.index[counts < 20]), column
+
+
+def test_a_name_inside_a_record_may_be_a_customers():
+    records = [{"city": "Rome", f"PLANTED {i}": 1} for i in range(40)]
+    made = canary_rows(pd.DataFrame(dict(sequence_id=range(40), record=records)))
+    assert set(map(tuple, made["record"])) == {("city",)}
 
 
 @pytest.mark.parametrize("seed", range(5))

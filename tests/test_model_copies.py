@@ -4,6 +4,7 @@ import copy
 import functools
 import threading
 import types
+import weakref
 
 import pytest
 import torch
@@ -170,6 +171,49 @@ def by_class():
     return net
 
 
+class ByReference(ByGlobal):
+    def __init__(self):
+        super().__init__()
+        self.whole = weakref.ref(self)  # which is copied as it is
+
+    def forward(self, x):
+        return self.head(torch.relu(self.whole().read(x)))
+
+
+HELD = types.ModuleType("held")
+
+
+class ByModule(ByGlobal):
+    def forward(self, x):
+        return self.head(torch.relu(HELD.parts.read(x)))
+
+
+def by_module():
+    HELD.parts = ByModule()
+    return HELD.parts
+
+
+class Parts:
+    net: nn.Module
+
+
+class ByAnotherClass(ByGlobal):
+    def forward(self, x):
+        return self.head(torch.relu(Parts.net.read(x)))
+
+
+def by_another_class():
+    Parts.net = ByAnotherClass()
+    return Parts.net
+
+
+def by_proxy():
+    net = scorer()
+    whole = weakref.proxy(net)
+    net[2].register_forward_hook(lambda module, args, out: out + whole[0].weight.sum())
+    return net
+
+
 class Same(ByGlobal):
     def forward(self, x):
         return self.head(torch.relu(self.read(x)))
@@ -193,6 +237,10 @@ REFUSED = [
     WithHelper,
     by_global,
     by_class,
+    ByReference,
+    by_module,
+    by_another_class,
+    by_proxy,
     Same,
     Half,
 ]

@@ -388,6 +388,25 @@ def test_inputs_that_look_across_rows_are_refused():
     refused(lambda: require_own_rows(release, table()), "alone", "look")
 
 
+def test_codes_that_a_batch_gives_are_refused_however_rare_what_moves_them():
+    rows = table(400).assign(place=np.where(np.arange(400) % 25 == 7, "abroad", "inland"))
+
+    def coded(rows):
+        codes = rows.place.astype("category").cat.codes
+        return torch.tensor(np.c_[rows.a, rows.b, codes].astype("float32"))
+
+    release = Release.from_module(Hidden(lambda h: h), inputs=coded, sites=["act"], device="cpu")
+    refused(lambda: require_own_rows(release, rows), "a batch of 4 rows and one of 128")
+    same = rows.assign(place="inland")
+    require_own_rows(release, same)
+
+
+def test_a_module_that_looks_across_large_batches_alone_is_refused():
+    beyond = Hidden(lambda h: h - h.mean(0) if len(h) > 8 else h)
+    release = Release.from_module(beyond, sites=["act"], device="cpu")
+    refused(lambda: require_own_rows(release, table(400)), "do not depend on the other rows")
+
+
 def test_inputs_that_pad_without_a_mask_are_refused():
     class Bag(nn.Module):
         def __init__(self):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,6 +154,47 @@ def test_code_in_a_package_is_imported_by_name_and_its_digest_holds(code, rows, 
 
     code("SCALE = 5\n", "bank.parts")  # a file that the class's file imports has changed
     refused(lambda: Release.load(tmp_path / "v1"), "bank.parts", "another version")
+
+
+READ = """
+
+def read(rows):
+    import fraud_model
+
+    return fraud_model.collate(rows)
+"""
+LATE = """
+
+def late(out):
+    import helper_of_model
+
+    return helper_of_model.SCALE * score(out)
+"""
+
+
+def test_a_copy_imports_the_copies_beside_it_and_not_what_lies_on_the_path(code, rows, tmp_path):
+    for name, scale in (("v1", 1), ("v2", 3), ("v3", 7)):  # that of v3 is on the path in the end
+        helper = code(f"SCALE = {scale}" + READ, "helper_of_model")
+        module = code("from helper_of_model import SCALE" + MODULE + LATE)
+        fraud_release(module, inputs=helper.read, decision=module.late).save(tmp_path / name)
+    old, new = (Release.load(tmp_path / name, device="cpu").run(rows) for name in ("v1", "v2"))
+    assert torch.allclose(9 * old, new, rtol=1e-4)
+    assert old.abs().max() > 0
+
+
+def test_what_was_imported_before_its_file_changed_is_not_what_runs(code, rows, tmp_path):
+    text = "import helper_of_model\nfrom helper_of_model import SCALE"
+    helper = code("SCALE = 2\n", "helper_of_model")
+    fraud_release(code(text + MODULE)).save(tmp_path / "v1")
+    before = Release.load(tmp_path / "v1", device="cpu").run(rows)
+    file = Path(helper.__file__)
+    file.write_text("SCALE = 30\n")  # and Python still holds what it has imported
+    head = json.loads((tmp_path / "v1/release.json").read_text())
+    head["code"]["helper_of_model"] = digest_file(file)
+    (tmp_path / "v1/release.json").write_text(json.dumps(head))
+    (tmp_path / "v1/manifest.json").unlink()
+    after = Release.load(tmp_path / "v1", device="cpu").run(rows)
+    assert torch.allclose(15 * before, after, rtol=1e-4)
 
 
 def test_a_neighbour_that_the_class_imports_is_part_of_the_code(code, tmp_path):

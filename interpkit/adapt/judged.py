@@ -169,36 +169,42 @@ def _shown(what: str, i: Interval, limit: float, own: float, segment: str = "") 
     holds = i.ratio < limit if segment else outcome(i, limit)[0] == "PASS"
     return _line(what, i.ratio, limit, holds, own, upper=i.upper, segment=segment)
 
-# %% ../../nbs/08a_adapt/06_judged.ipynb #4f380882
+# %% ../../nbs/08a_adapt/06_judged.ipynb #bd2b6d40
 def _members(own: Judged, rows: pd.DataFrame, alerts: float) -> dict[str, np.ndarray]:
-    "All sequences, alerts, and the declared segments that are large enough, bool [n] each."
+    "All sequences, alerts, and the other segments that are large enough, bool [n] each."
     found = members_of(rows, highest(own.bare, own.weight, alerts))
     if not found:
         return {"": np.ones(len(rows), bool)}
     counts = effective_groups(np.stack(list(found.values()), 1), own.weight, own.group)
-    asked, _ = judged(dict(zip(found, counts, strict=True)), least=50)
-    large = [n for n, count in zip(found, counts, strict=True) if n in asked and count >= 50]
-    return {"": np.ones(len(rows), bool)} | {name: found[name] for name in large}
+    asked, _ = judged(dict(zip(found, counts, strict=True)))
+    return {"": np.ones(len(rows), bool)} | {name: found[name] for name in asked}
 
-# %% ../../nbs/08a_adapt/06_judged.ipynb #aae4f326
+# %% ../../nbs/08a_adapt/06_judged.ipynb #0098434a
+def _own_values(own: Judged, weight: np.ndarray) -> np.ndarray:  # [n] -> [1 + nodes]
+    "Splice error, and error share of each node, over weighted sequences."
+    lost = (own.spliced - own.bare) ** 2
+    variance = np.full(len(lost), np.average(own.square, weights=own.weight))
+    nodes = zip(own.error.T, own.mass.T, strict=True)
+    return np.array([_share(lost, variance, weight), *(_share(e, e + m, weight) for e, m in nodes)])
+
+# %% ../../nbs/08a_adapt/06_judged.ipynb #82463253
 def _shares(new: Judged, own: Judged, limits: Limits, members: dict[str, np.ndarray]) -> list[dict]:
     "Lines of splice error and error share, for all and for each segment."
     lines, nodes = [], range(new.error.shape[1])
     count = len(members) * (1 + len(nodes))
-    most = min(limits.splice_error, own.splice_error + limits.allowance)
+    most = np.array([limits.splice_error, *(limits.error_share for _ in nodes)])
     variance = np.average(new.square, weights=new.weight)
     for name, m in members.items():
-        lost, base = (new.spliced - new.bare) ** 2, new.square
-        base = base[m] if not name else np.full(m.sum(), variance)
+        before = np.maximum(_own_values(own, own.weight), _own_values(own, own.weight * m))
+        limit = np.minimum(most, before + limits.allowance)
+        base = np.full(m.sum(), variance) if name else new.square
+        parts = [("splice error", ((new.spliced - new.bare) ** 2)[m], base)]
+        for e, mass in zip(new.error[m].T, new.mass[m].T, strict=True):
+            parts.append(("error share", e, e + mass))
         groups = None if new.group is None else new.group[m]
-        found = ratio_interval(lost[m], base, new.weight[m], groups, statements=count)
-        lines.append(_shown("splice error", found, most, own.splice_error, name))
-        for i in nodes:
-            e, whole = new.error[m, i], new.error[m, i] + new.mass[m, i]
-            found = ratio_interval(e, whole, new.weight[m], groups, statements=count)
-            before = _share(own.error[:, i], own.error[:, i] + own.mass[:, i], own.weight)
-            limit = min(limits.error_share, before + limits.allowance)
-            lines.append(_shown("error share", found, limit, before, name))
+        for (what, lost, whole), at_most, value in zip(parts, limit, before, strict=True):
+            found = ratio_interval(lost, whole, new.weight[m], groups, statements=count)
+            lines.append(_shown(what, found, at_most, value, name))
     return lines
 
 # %% ../../nbs/08a_adapt/06_judged.ipynb #f6f598a4

@@ -72,16 +72,22 @@ def why_refused(asked: pd.DataFrame) -> str:
             )
     return "; ".join(told)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #70826159
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #eb5acc09
+def _id(x: object) -> str:
+    "An id as text, whatever type a file gave it: 7, 7.0 and '7' are one."
+    text = str(x)
+    return text.removesuffix(".0")
+
+
 def _apart(learn: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The same rows. Raises (exit code 65) where a sequence or a group is in both parts."
     for name in ("sequence_id", "group_id"):
         if name in learn and name in held:
-            both = set(learn[name].dropna()) & set(held[name].dropna())
+            both = {*learn[name].dropna().map(_id)} & {*held[name].dropna().map(_id)}
             if both:
                 raise invalid(
                     f"rows to judge by that share no {name} with those to learn from",
-                    f"{len(both):,} that are in both, such as {sorted(map(str, both))[0]}",
+                    f"{len(both):,} that are in both, such as {sorted(both)[0]}",
                     "pass a share, held=1/3: rows are then split in whole groups",
                 )
     return learn, held
@@ -180,14 +186,17 @@ def _repr_html_(self: Adaptation) -> str:
     whole = table_html(shown, head)
     return whole + (self.identity._repr_html_() if self.identity is not None else "")
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #a5aa5cda
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3bed4c3b
 MOST = 2000  # sequences on which features are compared
 
 
 def _known(
-    climb: Climb, new: Dictionary, held: pd.DataFrame, retrained: bool
-) -> tuple[Dictionary, Identity]:
+    climb: Climb, new: Dictionary, held: pd.DataFrame, step: str
+) -> tuple[Dictionary, Identity | None]:
     "The new dictionary with names and lineage, in the old order, and who is who."
+    if step == "reuse":
+        return replace(new, validity={}, canary={}), None
+    retrained = step == "retrain"
     old, forth, held = climb.dictionary, climb.forth(), held.iloc[:MOST]
     sides = (old, fired(climb.old, old, held)), (new, fired(climb.new, new, held))
     identity = decoys(identify(*sides, forth), *sides, forth, seed=climb.seed)
@@ -199,7 +208,15 @@ def _known(
         sequences=len(climb.rows),
         seen=sketch(row_hashes(climb.rows, columns)),
     )
+    if not retrained:  # its weights come from those that learnt from other rows before
+        learnt["before"] = _learnt_before(old.training)
     return replace(new, training=new.training | learnt), identity
+
+
+def _learnt_before(record: dict) -> list[dict]:
+    "What a training record says of its rows, and of the rows of those before it."
+    own = {name: record[name] for name in ("data", "sequences", "seen") if name in record}
+    return [own, *record.get("before", ())] if own else list(record.get("before", ()))
 
 # %% ../../nbs/08a_adapt/07b_ladder.ipynb #42f3aa33
 def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
@@ -214,7 +231,7 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #82193933
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #6775ff60
 @at_the_door
 def adapt(
     old: Release,
@@ -251,9 +268,9 @@ def adapt(
         if winner is not None:
             break
     rest = None if climb.first.moved_width else climb.moved.rest
-    if winner is None or rungs[-1].step == "reuse":
-        return Adaptation(own, tuple(rungs), winner, None, rest)
-    named, identity = _known(climb, winner, aside, rungs[-1].step == "retrain")
+    if winner is None:
+        return Adaptation(own, tuple(rungs), rest=rest)
+    named, identity = _known(climb, winner, aside, rungs[-1].step)
     certified = certify(new, named, aside, like=learn)
     return Adaptation(own, tuple(rungs), certified, identity, rest)
 

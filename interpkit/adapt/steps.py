@@ -44,7 +44,7 @@ TOO_FAR = 0.10  # above which the closed form is skipped
 class Refused(Exception):
     "Why a step is not taken."
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #4c62440a
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #3b4b694c
 @dataclass
 class Climb:
     "One update that is being followed: both releases, the old dictionary, rows to learn from."
@@ -81,7 +81,7 @@ class Climb:
 
     def tokens(self, per_width: int) -> int:
         "So many tokens per number of the widest site, as far as memory allows."
-        return max(min(per_width * self.width, int(self.clock.budget.memory // self.bytes)), 1)
+        return max(int(min(per_width * self.width, self.clock.budget.memory / self.bytes)), 1)
 
     @property
     def bytes(self) -> int:

@@ -34,7 +34,7 @@ def attribution_shares(
     total = weight @ size
     return total / max(total.sum(), 1e-30)
 
-# %% ../../nbs/08_drift/03_scores.ipynb #85d057de
+# %% ../../nbs/08_drift/03_scores.ipynb #fc9be166
 @dataclass(frozen=True)
 class OldScores:
     "What the old release gives through its own dictionary."
@@ -46,7 +46,7 @@ class OldScores:
     alerts: np.ndarray  # bool [n] sequences with the highest decisions
     firing: np.ndarray  # [F] effective groups in which it fires
     lost: np.ndarray  # [n, 1 + sites] what splice error and error shares count as lost
-    whole: np.ndarray  # [n, 1 + sites] of what
+    whole: np.ndarray  # [n, 1 + sites] of what: the variance of all, attribution
 
     @property
     def left_out(self) -> np.ndarray:  # [n]
@@ -65,7 +65,7 @@ class OldScores:
             np.divide(weight @ self.lost, whole, np.zeros_like(whole), where=whole > 0)
         ).tolist()
 
-# %% ../../nbs/08_drift/03_scores.ipynb #36c8021f
+# %% ../../nbs/08_drift/03_scores.ipynb #b872ae99
 def score_old(
     old: Release,
     dictionary: Dictionary,
@@ -92,7 +92,8 @@ def score_old(
         for i in range(error.shape[1])
     ]
     size, high = sparse.vstack(sizes).tocsr(), highest(bare, weight, alerts)
-    away = bare - np.average(bare, weights=weight)
+    square = (bare - np.average(bare, weights=weight)) ** 2
+    variance = np.full(len(bare), np.average(square, weights=weight))  # also of a part of the rows
     return OldScores(
         splice_error(bare, spliced, weight, group),
         tuple(shares),
@@ -101,7 +102,7 @@ def score_old(
         high,
         effective_groups(sparse.vstack(fires), weight, group),
         np.column_stack([(spliced - bare) ** 2, error]),
-        np.column_stack([away**2, error + mass]),
+        np.column_stack([variance, error + mass]),
     )
 
 # %% ../../nbs/08_drift/03_scores.ipynb #8011bc70

@@ -19,8 +19,17 @@ from ..drift.segments import LEAST
 from ..model.releases import Release
 from ..model.sites import find_module
 
-# %% ../../nbs/09_gate/03c_askable.ipynb #ac56a210
+# %% ../../nbs/09_gate/03c_askable.ipynb #375dabf1
 MOST_SEEN = 0.10  # of a check set may be rows that the dictionary was trained on
+
+
+def _share_in(record: dict, rows: pd.DataFrame, columns: Iterable[str] | None) -> float:
+    "The share of rows that a training record knows; 0 where it can't tell."
+    if record.get("data") == check_digest(rows):
+        return 1.0
+    if "seen" not in record:
+        return 0.0
+    return share_seen(row_hashes(rows, columns), record["seen"]) or 0.0
 
 
 def refuse_rows_it_learned(
@@ -29,13 +38,10 @@ def refuse_rows_it_learned(
     columns: Iterable[str] | None = None,  # what the release reads
 ):
     "Raise (exit code 65) where a dictionary was trained on the rows that it is judged by."
-    record = dictionary.training
-    seen = None
-    if record.get("data") == check_digest(rows):
-        seen = 1.0
-    elif "seen" in record:
-        seen = share_seen(row_hashes(rows, columns), record["seen"])
-    if seen is None or seen <= MOST_SEEN:
+    records = [dictionary.training, *dictionary.training.get("before", ())]
+    found = [(_share_in(record, rows, columns), record) for record in records]
+    seen, record = max(found, key=lambda pair: pair[0])
+    if seen <= MOST_SEEN:
         return
     raise invalid(
         "a check set that the dictionary was not trained on",

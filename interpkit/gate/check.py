@@ -20,7 +20,7 @@ from torch import nn
 
 import interpkit
 from ..core.calls import at_the_door
-from ..core.errors import bad_parameter, invalid
+from ..core.errors import invalid
 from ..core.files import private_folder, storage_error
 from ..core.groups import blocks_of
 from ..data.checksets import check_digest, hash_split, order_of, read_check_set

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['canary_rows', 'related_rows', 'about_canaries', 'canary', 'tried_canary', 'compare_canary']
 
-# %% ../../nbs/01_model/03a_canaries.ipynb #46a5f5ae
+# %% ../../nbs/01_model/03a_canaries.ipynb #043d87a6
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +26,7 @@ from interpkit.model.synthetic import (
     as_dates,
     lengths_like,
     lists_like,
+    rare_values,
     seconds_of,
     synthetic,
 )
@@ -63,7 +64,7 @@ def canary_rows(
     kept = {c: made[c] for c in asked if comes_back(made[c])}
     return pd.DataFrame({"sequence_id": [f"canary-{i}" for i in range(n)], **kept})
 
-# %% ../../nbs/01_model/03a_canaries.ipynb #3ca12262
+# %% ../../nbs/01_model/03a_canaries.ipynb #b1ae0062
 def related_rows(
     made: pd.DataFrame,  # of `canary_rows`
     rows: pd.DataFrame,  # real rows
@@ -72,20 +73,33 @@ def related_rows(
     "Canary rows whose numbers and dates are means of the same twenty rows in all columns."
     kinds, rng = pd.api.types, np.random.default_rng(seed)
     read: dict[object, np.ndarray] = {}
-    for c in (c for c in made if c in rows and rows[c].notna().all()):
+    for c in [c for c in made if c != "sequence_id" and c in rows and rows[c].notna().all()]:
         if kinds.is_datetime64_any_dtype(rows[c]):
             read[c] = seconds_of(rows[c])
         elif kinds.is_numeric_dtype(rows[c]) and not made[c].isin(rows[c]).any():
             read[c] = rows[c].to_numpy(float)
     if len(rows) < SHARED or not read:
         return made
+    drawn = _of_same_rows(rows, read, 20 * len(made), rng)
+    somebodys = np.sum([drawn[c].isin(rare_values(rows[c])) for c in drawn], axis=0)
+    fewest = np.argsort(somebodys, kind="stable")[: len(made)]
+    chosen = drawn.iloc[fewest].reset_index(drop=True)
+    return pd.DataFrame({c: chosen[c] if c in chosen else made[c] for c in made})
+
+
+def _of_same_rows(
+    rows: pd.DataFrame,
+    read: dict[object, np.ndarray],  # column -> float [rows]
+    n: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:  # n rows
+    "Weighted means of twenty rows that are neighbours in one of the columns."
     order = np.argsort(list(read.values())[rng.integers(len(read))], kind="stable")
-    first = rng.integers(0, len(rows) - SHARED + 1, len(made))
+    first = rng.integers(0, len(rows) - SHARED + 1, n)
     twenty = order[first[:, None] + np.arange(SHARED)]
-    weight = rng.dirichlet(np.ones(SHARED), len(made))
+    weight = rng.dirichlet(np.ones(SHARED), n)
     means = {c: (x[twenty] * weight).sum(1) for c, x in read.items()}
-    drawn = {c: _in_form_of(rows[c], x) for c, x in means.items()}
-    return pd.DataFrame({c: drawn.get(c, made[c]) for c in made})
+    return pd.DataFrame({c: _in_form_of(rows[c], x) for c, x in means.items()})
 
 
 def _in_form_of(column: pd.Series, draws: np.ndarray) -> pd.Series:

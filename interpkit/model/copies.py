@@ -6,11 +6,11 @@
 __all__ = ['AGAIN', 'MOVERS', 'refuse_uncopyable', 'storages', 'tensors_of', 'refuse_shared', 'copied', 'own_classes', 'reaches',
            'other_weights', 'moves_with', 'Bond', 'bond_of']
 
-# %% ../../nbs/01_model/04e_copies.ipynb #ad877058
+# %% ../../nbs/01_model/04e_copies.ipynb #686d68e8
 import copy
-import dis
 import gc
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType, ModuleType
@@ -129,34 +129,63 @@ def copied(original: nn.Module) -> nn.Module:
         raise invalid("weights in memory", f"{offloaded[0]} is offloaded", "load the model whole")
     return made
 
-# %% ../../nbs/01_model/04e_copies.ipynb #7d215c60
-def _names_read(code: CodeType) -> set[str]:
-    "Names of global variables that a function reads, and functions inside it."
-    reads = ("LOAD_GLOBAL", "LOAD_NAME")
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in reads}
+# %% ../../nbs/01_model/04e_copies.ipynb #9f7a1c99
+def _names_in(code: CodeType) -> set[str]:
+    "Names and texts that stand in a function, and in functions inside it."
+    texts = {x for x in code.co_consts if isinstance(x, str)}
     inner = [x for x in code.co_consts if isinstance(x, CodeType)]
-    return names.union(*map(_names_read, inner))
+    return texts.union(code.co_names, *map(_names_in, inner))
 
 
-def _held_by(x: Any) -> list:
-    "What an object leads to. Of a function's globals only those that it reads, if it is one's own."
-    if isinstance(x, (type, ModuleType)):
-        return []
-    if not isinstance(x, FunctionType):
-        return gc.get_referents(x)
-    own = not is_installed(x.__code__.co_filename)
-    names = _names_read(x.__code__) if own else ()
-    read = [x.__globals__[name] for name in names if name in x.__globals__]
-    parts = (x.__closure__, x.__defaults__, x.__kwdefaults__, vars(x))
-    return [*read, *(part for part in parts if part)]
+def _read_by(x: FunctionType) -> list:
+    "What a function may read of its global variables, and of modules that are there."
+    names, found = _names_in(x.__code__), []
+    places, seen = [x.__globals__], set()
+    while places:
+        place = places.pop()
+        read = [place[name] for name in names if name in place]
+        modules = [m for m in read if isinstance(m, ModuleType) and id(m) not in seen]
+        seen |= set(map(id, modules))
+        places += map(vars, modules)
+        found += read
+    return found
+
+# %% ../../nbs/01_model/04e_copies.ipynb #0fed45db
+def _is_own(kind: type) -> bool:
+    "Whether a class is neither Python's nor that of an installed package."
+    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return not is_installed(file or "")
 
 
 def own_classes(model: nn.Module) -> list:
     "What stands in classes of one's own, of which a module and its parts are: methods, attributes."
     classes = {c for m in model.modules() for c in type(m).__mro__}
-    files = {c: getattr(sys.modules.get(c.__module__), "__file__", None) for c in classes}
-    own = [c for c in classes if c is not object and not is_installed(files[c] or "")]
-    return [x for c in own for x in vars(c).values()]
+    return [x for c in classes if _is_own(c) for x in vars(c).values()]
+
+
+def _led_to(x: Any) -> list:
+    "What a weak reference leads to, as long as it is there."
+    try:
+        return [x() if isinstance(x, weakref.ReferenceType) else x.__repr__.__self__]
+    except ReferenceError:
+        return []
+
+# %% ../../nbs/01_model/04e_copies.ipynb #71c2375c
+def _held_by(x: Any) -> list:
+    "What an object leads to. Of a function's globals only those that it reads, if it is one's own."
+    if isinstance(x, weakref.ReferenceType) or type(x) in weakref.ProxyTypes:
+        return _led_to(x)
+    if isinstance(x, type):
+        return [*vars(x).values(), *x.__bases__] if _is_own(x) else []
+    if isinstance(x, ModuleType):
+        return []
+    if not isinstance(x, FunctionType):
+        return gc.get_referents(x)
+    read = [] if is_installed(x.__code__.co_filename) else _read_by(x)
+    parts = (x.__closure__, x.__defaults__, x.__kwdefaults__, vars(x))
+    return [*read, *(part for part in parts if part)]
 
 # %% ../../nbs/01_model/04e_copies.ipynb #a90d9153
 def reaches(start: list, original: nn.Module) -> bool:
