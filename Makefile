@@ -4,6 +4,7 @@
 # make docs   the documentation site in _docs                     make portable what computes, under other instruction sets
 # make export notebooks -> package, sidebar, README               make slow     portable, and studies: kill -9 at random moments
 # make format one formatter over everything                       make bench    one benchmark: make bench NAME=gate_error_rates
+# make fuzz   ten thousand damaged files, each refused or harmless
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
@@ -12,7 +13,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 READY := .venv/ready
 
-.PHONY: demo example test quick slow portable style format lessons lab docs bench export
+.PHONY: demo example test quick slow portable style format lessons lab docs bench fuzz export
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --upgrade "pip>=24"
@@ -32,7 +33,7 @@ test: $(READY)
 quick: $(READY)
 	bash tests/run.sh quick
 
-slow: $(READY) portable
+slow: $(READY) portable fuzz
 	python -m pytest -m slow tests
 
 portable: $(READY)
@@ -55,6 +56,9 @@ docs: $(READY)
 
 bench: $(READY)
 	cd nbs/benchmarks && papermill $(NAME).ipynb $${TMPDIR:-/tmp}/$(NAME).ipynb -p full True -k python3
+
+fuzz: $(READY)
+	$(MAKE) bench NAME=fuzz
 
 export: $(READY)
 	nbdev-export && nbdev-clean && python tools/docs/floors.py
