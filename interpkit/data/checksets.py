@@ -262,7 +262,7 @@ def _check_lengths(rows: pd.DataFrame, c: str):
         "annotate every token, or leave the column out",
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #a02961eb
+# %% ../../nbs/02_data/02_checksets.ipynb #cf6ee094
 def with_numbers(
     rows: pd.DataFrame,
     label: Mapping[str, int],  # word -> 0 or 1; empty: the column holds numbers
@@ -274,7 +274,12 @@ def with_numbers(
         mend = "label = { good = 0, bad = 1 }"
         raise bad_parameter("labels that mean 0 or 1", f"{sorted(set(label.values()))}", mend)
     words = rows["label"].astype(object).where(rows["label"].notna(), None)
-    made = words.map(lambda x: label.get(str(x)), na_action="ignore").astype(float)
+
+    def number(x: Any) -> int | None:
+        whole = isinstance(x, float) and x.is_integer()  # codes 1 and 2 beside missing ones
+        return label.get(str(int(x) if whole else x))
+
+    made = words.map(number, na_action="ignore").astype(float)
     refuse_rows(
         made.isna() & rows["label"].notna(),
         "label",
