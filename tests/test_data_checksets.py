@@ -257,6 +257,8 @@ def test_words_of_a_label_are_numbers_by_a_policy():
     assert read_check_set(flags, [], label={"True": 1, "False": 0}).label.tolist()[:2] == [1, 0]
     codes = columns().assign(label=[1, 2, 1, 2, 2])  # German credit: 1 good, 2 bad
     assert read_check_set(codes, [], label={"1": 0, "2": 1}).label.tolist() == [0, 1, 0, 1, 1]
+    some = codes.assign(label=[1.0, 2.0, np.nan, 2.0, 2.0])
+    assert read_check_set(some, [], label={"1": 0, "2": 1}).label.isna().sum() == 1
 
 
 UNREAD = dict(

@@ -295,7 +295,7 @@ def _check_events(c: str, x: pd.Series):
     if arrays.map(lambda a: len(np.unique(a[a >= 0]))).max() < 2:
         raise invalid(f"a sequence of two events or more in column {c!r}", "none", mend)
 
-# %% ../../nbs/02_data/02_checksets.ipynb #9bcc16b3
+# %% ../../nbs/02_data/02_checksets.ipynb #816f45e8
 def with_numbers(
     rows: pd.DataFrame,
     label: Mapping[str, int],  # word -> 0 or 1; empty: the column holds numbers
@@ -307,7 +307,12 @@ def with_numbers(
         mend = "label = { good = 0, bad = 1 }"
         raise bad_parameter("labels that mean 0 or 1", f"{sorted(set(label.values()))}", mend)
     words = rows["label"].astype(object).where(rows["label"].notna(), None)
-    made = words.map(lambda x: label.get(str(x)), na_action="ignore").astype(float)
+
+    def number(x: Any) -> int | None:
+        whole = isinstance(x, float) and x.is_integer()  # codes 1 and 2 beside missing ones
+        return label.get(str(int(x) if whole else x))
+
+    made = words.map(number, na_action="ignore").astype(float)
     refuse_rows(
         made.isna() & rows["label"].notna(),
         "label",
