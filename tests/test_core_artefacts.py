@@ -7,8 +7,10 @@ import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,17 @@ from interpkit.core.benchmarks import bar, write_benchmark
 from interpkit.core.digests import digest_file, digest_frame, digest_json, six
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import (
+    aside_name,
+    born,
     is_storage_error,
     read_json,
     remove_leftovers,
+    remove_leftovers_in,
     storage_error,
     write_json,
 )
 from interpkit.core.show import card_html, percent, table_html
+from interpkit.gate.runner import locked
 
 OLD, NEW = {"a.txt": "old a", "deep/b.txt": "old b"}, {"a.txt": "new a", "c.txt": "new c"}
 
@@ -231,6 +237,85 @@ def test_leftovers_of_another_host_go_after_a_day(tmp_path):
     os.utime(left, (0, 0))
     remove_leftovers(tmp_path / "a[1].json")
     assert not left.exists()
+
+
+def left_by(folder: Path, host: str, pid: int, begun: int, name="report.html") -> Path:
+    "What a writer of this host and process has left aside."
+    left = folder / f".{name}.{host.replace('.', '+')}.{pid}.{begun}.0123abcd.aside"
+    left.write_text("rows")
+    return left
+
+
+@pytest.fixture
+def ended():
+    "The number of a process that has ended."
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_hosts_are_compared_whole(tmp_path, monkeypatch, ended):
+    monkeypatch.setattr("socket.gethostname", lambda: "a.bank.example")
+    others = [
+        left_by(tmp_path, host, ended, 5)
+        for host in ("b.bank.example", "a.bank.example.org", "example", "x.a.bank.example", "a", "")
+    ]
+    mine = left_by(tmp_path, "a.bank.example", ended, 5)
+    remove_leftovers(tmp_path / "report.html")
+    assert not mine.exists()
+    assert all(other.exists() for other in others)
+
+
+@pytest.mark.parametrize("jump", [-40, -2, 2, 40])
+def test_no_clock_that_jumps_takes_the_work_of_the_living(tmp_path, monkeypatch, jump):
+    "Neither of a process here, nor of one elsewhere that goes on writing."
+    then = time.time() + jump * 86400
+    here = aside_name(tmp_path / "lesson")
+    fill_folder = tmp_path / f".lesson.elsewhere.1.1.{'0' * 8}.aside"
+    for folder in (here, fill_folder):
+        folder.mkdir()
+        (folder / "part").write_text("half")
+        os.utime(folder, (then, then))
+    monkeypatch.setattr("time.time", lambda: then + 10 * 86400)
+    remove_leftovers(tmp_path / "lesson")
+    assert here.exists()
+    assert fill_folder.exists()
+
+
+def test_a_number_that_another_process_has_now_is_nobodys(tmp_path):
+    "As in a container that is started again: its processes have the numbers of before."
+    me = os.getpid()
+    dead = left_by(tmp_path, socket.gethostname(), me, born(me) + 1)
+    alive = aside_name(tmp_path / "report.html")
+    alive.write_text("rows")
+    remove_leftovers(tmp_path / "report.html")
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_a_killed_writer_that_nobody_buried_is_dead(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    left = left_by(tmp_path, socket.gethostname(), process.pid, born(process.pid))
+    remove_leftovers_in(tmp_path)
+    assert left.exists()
+    process.kill()
+    while born(process.pid):  # a zombie has none
+        time.sleep(0.01)
+    remove_leftovers_in(tmp_path)
+    assert not left.exists()
+    process.wait()
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next_one(tmp_path, ended):
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    host, run = socket.gethostname(), tmp_path / "run"
+    left = [left_by(run, host, ended, 5), left_by(run / "report", host, ended, 5, "result.json")]
+    (run / ".evidence.x.aside").mkdir()  # somebody's own
+    (run / "notes.aside").touch()
+    with locked(run):
+        assert not any(file.exists() for file in left)
+        assert (run / ".evidence.x.aside").exists()
+        assert (run / "notes.aside").exists()
 
 
 def test_every_kind_of_tampering_is_named(tmp_path):

@@ -3,13 +3,16 @@
 No customer's value is in it, and no row is dropped.
 """
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import refused
 
 from interpkit.core.errors import InterpkitError
-from interpkit.data.checksets import KINDS, check_digest, hash_split, read_check_set
+from interpkit.data.checksets import KINDS, check_digest, hash_split, order_of, read_check_set
+from interpkit.drift.segments import segments_of
 
 SECRET = "Ada-Lovelace-4711"
 
@@ -24,6 +27,7 @@ def tokens() -> pd.DataFrame:
             weight=[20.0, 1, 20, 1, 0],
             group_id=[1, 1, 2, 2, 3],
             timestamp=pd.date_range("2024-01-01", periods=5),
+            event_ids=[[-1, 0, 1], [-1, 0], [0], [-1, 0, 0, 1], [0, 0]],
             **{"factor:travel": [[0, 1, 1], [0, 0], [0], [0, 0, 0, 1], [0, 1]]},
         )
     )
@@ -74,6 +78,15 @@ def refusal(frame, inputs=None) -> InterpkitError:
         ("factor:travel", [0, 1], "another length"),
         ("factor:travel", [0, np.nan, 1, 0], "NaN"),
         ("factor:travel", [], "empty"),
+        ("event_ids", [0, 1], "another length"),
+        ("event_ids", [0, 1, 0, 1], "comes back"),
+        ("event_ids", [0, -1, 0, 1], "comes back"),
+        ("event_ids", [0, 0, 1, -2], "another number"),
+        ("event_ids", [-1, -1, -1, -1], "none in row"),
+        ("event_ids", [0, 0, 1, 1.5], "another number"),
+        ("event_ids", [0, 0, 1, np.nan], "NaN"),
+        ("event_ids", [[0, 0], [1, 1]], "nested"),
+        ("event_ids", None, "something else"),
         ("weight", -0.5, "negative, infinite or missing"),
         ("weight", np.nan, "negative, infinite or missing"),
         ("weight", np.inf, "negative, infinite or missing"),
@@ -119,6 +132,8 @@ def test_a_broken_value_of_a_table_is_named_by_column_and_row(column, value, sai
         (lambda: tokens().drop(columns="sequence_id"), "columns input_ids"),
         (lambda: put(columns(), "amount", 1, SECRET), "number and str"),
         (lambda: columns().assign(weight=SECRET), "type"),
+        (lambda: tokens().drop(columns="input_ids"), "columns sequence_id"),
+        (lambda: tokens().assign(event_ids=[[0] * n for n in (3, 2, 1, 4, 2)]), "none"),
         (lambda: columns().assign(label=["0", "1", "0", "1", "1"]), "type"),
         (lambda: columns().assign(weight=0.0), "0 in all rows"),
         (lambda: pd.concat([columns(), columns()[["amount"]]], axis=1), "'amount' twice"),
@@ -191,12 +206,12 @@ def test_an_index_of_sequence_ids_is_taken_as_the_column(tmp_path):
     ).sequence_id.tolist() == list(range(5))
 
 
-def test_files_that_are_no_parquet_are_refusal(tmp_path):
-    columns().to_csv(tmp_path / "rows.csv")
+def test_files_that_are_no_table_are_refusal(tmp_path):
+    columns().to_pickle(tmp_path / "rows.pkl")
     columns().to_parquet(tmp_path / "rows.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "rows.parquet").read_bytes()[:-20])
     (tmp_path / "empty").mkdir()
-    for name in ("rows.csv", "cut.parquet", "nowhere.parquet", "empty"):
+    for name in ("rows.pkl", "cut.parquet", "nowhere.parquet", "empty"):
         refused(lambda name=name: read_check_set(tmp_path / name))
 
 
@@ -206,6 +221,68 @@ def test_pandas_own_types_are_understood(dtype):
     rows = columns().assign(extra=pd.array(values, dtype=dtype))
     assert len(read_check_set(rows)) == 5
     assert "'extra'" in refusal(rows.assign(extra=pd.array([*values[:4], None], dtype=dtype))).asked
+
+
+SEGMENTS = dict(
+    cut=lambda: pd.cut(pd.Series([1.0, 2, 3, 4, 5]), [0, 2, 6]),
+    intervals=lambda: pd.arrays.IntervalArray.from_breaks(range(6)),
+    dates=lambda: pd.date_range("2026-01-01", periods=5),
+    decimals=lambda: [Decimal("1.5")] * 5,
+    flags=lambda: [True, False, True, False, True],
+    periods=lambda: pd.period_range("2026-01", periods=5, freq="M"),
+)
+
+
+@pytest.mark.parametrize("kind", SEGMENTS)
+def test_segments_of_any_kind_of_value_are_taken(kind):
+    rows = columns().assign(segment=SEGMENTS[kind]())
+    assert set(segments_of(read_check_set(rows))) == set(rows.segment.astype(str))
+
+
+def test_a_segment_outside_of_the_cuts_is_told_with_a_line_that_works():
+    rows = columns().assign(segment=pd.cut(pd.Series([1.0, 2, 3, 4, 9]), [0, 2, 6]))
+    mend = refusal(rows, ["amount"]).mend
+    exec(mend.partition(", or")[0], dict(rows=rows))
+    assert read_check_set(rows, ["amount"]).segment.tolist()[-1] == "unknown"
+
+
+def test_words_of_a_label_are_numbers_by_a_policy():
+    rows = columns().assign(label=pd.Categorical(["good", "bad", None, "good", "bad"]))
+    read = read_check_set(rows, ["amount"], label=dict(good=0, bad=1))
+    assert read.label.tolist()[:2] == [0, 1]
+    assert read.label.isna().tolist() == [False, False, True, False, False]
+    refused(lambda: read_check_set(rows, ["amount"], label=dict(good=0)), "another value in row 1")
+    refused(lambda: read_check_set(rows, ["amount"], label=dict(good=0, bad=2)), code=64)
+    flags = columns().assign(label=[True, False] * 2 + [None])  # words of another kind
+    assert read_check_set(flags, [], label={"True": 1, "False": 0}).label.tolist()[:2] == [1, 0]
+    codes = columns().assign(label=[1, 2, 1, 2, 2])  # German credit: 1 good, 2 bad
+    assert read_check_set(codes, [], label={"1": 0, "2": 1}).label.tolist() == [0, 1, 0, 1, 1]
+
+
+UNREAD = dict(
+    text=["a"] * 5,
+    none=[None] * 5,
+    ints=[1] * 5,
+    nested=[[[1]]] * 5,
+    empty=[[]] * 5,
+    dicts=[{}] * 5,
+)
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_column_of_that_name_that_is_no_ids_and_not_read_is_left_out(kind):
+    rows = columns().assign(input_ids=UNREAD[kind])
+    assert "input_ids" not in read_check_set(rows, ["amount"])
+    assert "input_ids" not in read_check_set(rows, [], ["amount"])
+    refused(lambda: read_check_set(rows, []))  # a function may read it
+
+
+def test_the_order_of_ids_is_that_of_python():
+    rng = np.random.default_rng(0)
+    ids = pd.Series(["".join(map(chr, rng.integers(32, 0x2FFF, 3))) for _ in range(500)])
+    assert order_of(ids).tolist() == np.argsort(ids.to_numpy(object), kind="stable").tolist()
+    numbers = pd.Series(rng.permutation(300))
+    assert order_of(numbers).tolist() == sorted(range(300), key=lambda i: str(numbers[i]))
 
 
 def test_reserved_names_are_the_ones_that_models_do_not_read():

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mypy_patch
+import pandas as pd
 import pytest
 from helpers import printed_by, refused
 
@@ -109,9 +110,104 @@ def test_adapt_can_be_called_and_takes_what_the_function_takes(tiny):
 
     door = inspect.signature(interpkit.adapt).parameters
     own = inspect.signature(adapt).parameters
-    assert list(door)[:5] == list(own)[:5]
-    assert {"limits", "held", "steps", "seed"} == set(own) - set(door)
+    assert list(door) == list(own)
+    assert [p.default for p in door.values()] == [p.default for p in own.values()]
     refused(lambda: interpkit.adapt(tiny.old, tiny.old, tiny.dictionary, tiny.rows, 0), code=64)
+
+
+# A slip at the door
+
+SLIPS = {
+    "check": ("dictionry", "dictionary"),
+    "train": ("wirng", "wiring"),
+    "evaluate": ("row", "rows"),
+    "explain": ("tops", "top"),
+    "adapt": ("budgt", "budget"),
+    "verify": ("expct", "expect"),
+    "Release.from_module": ("decison", "decision"),
+    "Release.load": ("devise", "device"),
+    "Release.save": ("overwrte", "overwrite"),
+}
+
+
+def at_the_door(name: str):
+    first, _, method = name.partition(".")
+    found = getattr(interpkit, first)
+    return getattr(found, method) if method else found
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_misspelt_argument_is_told_with_the_one_that_was_meant(name):
+    slip, meant = SLIPS[name]
+    call = at_the_door(name)
+    given = [None] * (3 if name in ("check", "evaluate", "explain") else 2)
+    error = refused(lambda: call(*given, **{slip: 1}), repr(slip), code=64)
+    assert repr(meant) in error.mend
+
+
+def test_a_policy_tells_the_key_that_was_meant():
+    keys = {
+        "limts": dict(limts={}),
+        "efect": dict(limits=dict(efect=0.2)),
+        "n_feature": dict(training=dict(n_feature=64)),
+        "splice_eror": dict(own=dict(splice_eror=0.1)),
+        "site": dict(new=dict(site={})),
+    }
+    for slip, policy in keys.items():
+        call = lambda policy=policy: interpkit.check(None, None, None, policy=policy)  # noqa: E731
+        assert "did you mean" in refused(call, repr(slip), code=64).mend
+
+
+@pytest.mark.parametrize("name", [*SLIPS, "Release.save"])
+def test_shift_tab_shows_every_parameter_with_a_sentence(name):
+    from IPython.core.oinspect import Inspector
+
+    call = at_the_door(name)
+    shown = Inspector(theme_name="linux").info(call)["docstring"]
+    parameters = inspect.signature(call).parameters.values()
+    assert not [p.name for p in parameters if p.kind is p.VAR_KEYWORD and name != "train"]
+    lines = shown.splitlines()
+    for p in parameters:
+        head = next((x for x in lines if x.startswith((f"{p.name}:", f"{p.name} ="))), None)
+        assert head or p.name in ("self", "cls", "options", "release"), (name, p.name)
+    assert lines[0]
+    if name == "check":
+        assert "limits: dict | None = None" in lines
+        assert lines[lines.index("limits: dict | None = None") + 1].startswith("    {'effect'")
+
+
+# What is passed in place of a release
+
+
+def test_what_is_no_release_is_told_for_what_it_is(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from torch import nn
+
+    rows = pd.DataFrame(dict(sequence_id=[1], a=[1.0]))
+    given = {
+        "LogisticRegression of sklearn": LogisticRegression(),
+        "MLPClassifier of sklearn": MLPClassifier(),
+        "Pipeline of sklearn": make_pipeline(LogisticRegression()),
+        "the class Linear": nn.Linear,
+        "weights without their model": nn.Linear(2, 1).state_dict(),
+        "the function": lambda x: x,
+        "int": 3,
+    }
+    for said, model in given.items():
+        refused(lambda m=model: interpkit.check(m, m, rows), said, code=64)
+        refused(lambda m=model: interpkit.Release.from_module(m), said, code=64)
+    for name, said in {
+        "model.pt": "a pickle",
+        "model.safetensors": "weights without the model",
+        "model.joblib": "no torch module",
+        "model.onnx": "another framework",
+        "rows.csv": "a table",
+        "README": "a file",
+    }.items():
+        (tmp_path / name).write_bytes(b"x")
+        refused(lambda n=name: interpkit.check(tmp_path / n, tmp_path / n, rows), said, ".save(")
 
 
 # What has moved

@@ -17,11 +17,13 @@ from small_families import OWN, writer
 from small_language import truth, world
 
 import interpkit
+from interpkit.core.digests import canonical
 from interpkit.core.statistics import Interval
 from interpkit.drift.limits import Limits
 from interpkit.drift.measure import load_families, measure
 from interpkit.drift.plan import code_digest, limits_by_segment, limits_of, plan_check, preview
 from interpkit.drift.scores import OldScores, fit_or_raise, score_old
+from interpkit.drift.segments import ALL, pooled_in
 from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
 
@@ -277,6 +279,57 @@ def test_declared_segments_that_are_too_small_decide_nothing():
     assert "rare" not in {s.segment for s in plan.statements}
     one_more = rows.assign(segment=["rare"] * 50 + ["other"] * 350)
     assert plan_check(c.world.old, c.world.dictionary, one_more)[0].segments["rare"] == 50
+
+
+RARE = ["a"] * 30 + ["b"] * 30 + ["main"] * 340
+
+
+def test_rare_segments_are_asked_together_under_the_name_of_a_policy():
+    c = checked()
+    rows = c.rows.assign(segment=RARE)
+    plan, scores = plan_check(c.world.old, c.world.dictionary, rows, pool="other")
+    assert plan.pooled == {"other": {"a": 30, "b": 30}}
+    assert plan.segments["other"] == 60
+    assert plan.too_small == {}
+    alone, _ = plan_check(
+        c.world.old, c.world.dictionary, rows.assign(segment=["other"] * 60 + RARE[60:])
+    )
+    assert plan.statements == alone.statements  # the limits too are those of one segment
+    seen = preview(plan, scores, rows)
+    assert set(seen[seen.segment == "other"].sequences) == {60}
+    apart, _ = plan_check(c.world.old, c.world.dictionary, rows, pool="other", segments=False)
+    assert apart.pooled == {} and "other" not in apart.segments
+    assert Plan.from_dict(json.loads(canonical(plan.to_dict()))) == plan
+
+
+def test_what_is_pooled_follows_from_numbers_of_sequences_and_their_weights_alone():
+    rows = checked().rows.assign(segment=RARE)
+    pooled = {"other": {"a": 30, "b": 30}}
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        other = rows.assign(label=rng.integers(0, 2, 400), x0=rng.normal(size=400)).sample(
+            frac=1, random_state=rng.integers(100)
+        )
+        assert pooled_in(other, "other") == pooled
+    weight = np.where(np.arange(400) == 399, 1000.0, 1.0)
+    assert pooled_in(rows.assign(weight=weight), "other")["other"] == dict(a=30, b=30, main=340)
+    one_customer = rows.assign(group_id=np.where(np.arange(400) < 60, np.arange(400), 77))
+    assert "main" in pooled_in(one_customer, "other")["other"]
+    assert pooled_in(rows.drop(columns="segment"), "other") == {}
+
+
+def test_a_pool_that_is_too_small_is_listed_as_any_other_segment():
+    c = checked()
+    rows = c.rows.assign(segment=["a"] * 20 + ["b"] * 20 + ["main"] * 360)
+    plan, _ = plan_check(c.world.old, c.world.dictionary, rows, pool="other")
+    assert plan.too_small == {"other": 40}
+    assert plan.pooled == {"other": {"a": 20, "b": 20}}
+
+
+@pytest.mark.parametrize("name", ["main", "a", "alerts", "label 1", " ", ALL])
+def test_a_pool_has_a_name_of_its_own(name):
+    rows = checked().rows.assign(segment=RARE)
+    refused(lambda: pooled_in(rows, name), "pool = ", code=64)
 
 
 @pytest.mark.parametrize("name", ["alerts", "label 1"])

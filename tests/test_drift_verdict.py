@@ -12,6 +12,7 @@ from helpers import refused
 from scipy import stats
 from small_checks import checked
 
+from interpkit.drift.actions import action_for, holds_up
 from interpkit.drift.measure import measure
 from interpkit.drift.statements import Plan, Statement, decide
 from interpkit.drift.verdict import Verdict, judge, naming, sensitivity, to_collect, worst
@@ -220,6 +221,44 @@ def test_where_one_of_several_sits_at_its_limit_the_others_keep_their_number():
     wide = statement("splice error", "INCONCLUSIVE", ratio=0.01, lower=0.001, upper=0.4)
     assert to_collect([statement(n=1000), at_limit]) is None
     assert to_collect([statement(n=1000), at_limit, wide]) == to_collect([statement(n=1000), wide])
+
+
+def settled(statements):
+    "Every way in which the open ones can come out."
+    outcomes = [(P, F) if s.outcome == U else (s.outcome,) for s in statements]
+    for chosen in product(*outcomes):
+        yield [replace(s, outcome=o) for s, o in zip(statements, chosen, strict=True)]
+
+
+def test_collect_waits_for_no_statement_that_can_not_change_what_to_do():
+    "Brute force: whatever else comes out, the action is the same whether it PASSes or FAILs."
+    idle = 0
+    for outcomes in product((P, F, U), repeat=5):
+        for second in product((P, F, U), repeat=2):
+            more = [statement("effect: rare", second[0]), statement("error share", second[1])]
+            known = [*asked(outcomes), *more]
+            if action_for(known) != "COLLECT":
+                continue
+            for i, s in enumerate(known):
+                if s.outcome != U or s.question == "moved" or holds_up(s, known):
+                    continue
+                idle += 1
+                for all_settled in settled(known):
+                    other = {P: F, F: P}[all_settled[i].outcome]
+                    turned = [*all_settled]
+                    turned[i] = replace(turned[i], outcome=other)
+                    assert action_for(all_settled) == action_for(turned), (s.name, outcomes)
+    assert idle > 50
+
+
+def test_collect_counts_what_decides_and_not_an_effect_at_a_site_that_moved():
+    "An honest refresh of a credit model asked for 135,200 customers for an effect at its limit."
+    moved = statement("activation", F, question="moved")
+    failed, is_open = statement("effect: late", F), statement("effect", **OPEN | dict(ratio=0.24))
+    inputs = statement("inputs", **OPEN)
+    assert action_for([moved, failed, is_open, inputs]) == "COLLECT"
+    assert to_collect([moved, failed, is_open, inputs]) == to_collect([inputs, moved])
+    assert to_collect([failed, is_open, inputs]) != to_collect([failed, inputs])
 
 
 def test_nothing_to_collect_where_nothing_is_open():

@@ -128,6 +128,81 @@ def test_a_swapped_token_is_the_only_change():
         assert effect == pytest.approx(bare[row] - after, abs=1e-6)
 
 
+EVENTS = [-1, 0, 0, 1, 1, 1]
+
+
+def in_events(rows):
+    return rows.assign(event_ids=[EVENTS] * len(rows))
+
+
+@pytest.mark.parametrize("lookup", ["once", "parameter"])
+def test_a_declared_event_is_one_input_and_goes_as_a_whole(lookup):
+    rows = in_events(rows_of()[["sequence_id", "input_ids"]])
+    old = release(3, lookup)
+    units = input_units([old], rows)
+    assert units.units(0).tolist() == [1, 3]
+    bare = old.run(rows).double().numpy()
+    worth = old.model.worth.detach().numpy()[:, 0]
+    ordinary = worth[np.array(rows.input_ids.tolist())].mean()
+    for row in (0, 5, 9):
+        for start, tokens in ((1, [1, 2]), (3, [3, 4, 5])):
+            effect = units.effects(old, bare, np.array([row]), np.array([start]))[0]
+            was = worth[[rows.input_ids[row][t] for t in tokens]].sum()
+            now = len(tokens) * ordinary
+            if lookup == "parameter":  # the same event of another sequence
+                other = rows.input_ids[units.lends[row, start]]
+                now = worth[[other[t] for t in tokens]].sum()
+            assert effect == pytest.approx(was - now, abs=1e-5)
+
+
+def test_where_to_look_first_is_a_sum_over_the_tokens_of_an_event():
+    rows = in_events(rows_of()[["sequence_id", "input_ids"]])
+    old = release(3)
+    bare = old.run(rows).double().numpy()
+    by_event = input_units([old], rows)
+    guess = by_event.guess(old, bare)
+    effects = by_event.effects(old, bare, np.repeat(np.arange(N), 2), np.tile([1, 3], N))
+    assert guess[:, [1, 3]].ravel() == pytest.approx(np.abs(effects), abs=1e-5)  # it is linear
+    assert not guess[:, [0, 2, 4, 5]].any()
+
+
+def test_a_reason_that_stays_in_its_event_is_the_same_and_one_that_leaves_it_is_not():
+    "Tokens 3 and 4 always stand in one event, 3 first. A release reads the one or the other."
+    rng = np.random.default_rng(1)
+    ids = rng.integers(5, V, (N, T))
+    ids[rng.random(N) < 0.5, 1:3] = [3, 4]
+    ids[rng.random(N) < 0.5, 3:5] = [3, 4]
+    rows = pd.DataFrame(dict(sequence_id=np.arange(N), input_ids=ids.tolist()))
+    old, new = release(3), release(4)
+    assert lost(old, new, rows)[1] > 0.5  # token by token
+    declared = rows.assign(event_ids=[[-1, 0, 0, 1, 1, 2]] * N)
+    units, share = lost(old, new, declared)
+    assert share < 1e-6
+    names = set(units.unit_name(np.repeat(np.arange(N), 3), np.tile([1, 3, 5], N)))
+    assert "event with token 3" in names or "event with token 4" in names
+    across = rows.assign(event_ids=[[-1, 0, 1, 1, 2, 2]] * N)
+    assert lost(old, new, across)[1] > 0.5
+
+
+def test_events_of_other_lengths_lend_what_fits():
+    rows = pd.DataFrame(
+        dict(
+            sequence_id=range(3),
+            input_ids=[[3, 4, 5, 6], [7, 8], [9, 10, 11]],
+            event_ids=[[0, 0, 0, 1], [0, 1], [-1, -1, -1]],
+        )
+    )
+    old = release(3, "parameter")
+    units = input_units([old], rows)
+    units.lends[:] = [[1] * 4, [0] * 4, [0] * 4]
+    assert units.swapped(0, 0) == [7, 7, 7, 6]
+    assert units.swapped(0, 3) == [3, 4, 5, 8]
+    assert units.swapped(1, 1) == [7, 6]
+    assert units.units(2).tolist() == []
+    units.lends[:] = 2
+    assert units.swapped(0, 0)[0] in (9, 10, 11)
+
+
 def test_a_function_that_looks_rows_up_by_their_index_moves_nothing():
     "It ignores what is replaced, so its effects are 0 and nothing passes; not those of strangers."
     rows = rows_of()[["sequence_id", "a", "b"]]

@@ -9,8 +9,10 @@ import socket
 from dataclasses import replace
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,8 +21,9 @@ from helpers import refused
 from interpkit.core.digests import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.data.demo import demo_folder, demo_rows
+from interpkit.gate.about import assumed, probability_note
 from interpkit.gate.askable import refuse_rows_it_learned
-from interpkit.gate.check import KEYWORDS, check, schema_notes, training_rows
+from interpkit.gate.check import KEYWORDS, check, rows_of, schema_notes, training_rows
 from interpkit.gate.policy import Policy
 from interpkit.model.releases import Release
 from interpkit.training.train import train_dictionary
@@ -37,6 +40,61 @@ def test_folders_modules_and_releases_ask_the_same_question(tiny, given):
     live = check(*loaded, tiny.rows, dictionary=tiny.dictionary).verdict
     assert canonical(folders.to_dict()) == canonical(live.to_dict())
     assert (folders.outcome, folders.action) == ("FAIL", "REVIEW")
+
+
+def test_the_same_rows_in_any_form_are_the_same_rows(tiny, given, tmp_path):
+    rows = tiny.rows.reset_index(drop=True)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_feather(tmp_path / "rows.arrow")
+    forms = {
+        "csv": tmp_path / "rows.csv",
+        "arrow file": tmp_path / "rows.arrow",
+        "arrow": pa.Table.from_pandas(rows),
+        "datasets": datasets.Dataset.from_pandas(rows),
+        "rows": rows.to_dict("records"),
+        "columns": rows.to_dict("list"),
+    }
+    whole = rows_of(rows, tiny.old)
+    for data in forms.values():
+        read = rows_of(data, tiny.old).astype(whole.dtypes.to_dict())
+        pd.testing.assert_frame_equal(read, whole, rtol=1e-15)
+    told = [
+        [(s.name, s.segment, s.ratio) for s in check(**given | dict(data=data)).verdict.statements]
+        for data in (rows, forms["rows"])
+    ]
+    assert told[0] == told[1]
+    error = refused(lambda: check(**given | dict(data=rows.to_numpy())), "no names", code=64)
+    assert "columns=[" in error.mend
+
+
+def test_a_limit_may_be_a_number_and_a_label_a_word(given, tiny):
+    words = tiny.rows.assign(label=np.where(np.arange(len(tiny.rows)) % 3, "good", "bad"))
+    result = check(**given | dict(data=words, label=dict(good=0, bad=1), limits=dict(effect=0.4)))
+    assert result.plan.about["whys"] == dict(effect="no reason given")
+    effect = next(s for s in result.plan.statements if s.name == "effect" and not s.segment)
+    assert effect.limit == 0.4
+    assert "label 1" in {s.segment for s in result.plan.statements}
+    for wrong in ("40 %", True, None, [0.4]):
+        form = refused(lambda w=wrong: check(**given, limits=dict(effect=w)), code=64)
+        assert "{'limit': 0.2" in form.asked, wrong
+    assert "{'splice_error'" in refused(lambda: check(**given, limits=0.4), code=64).asked
+
+
+def test_what_is_assumed_and_what_looks_like_a_probability_is_said(tiny):
+    squashed = torch.nn.Sequential(*copy.deepcopy(tiny.old.model), torch.nn.Sigmoid())
+    live = Release.from_module(squashed, sites=["1:out"], name="squashed")
+    rows = tiny.rows[["sequence_id", *(f"x{i}" for i in range(6))]]
+    live.run(rows)  # which settles what was assumed
+    assert probability_note(live, rows).startswith("Decisions of squashed lie between 0 and 1")
+    assert "x0, x1, x2, x3, x4, x5, in this order" in assumed(live)
+    named = Release.from_module(
+        squashed, dict(kind="columns", columns=list(rows)[1:]), dict(kind="scalar"), ["1:out"]
+    )
+    named.run(rows)
+    assert assumed(named) == ""
+    assert probability_note(tiny.old, tiny.rows) == ""
+    flags = Release.from_module(squashed, decision=lambda out: (out[:, 0] > 0.5).float())
+    assert probability_note(flags, rows) == ""  # nothing to take a logit of
 
 
 def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(given, tiny):
@@ -145,6 +203,48 @@ def test_a_change_of_the_alerts_alone_is_to_review(tiny, given):
     assert found.action == "REVIEW"
     assert found.statement("inputs", "alerts").outcome == "FAIL"
     assert found.statement("inputs", "alerts").ratio > 2 * found.statement("inputs").ratio
+
+
+def banded(tiny):
+    "Four segments of 20 sequences, where x5 is near 0; and a release that is v1 but for them."
+
+    class Hidden(torch.nn.Module):
+        def __init__(self, bound, usual):
+            super().__init__()
+            self.net, self.bound, self.usual = copy.deepcopy(tiny.old.model), bound, usual
+
+        def forward(self, x):
+            other = self.usual + 0.05 * (x[:, :1] - x[:, 1:2])
+            return torch.where(x[:, 5:].abs() < self.bound, other, self.net(x))
+
+    away = tiny.rows.x5.abs().to_numpy()
+    order = np.argsort(away, kind="stable")
+    segment = np.full(1000, "main", object)
+    for i in range(4):
+        segment[order[20 * i : 20 * i + 20]] = f"band {i}"
+    model = Hidden(float(away[order[79:81]].mean()), float(tiny.old.run(tiny.rows).mean()))
+    hidden = Release.from_module(model, tiny.old.inputs, sites=["net.1:out"], name="hidden")
+    return tiny.rows.assign(segment=segment), dict(new=hidden, new_sites={"1": "net.1"}, alerts=0)
+
+
+def test_a_change_of_rare_segments_is_seen_where_they_are_pooled(tiny, given):
+    "Eight in a hundred sequences are decided by another rule: apart, nobody looks there."
+    rows, attack = banded(tiny)
+    asked = given | attack | dict(data=rows)
+    apart = check(**asked)
+    assert apart.plan.too_small == {f"band {i}": 20 for i in range(4)}
+    assert apart.action == "REUSE"
+    assert 'decide nothing: "band 0" (20); "band 1" (20)' in str(apart)
+    together = check(**asked, pool="rare bands")
+    assert together.plan.too_small == {}
+    assert together.verdict.statement("inputs", "rare bands").outcome == "FAIL"
+    assert together.action == "REVIEW"
+    page = str(together)
+    assert 'asked together as "rare bands": "band 0" (20), "band 1" (20), "band 2" (20)' in page
+    assert '1 fails: "rare bands"' in page
+    same = check(**asked | dict(new=tiny.v1, new_sites=None), pool="rare bands")
+    assert same.action == "REUSE" and "PASS in each of the 2 segments." in str(same)
+    refused(lambda: check(**asked, pool="main"), "pool = 'main'", code=64)
 
 
 BROKEN = {

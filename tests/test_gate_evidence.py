@@ -326,7 +326,8 @@ def test_a_dictionary_that_another_job_trained_is_not_used(tiny, tmp_path):
     by_hand(asked_of(tiny, tiny.v2, run, dictionary=""), "preflight")
     shutil.copytree(tiny.dictionary_folder, run / "dictionary")
     (run / "train_sae").mkdir()
-    write_json(run / "train_sae" / "result.json", dict(dictionary="0" * 64))
+    trained = dict(release="v1", dictionary="0" * 64, features=1, measured={})
+    write_json(run / "train_sae" / "result.json", trained)
     refused(drift_of(run), "another dictionary")
 
 
@@ -425,6 +426,22 @@ def test_examples_of_other_sequences_are_named(folder):
     printed["examples"][feature] = shown[::-1]
     forged(folder, "printed.json", printed)
     refused(lambda: verify(folder), f"printed.json: the examples of {feature!r}")
+
+
+@pytest.mark.parametrize("name", ["rank_correlation", "top_replaced", "unexplained", "identical"])
+def test_a_number_of_behaviour_that_the_table_does_not_give_is_named(folder, name):
+    printed = read_json(folder / "printed.json")
+    was = printed["behaviour"][name]
+    printed["behaviour"][name] = not was if name == "identical" else was / 2 + 0.3
+    forged(folder, "printed.json", printed)
+    refused(lambda: verify(folder), f"printed.json: {name} is")
+
+
+def test_error_rates_other_than_those_that_were_stated_are_named(folder):
+    printed = read_json(folder / "printed.json")
+    printed["error_rates"] = dict(false_fail_at_most=0.0001)
+    forged(folder, "printed.json", printed)
+    refused(lambda: verify(folder), "printed.json: other error rates than preregistration.json")
 
 
 def test_a_preview_of_other_limits_is_named(folder):

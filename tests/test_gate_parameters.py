@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.drift.limits import Limits
-from interpkit.gate.check_toml import policy_text
+from interpkit.drift.statements import Statement
+from interpkit.gate.check_toml import limit_lines, policy_text
+from interpkit.gate.null_limits import kept_together, proposed, telling
 from interpkit.gate.parameters import (
     JOBS,
     Drift,
@@ -21,7 +23,9 @@ from interpkit.gate.parameters import (
     refuse_names,
     validated,
 )
-from interpkit.gate.policy import LimitsOf, Policy
+from interpkit.gate.policy import Limit, LimitsOf, Policy
+from interpkit.gate.progress import Progress
+from interpkit.gate.progress import line as progress_line
 
 GIVEN = dict(old="v1", new="v2", data="q.parquet", run="r")
 
@@ -179,6 +183,7 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
             seed=5,
             examples="none",
             segments=False,
+            pool="others",
             alerts=0.0,
             threshold=0.5,
             new=dict(sites={"model.layers.1": "encoder.1"}),
@@ -187,7 +192,7 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
             training=dict(n_features=64),
         )
     )
-    about = ("release", "data", "decision", "sites", "segments", "alerts")
+    about = ("release", "data", "decision", "sites", "segments", "rare", "alerts")
     found = dict.fromkeys(about, "-")
     (tmp_path / "p.json").write_text(json.dumps(p.model_dump(mode="json")))
     (tmp_path / "p.toml").write_text(policy_text(p, found))
@@ -199,3 +204,83 @@ def test_a_policy_survives_json_and_its_own_toml(tmp_path):
 def test_a_policy_that_holds_no_names_is_refused(tmp_path, text):
     (tmp_path / "policy.json").write_text(text)
     refused(lambda: Policy.read(tmp_path / "policy.json"), code=64)
+
+
+def test_a_comment_of_check_toml_keeps_away_from_a_long_value_and_says_the_unit():
+    why = "again, a retrain that changes nothing, reaches 17.1 % in segment 'man, high school'"
+    limits = limit_lines(LimitsOf(inputs=Limit(limit=0.22, why=why)))
+    assert f'why = "{why}" # the reason' in "\n".join(limits)
+    after = limits[limits.index(next(x for x in limits if "limits.active_features" in x)) + 1]
+    assert after.startswith("limit = 1.5 ")
+    assert after.endswith("# times as many")
+
+
+# limits that nulls propose
+
+
+def of_null(name, upper, segment="", question="same", outcome="INCONCLUSIVE"):
+    n = dict(upper=upper, n=1000, n_eff=500.0, outcome=outcome)
+    return Statement(name, question, 0.1, segment, **n)
+
+
+@pytest.mark.parametrize(
+    "valid, activation, told",
+    [
+        ("PASS", "PASS", ["effect", "effect: late", "inputs"]),
+        ("INCONCLUSIVE", "PASS", ["effect", "effect: late", "inputs"]),
+        ("PASS", "FAIL", ["inputs"]),
+        ("FAIL", "PASS", ["inputs"]),
+    ],
+)
+def test_effects_of_a_null_count_where_the_dictionary_is_a_witness(valid, activation, told):
+    "Through a valid dictionary, one retrain moved the site by 30 % and its inputs by 11 %."
+    known = [
+        of_null("splice error", 0.1, question="valid", outcome=valid),
+        of_null("activation", 0.3, question="moved", outcome=activation),
+        *(of_null(name, 0.4) for name in ("effect", "effect: late", "inputs")),
+    ]
+    assert [s.name for s in telling(known) if s.question == "same"] == told
+
+
+@pytest.mark.parametrize(
+    "inputs, decisions, limits",
+    [(0.2, 0.2, (0.25, 0.25)), (0.46, 0.22, (0.15, 0.10)), (0.2, 0.45, (0.15, 0.10))],
+)
+def test_no_limit_is_raised_for_a_null_that_will_not_pass(inputs, decisions, limits):
+    defaults = LimitsOf()
+    changed = {
+        name: proposed(name, of_null(name, upper), "again", getattr(defaults, name).limit)
+        for name, upper in dict(inputs=inputs, decisions=decisions).items()
+    }
+    kept = kept_together(changed, defaults)
+    assert (kept["inputs"].limit, kept["decisions"].limit) == limits
+    assert all("retrain" in limit.why for limit in kept.values())
+
+
+# What is left, before anybody can know
+
+
+@pytest.mark.parametrize(
+    "done, elapsed, before, said",
+    [
+        (256, 0.0, 256, "train 256 of 2,000,000"),
+        (512, 0.01, 256, "train 512 of 2,000,000"),
+        (256, 0.0, 0, "train 256 of 2,000,000"),
+        (1_000_256, 10.0, 256, "train 1,000,256 of 2,000,000, about 10 s left"),
+        (0, 100.0, 0, "train 0 of 2,000,000"),
+        (2_000_000, 100.0, 0, "train 2,000,000 of 2,000,000"),
+    ],
+)
+def test_no_time_is_told_before_some_has_passed(done, elapsed, before, said):
+    assert progress_line("train", done, 2_000_000, elapsed, before) == said
+
+
+def test_a_run_that_goes_on_does_not_count_what_was_done_before(monkeypatch):
+    told, clock = [], iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("interpkit.gate.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(Progress, "_tell", lambda self, text: told.append(text))
+    progress = Progress(every=5)
+    progress.live = False
+    progress("train", 900, 1000)  # from a checkpoint
+    progress("train", 910, 1000)
+    assert told == ["train 910 of 1,000, about 90 s left"]

@@ -74,12 +74,73 @@ def test_what_the_mlp_reads_and_what_it_adds_make_up_the_stream(family):
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_blocks_that_only_look_alike_are_refused(family):
+def test_blocks_that_only_look_alike_have_no_names_in_the_stream(family):
     model = tiny(family, **OTHERS[family])
-    refused(lambda: mlp_sites(model), "targets=['...:out']", code=64)
     for name in ("resid_mid", "attn_out", "mlp_in", "mlp_out"):
         hook_name = f"blocks.0.hook_{name}"
         refused(lambda hook_name=hook_name: site_from_hook_name(hook_name, model), code=64)
+
+
+WITHOUT = {"Mamba"}  # families without MLPs
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_mlps_of_other_blocks_are_found_by_their_shape(family):
+    "Values decide: the sites hold what goes into the MLP's module, and what comes out of it."
+    model = tiny(family, **OTHERS[family])
+    if family in WITHOUT:
+        line = refused(lambda: mlp_sites(model), "no MLP that is known", code=64).mend
+        assert "sites=['" in line
+        assert ":out']" in line
+        return
+    reads, writes = mlp_sites(model)
+    blocks = {str(s).split(".mlp")[0] for s in (*reads, *writes)}
+    assert len(reads) == len(writes) == len(blocks) == 2
+    around = {b: (Site(f"{b}.mlp", "in"), Site(f"{b}.mlp")) for b in sorted(blocks)}
+    passing = seen(
+        model, {*reads, *writes, *(s for pair in around.values() for s in pair)}, tokens()
+    )
+    for pair, own in zip(zip(reads, writes, strict=True), around.values(), strict=True):
+        assert all(torch.equal(passing[a], passing[b]) for a, b in zip(pair, own, strict=True))
+
+
+class Square(nn.Module):
+    "A block of one's own: two layers of one width, and a shortcut."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.second(self.first(x).relu())
+
+
+class Experts(nn.Module):
+    "A block with two MLPs."
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(2)
+        )
+
+
+def test_blocks_of_ones_own_are_found_or_listed():
+    blocks = nn.Sequential(Square(), Square())
+    reads, writes = mlp_sites(nn.Sequential(nn.Linear(3, 8), blocks, nn.Linear(8, 1)))
+    assert reads == (Site("1.0.first", "in"), Site("1.1.first", "in"))
+    assert writes == (Site("1.0.second"), Site("1.1.second"))
+
+    one = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 32), 1)
+    assert mlp_sites(one) == ((Site("layers.0.linear1", "in"),), (Site("layers.0.linear2"),))
+
+    several = nn.ModuleDict(dict(blocks=nn.ModuleList([Experts(), Experts()])))
+    listed = refused(lambda: mlp_sites(several), "2 MLPs", code=64).mend
+    assert "'blocks.0.experts.1.0:in'" in listed
+
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    line = refused(lambda: mlp_sites(plain), "no list of blocks", code=64).mend
+    assert line.endswith("sites=['2:in'], targets=['2:out']")
 
 
 def with_module(block):
@@ -99,10 +160,13 @@ def with_number(block):
 
 
 @pytest.mark.parametrize("change", [with_module, with_parameter, with_buffer, with_number])
-def test_a_block_that_holds_more_is_refused(change):
+def test_a_block_that_holds_more_is_read_at_its_mlp_alone(change):
     model = tiny("Llama")
     change(model.model.layers[1])
-    refused(lambda: mlp_sites(model), "LlamaDecoderLayer", code=64)
+    refused(lambda: site_from_hook_name("blocks.1.hook_mlp_in", model), "LlamaDecoder", code=64)
+    reads, writes = mlp_sites(model)
+    assert reads[1] == Site("model.layers.1.mlp.gate_proj", "in")
+    assert writes[1] == Site("model.layers.1.mlp.down_proj")
 
 
 def test_each_block_is_known_by_what_it_holds():

@@ -69,7 +69,13 @@ def dispatched():
     return accelerate.dispatch_model(scorer(), {"": "cpu"}, force_hooks=True)
 
 
-COPIED = [compiled_whole, compiled_child, bound, partly, recorded, dispatched]
+def compiled_in_place():
+    net = scorer()
+    net.compile(backend="eager")
+    return net
+
+
+COPIED = [compiled_whole, compiled_child, compiled_in_place, bound, partly, recorded, dispatched]
 
 
 @pytest.mark.filterwarnings("ignore")

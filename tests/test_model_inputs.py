@@ -1,11 +1,17 @@
 "Rows that become forward arguments: by a function, from columns, from token ids."
 
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from helpers import refused
 from small_releases import fraud, fraud_rows, module_writer, saved_llama, scorer, sequences
 from torch import nn
 
+from interpkit.gate.check import read_for
 from interpkit.model.releases import Release
 
 
@@ -178,3 +184,88 @@ def test_padded_rows_decide_as_unpadded_ones(release):
     padded = rows.assign(input_ids=[[*ids, *[0] * 5] for ids in rows["input_ids"]])
     assert torch.allclose(release.run(padded), release.run(rows), atol=1e-4)
     assert release.batch(padded).mask.sum() == release.batch(rows).mask.sum()
+
+
+# Columns of any type, and what a function reads
+
+
+NUMBERS = dict(
+    nullable=lambda: pd.array([1, 2, 3], "Int64"),
+    nullable_float=lambda: pd.array([1, 2, 3], "Float32"),
+    boolean=lambda: pd.array([True, False, True], "boolean"),
+    flag=lambda: [True, False, True],
+    decimal=lambda: [Decimal("1.5"), Decimal("2"), Decimal("-3")],
+    category=lambda: pd.Categorical([3, 1, 3]),
+    ordered=lambda: pd.Categorical([0.5, 1.5, 0.5], ordered=True),
+    sparse=lambda: pd.arrays.SparseArray([0.0, 1.0, 0.0]),
+    arrow=lambda: pd.array([1, 2, 3], pd.ArrowDtype(pa.int32())),
+    small=lambda: np.array([1, 2, 3], np.int8),
+)
+
+
+def one_column(columns=("a",)) -> Release:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+    return Release.from_module(net, columns=list(columns), name="one")
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_columns_that_hold_numbers_are_numbers(kind):
+    rows = pd.DataFrame(dict(a=NUMBERS[kind](), other=["x", None, "y"]))
+    release = one_column()
+    plain = rows.assign(a=[float(x) for x in rows.a])
+    assert torch.equal(release.run(rows), release.run(plain))
+
+
+MISSING = dict(
+    nullable=lambda: pd.array([1, None, 3], "Int64"),
+    decimal=lambda: [Decimal("1.5"), None, Decimal("-3")],
+    category=lambda: pd.Categorical([3, None, 3]),
+    flag=lambda: pd.array([True, None, True], "boolean"),
+    infinite=lambda: [1.0, np.inf, 2.0],
+    overflow=lambda: [1.0, 1e300, 2.0],
+)
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_number_that_is_missing_is_named_by_its_row(kind):
+    rows = pd.DataFrame(dict(a=MISSING[kind]()))
+    refused(lambda: one_column().run(rows), "column 'a', row 1")
+
+
+NO_NUMBERS = dict(
+    text=lambda: ["1", "2"],
+    dates=lambda: pd.date_range("2026", periods=2),
+    words=lambda: pd.Categorical(["u", "v"]),
+    complex=lambda: [1j, 2j],
+    mixed=lambda: [Decimal(1), "2"],
+    cut=lambda: pd.cut(pd.Series([1, 2]), [0, 1, 2]),
+)
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_columns_that_hold_none_are_refused(kind):
+    refused(lambda: one_column().run(pd.DataFrame(dict(a=NO_NUMBERS[kind]()))), "numeric columns")
+
+
+def test_what_a_function_reads_is_said_and_has_to_be_there():
+    net = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+
+    def inputs(rows):
+        return torch.tensor(rows["a"].to_numpy("float32"))[:, None].nan_to_num(0)
+
+    release = Release.from_module(net, inputs, columns=["a"])
+    assert release.inputs_columns == ["a"]
+    rows = pd.DataFrame(dict(sequence_id=[1, 2], a=[1.0, np.nan], b=[None, object()]))
+    assert len(read_for(release, rows)) == 2  # what is missing is the function's own business
+    refused(lambda: read_for(release, rows.rename(columns=dict(a="A"))), "the column 'a'")
+    named = dict(kind="columns", columns=["a"])
+    refused(lambda: Release.from_module(net, named, columns=["a"]), "inputs=", code=64)
+
+
+def test_a_release_runs_rows_in_any_form():
+    release = one_column()
+    frame = pd.DataFrame(dict(a=[1.0, 2.0]))
+    for rows in (dict(a=[1.0, 2.0]), frame.to_dict("records"), pa.table(dict(a=[1.0, 2.0]))):
+        assert torch.equal(release.run(rows), release.run(frame))
+    assert len(release.sites(dict(a=[1.0, 2.0]))) == 3

@@ -1,5 +1,7 @@
 "Live releases: what they decide, what they refuse, which sites they have, how they look."
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,17 @@ def test_what_can_not_be_guessed_holds_the_call_to_paste(rows, two):
     refused(lambda: three.run(sequences()), "'kind': 'tokens'")
 
 
+def test_a_function_for_words_runs_once_its_values_are_filled_in(two):
+    rows = two.assign(country=np.where(two.index % 2, "DE", "FR"))
+    error = refused(lambda: Release.from_module(scorer(), device="cpu").run(rows), "country")
+    code = error.mend.split("paste and correct:\n")[1].rpartition("\n")[0]
+    known = dict(np=np, torch=torch)
+    exec(textwrap.dedent(code).replace("[...]", "['DE', 'FR']"), known)
+    made = known["collate"](rows)
+    assert made.shape == (len(rows), 4)
+    assert torch.equal(made[:, 2], torch.tensor((rows["country"] == "DE").to_numpy("float32")))
+
+
 def test_rows_of_another_width_are_named(rows, two):
     release = Release.from_module(scorer(), device="cpu")
     three = rows.drop(columns=["segment"])
@@ -89,6 +102,9 @@ def test_rows_of_another_width_are_named(rows, two):
     release.run(two)
     as_text = two.assign(age=two["age"].astype(str))
     refused(lambda: release.run(as_text), "rows['age'] = pd.to_numeric(rows['age'])")
+    in_words = two.assign(age="old")
+    error = refused(lambda: release.run(in_words), "VALUES = {'age': [...]}", "def collate(rows)")
+    assert "to_numeric" not in error.mend
     renamed = two.rename(columns=dict(age="agee"))
     refused(lambda: release.run(renamed), "age", "did you mean 'agee'")
     refused(lambda: release.run(two.head(0)), "0 rows")

@@ -185,7 +185,10 @@ def test_what_no_segment_names_is_never_read(kernels):
 # a whole training
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(o, marks=[] if o == "topk" else pytest.mark.slow) for o in OBJECTIVES],
+)
 def test_a_training_by_these_kernels_goes_the_same_way(objective, monkeypatch):
     how = recipe(40, 4, 3 * 24, 24, objective=objective, prefixes=(16, 40))
 

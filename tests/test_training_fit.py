@@ -231,6 +231,7 @@ for wiring, batches in (("per_layer", (70, 100, 205)), ("clt", (35, 50, 85))):
 """
 
 
+@pytest.mark.slow
 def test_a_dictionary_that_was_killed_in_either_layer_has_the_same_fingerprint(tmp_path):
     done = script(KILLED_IN_A_LAYER, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -101,7 +101,7 @@ def test_topk_keeps_k_of_each_token():
     assert torch.allclose(values, pre.topk(K, 1).values.sort(1).values, atol=1e-5)
 
 
-@pytest.mark.parametrize("off", [0.03, 30.0])
+@pytest.mark.parametrize("off", one_of_many(0.03, among=(0.03, 30.0)))
 def test_relus_penalty_reaches_k_from_far_away(off):
     r = recipe(128, K, 1500 * 256, 256, objective="relu")
     t = Trainer(r, [torch.cat(list(stream(20)))])
@@ -263,6 +263,7 @@ def test_a_feature_that_writes_to_three_layers_is_found_as_one(objective):
     assert all(abs(x / 4 - 1) < 0.05 for x in clt(objective, 4).l0)
 
 
+@SLOW
 def test_tied_features_write_the_same_to_all():
     steps, (x, y) = 700, next(several(1, 9, same=True, size=6000))
     tied, free = (

@@ -206,9 +206,15 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
     assert Dictionary.load(tmp_path / "d").fingerprint == d.fingerprint
 
 
-@pytest.mark.parametrize("rows", [None, "rows.parquet", dict(x=[1]), [1, 2]])
+@pytest.mark.parametrize("rows", [None, 3, np.zeros((3, 2)), [[1.0]]])
 def test_rows_that_are_no_table(rows):
     refused(lambda: train_dictionary(v1(), rows), "DataFrame", code=64)
+
+
+def test_rows_in_another_form_are_the_same_rows():
+    few = [dict(x=[1.0])]  # whose sequences have no names
+    refused(lambda: train_dictionary(v1(), few), "'sequence_id'")
+    refused(lambda: train_dictionary(v1(), "rows.parquet"), "no such file")
 
 
 def test_rows_without_ids_or_with_a_weight_below_zero(tmp_path):

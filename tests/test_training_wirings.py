@@ -316,6 +316,33 @@ def test_a_transcoder_of_pooled_sites_and_one_to_another_width_work():
         assert np.isfinite(d.validity["measured"]["fvu"])
 
 
+class Blocks(nn.Module):
+    "A network for tables whose blocks are of nobody's kind."
+
+    def __init__(self):
+        super().__init__()
+        one = lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))  # noqa: E731
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.stack = nn.ModuleList(nn.ModuleDict(dict(body=one())) for _ in range(2))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.stack:
+            x = x + 0.5 * block["body"](x)
+        return self.last(x)
+
+
+def test_a_clt_of_blocks_of_nobodys_kind_carries_the_decision():
+    torch.manual_seed(0)
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(600, 3)), columns=list("abc"))
+    release = Release.from_module(Blocks(), name="blocks", device="cpu")
+    rows = rows.assign(sequence_id=range(600))
+    dictionary = train_dictionary(release, rows, wiring="clt", n_features=64, k=6, tokens=30_000)
+    assert list(map(str, dictionary.sites)) == ["stack.0.body.0:in", "stack.1.body.0:in"]
+    assert list(map(str, dictionary.targets)) == ["stack.0.body.2:out", "stack.1.body.2:out"]
+    assert dictionary.validity["measured"]["splice_error"] < 0.5
+
+
 def test_a_model_whose_mlps_are_not_known_asks_for_sites():
     pools = Release.from_module(
         Pools(),
@@ -324,7 +351,7 @@ def test_a_model_whose_mlps_are_not_known_asks_for_sites():
         sites=["mix:out"],
         device="cpu",
     )
-    refused(lambda: wired(pools, "clt"), "sites=['...:in'], targets=['...:out']", code=64)
+    refused(lambda: wired(pools, "clt"), "sites=['wide:in'], targets=['wide:out']", code=64)
     assert wired(pools, "transcoder", "mix:in", Site("mix")) == (
         (Site("mix", "in"),),
         (Site("mix"),),

@@ -11,17 +11,40 @@ steps.
 import sys
 from types import ModuleType
 
+from ..core.calls import at_the_door
+
+
+@at_the_door
+def adapt(
+    self,
+    old,
+    new,
+    dictionary,
+    rows,
+    budget=None,
+    limits=None,
+    held=1 / 3,
+    steps=None,
+    seed: int = 0,
+):
+    """An `Adaptation` of the old release's dictionary to the new release.
+
+    `budget` is seconds or a `Budget`; the rest is as in `interpkit.adapt.ladder.adapt`.
+    """
+    from .ladder import adapt  # here, since it takes torch
+
+    return adapt(old, new, dictionary, rows, budget, limits, held, steps, seed)
+
 
 class _Adapt(ModuleType):
-    def __call__(self, old, new, dictionary, rows, budget=None, **how):
-        """An `Adaptation` of the old release's dictionary to the new release.
+    __call__ = adapt
 
-        `budget` is seconds or a `Budget`; `how`: limits, held, steps, seed, as in
-        `interpkit.adapt.ladder.adapt`.
-        """
-        from .ladder import adapt  # here, since it takes torch
+    def getdoc(self) -> str:
+        "What shift-tab shows in a notebook."
+        from .ladder import adapt
 
-        return adapt(old, new, dictionary, rows, budget, **how)
+        return adapt.getdoc()
 
 
+del adapt  # a name of the module would stand for a function in it
 sys.modules[__name__].__class__ = _Adapt

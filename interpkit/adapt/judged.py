@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORST', 'ROOM', 'GROWTH', 'L0', 'Judged', 'judge', 'require_showable', 'asked_of']
 
-# %% ../../nbs/08a_adapt/06_judged.ipynb #d78dfd52
+# %% ../../nbs/08a_adapt/06_judged.ipynb #5b54c9ce
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,8 +22,7 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import Attributions, attributions
 from ..dictionary.replacement import in_batches, spliced_decisions
 from ..drift.limits import Limits
-from ..drift.scores import effective_groups
-from ..drift.segments import highest, judged, members_of
+from ..drift.segments import effective_groups, highest, judged, members_of
 from ..model.batch import Batch, counted
 from ..model.releases import Release
 

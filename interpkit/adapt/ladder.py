@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'Rung', 'why_refused', 'Adaptation', 'adapt']
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #903bb1db
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #e53677ec
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,14 +21,16 @@ from .identity import Identity, identify
 from .judged import Judged, asked_of, judge, require_showable
 from .lineage import labelled, recorded, renumbered
 from .steps import STEPS, WAYS, Climb, Refused, measured_rates, planned_cost
+from ..core.calls import at_the_door
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
+from ..core.tables import as_frame
 from ..data.checksets import check_digest, hash_split
 from ..data.seen import row_hashes, sketch
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import require_measurable
 from ..dictionary.validity import certify, verify_canary
-from ..drift.limits import Limits
+from ..drift.limits import Limits, as_limits
 from ..model.releases import Release
 
 # %% ../../nbs/08a_adapt/07b_ladder.ipynb #c7604def
@@ -70,7 +72,7 @@ def why_refused(asked: pd.DataFrame) -> str:
             )
     return "; ".join(told)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #98bb580b
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #eb5acc09
 def _id(x: object) -> str:
     "An id as text, whatever type a file gave it: 7, 7.0 and '7' are one."
     text = str(x)
@@ -184,14 +186,17 @@ def _repr_html_(self: Adaptation) -> str:
     whole = table_html(shown, head)
     return whole + (self.identity._repr_html_() if self.identity is not None else "")
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #833de26d
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3bed4c3b
 MOST = 2000  # sequences on which features are compared
 
 
 def _known(
-    climb: Climb, new: Dictionary, held: pd.DataFrame, retrained: bool
-) -> tuple[Dictionary, Identity]:
+    climb: Climb, new: Dictionary, held: pd.DataFrame, step: str
+) -> tuple[Dictionary, Identity | None]:
     "The new dictionary with names and lineage, in the old order, and who is who."
+    if step == "reuse":
+        return replace(new, validity={}, canary={}), None
+    retrained = step == "retrain"
     old, forth, held = climb.dictionary, climb.forth(), held.iloc[:MOST]
     sides = (old, fired(climb.old, old, held)), (new, fired(climb.new, new, held))
     identity = decoys(identify(*sides, forth), *sides, forth, seed=climb.seed)
@@ -226,14 +231,15 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #382d455b
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #6775ff60
+@at_the_door
 def adapt(
     old: Release,
     new: Release,
     dictionary: Dictionary,  # of the old release, certified
-    rows: pd.DataFrame,  # of the new period, that both releases can read
+    rows: pd.DataFrame,  # of the new period, that both releases can read; or another table
     budget: Budget | float | None = None,  # seconds, or a `Budget`; default: 600 seconds
-    limits: Limits | None = None,  # of a check; default: those of `Limits()`
+    limits: Limits | dict | None = None,  # of a check, {'effect': 0.2}; default: `Limits()`
     held: pd.DataFrame | float = 1 / 3,  # rows to judge by, or their share of `rows`
     steps: Iterable[str] | None = None,  # default: all of STEPS
     seed: int = 0,
@@ -242,9 +248,11 @@ def adapt(
 
     Raises (exit code 64, or 65 for what rows, releases and dictionary hold) where it can't be
     asked; a step that does not work is no error, and is told with its figures."""
-    wanted, limits = _steps(steps), limits or Limits()
+    wanted, limits = _steps(steps), as_limits(limits)
+    rows = require_measurable(old, dictionary, rows, "adapt")
     budget = budget if isinstance(budget, Budget) else Budget(**_seconds(budget))
-    learn, aside = _apart(rows, held) if isinstance(held, pd.DataFrame) else _split(rows, held)
+    share = isinstance(held, (int, float))
+    learn, aside = _split(rows, held) if share else _apart(rows, as_frame(held))
     climb = _begin(old, new, dictionary, learn, budget, seed)
     start, aside = time.monotonic(), old.pin(aside)
     own = judge(old, dictionary, aside)
@@ -262,9 +270,7 @@ def adapt(
     rest = None if climb.first.moved_width else climb.moved.rest
     if winner is None:
         return Adaptation(own, tuple(rungs), rest=rest)
-    named, identity = replace(winner, validity={}, canary={}), None
-    if rungs[-1].step != "reuse":
-        named, identity = _known(climb, winner, aside, rungs[-1].step == "retrain")
+    named, identity = _known(climb, winner, aside, rungs[-1].step)
     certified = certify(new, named, aside, like=learn)
     return Adaptation(own, tuple(rungs), certified, identity, rest)
 

@@ -10,9 +10,12 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
-# %% ../../nbs/00_core/00_errors.ipynb #eb974a68
+# %% ../../nbs/00_core/00_errors.ipynb #e3381122
 class ExitCode(IntEnum):
-    "What `ipk` and every job exit with. Only `RETRY` is worth a second try with the same input."
+    """What `ipk` and every job exit with.
+
+    A second try with the same input is worth while after `RETRY`, and after a signal.
+    """
 
     PASS = 0  # REUSE
     ERROR = 1  # a defect of interpkit or of its surroundings
@@ -21,6 +24,9 @@ class ExitCode(IntEnum):
     BAD_PARAMETERS = 64  # a misspelt flag, a value of the wrong type
     INVALID = 65  # no verdict: unfit dictionary, broken data, tampered evidence
     RETRY = 75  # dead kernel, time-out, storage
+    HANGUP = 129  # the terminal was closed: SIGHUP
+    INTERRUPTED = 130  # Ctrl-C: SIGINT
+    TERMINATED = 143  # a scheduler ended it: SIGTERM
 
 # %% ../../nbs/00_core/00_errors.ipynb #464a760c
 class InterpkitError(Exception):

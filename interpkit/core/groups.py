@@ -46,17 +46,24 @@ def as_column(
         )
     return x
 
-# %% ../../nbs/00_core/02_groups.ipynb #56a42b64
+# %% ../../nbs/00_core/02_groups.ipynb #2b60a6c5
 def weights_of(rows: pd.DataFrame) -> np.ndarray:  # float [n]
-    "The column `weight`, or ones; raises (exit code 65) on NaN, negative numbers and only zeros."
-    weight = as_column("weight", rows["weight"] if "weight" in rows else np.ones(len(rows)))
-    if len(weight) and not weight.sum() > 0:
+    """The column `weight` over its mean, or ones.
+
+    Raises (exit code 65) on NaN, negative numbers and only zeros.
+    """
+    if "weight" not in rows or not len(rows):
+        return np.ones(len(rows))
+    weight = as_column("weight", rows["weight"])
+    largest = weight.max()
+    if not largest > 0:
         raise invalid(
             "a weight > 0 in column 'weight'",
             "0 in all rows",
             "leave the column out where all sequences count alike",
         )
-    return weight
+    of_largest = weight / largest  # whose sum is a finite number
+    return of_largest / (math.fsum(of_largest.tolist()) / len(weight))
 
 # %% ../../nbs/00_core/02_groups.ipynb #70c4e4d3
 def groups_of(rows: pd.DataFrame) -> np.ndarray | None:  # [n]

@@ -133,7 +133,7 @@ def _features(words: dict, real: np.ndarray) -> dict:  # name -> float [n]
         last_abroad=np.isin(words["channel"][last], abroad).astype(float),
     )
 
-# %% ../../nbs/02_data/00a_ledger.ipynb #daab8283
+# %% ../../nbs/02_data/00a_ledger.ipynb #e98ca076
 @dataclass(frozen=True, eq=False)
 class Quarter:
     "A quarter of traffic with its truth: rows for models, factors for judges."
@@ -172,6 +172,13 @@ class Quarter:
         "The rows with a list column `factor:NAME` for each factor that occurs."
         occur = {name: x for name, x in self.factors.items() if x.any()}
         return self.rows.assign(**{f"factor:{name}": self._cut(x) for name, x in occur.items()})
+
+    def in_events(self) -> pd.DataFrame:
+        "The rows with `event_ids`: which tokens make one event, -1 at the special tokens."
+        events = np.where(self.real, np.arange(self.real.shape[1]), -1)
+        numbers = np.full(self.tokens.shape, -1)
+        numbers[:, 1:-1] = np.repeat(events, TOKENS_PER_EVENT, 1)
+        return self.rows.assign(event_ids=self._cut(numbers))
 
     def _cut(self, x: np.ndarray) -> list[list]:  # [n, T] -> a list per sequence
         "Sequences without their padding."

@@ -370,13 +370,13 @@ def save(self: Dictionary, folder: str | Path, overwrite: bool = False) -> Path:
         head["figures"] = list(self.figures)
     return write_folder(folder, head, self.weights, self.validity, self.canary, overwrite)
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #502415f0
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #f5ee984a
 @patch(cls_method=True)
 def load(cls: Dictionary, folder: str | Path, release: Release | None = None) -> Dictionary:
     "Read a dictionary folder; with `release`, warn where it was made for another one."
     dictionary = cls(**read_folder(folder))
     validity = dictionary.validity
-    if release is not None and validity.get("fingerprint") != release.fingerprint:
+    if release is not None and not release.is_that_of(validity):
         warnings.warn(
             f"this dictionary was made for {validity.get('release', 'an unnamed release')!r}, "
             f"not for {release.name!r}: "

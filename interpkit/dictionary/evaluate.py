@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #e143550b
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #85ffe318
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from scipy import sparse
 from torch import Tensor
 
+from ..core.calls import at_the_door
 from ..core.groups import weights_of
 from ..core.show import percent, table_html
 from ..core.statistics import ratio_interval
@@ -224,10 +225,15 @@ def table(self: Evaluation) -> pd.DataFrame:  # measured, value, means
     ]
     return pd.DataFrame(lines, columns=["measured", "value", "means"])
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #8d8c752f
-def evaluate(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> Evaluation:
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #b2b41ce6
+@at_the_door
+def evaluate(
+    release: Release,
+    dictionary: Dictionary,  # of this release, or of another
+    rows: pd.DataFrame,  # or a table in any other form, or the path of a file
+) -> Evaluation:
     "Everything that is measured of a dictionary on a release, in the deployed form."
-    require_measurable(release, dictionary, rows, "evaluate")
+    rows = require_measurable(release, dictionary, rows, "evaluate")
     warn_if_foreign(release, dictionary, "evaluate")
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     dictionary = dictionary.to(release.device)

@@ -23,7 +23,7 @@ from ..model.capture import capture
 from ..model.releases import Release
 from ..model.sites import Site
 
-# %% ../../nbs/04_dictionary/03d_firings.ipynb #dbdf28d5
+# %% ../../nbs/04_dictionary/03d_firings.ipynb #91ec425b
 @dataclass(frozen=True)
 class Firings:
     "Which features of one site fire at which positions."
@@ -34,18 +34,35 @@ class Firings:
     position: np.ndarray  # int [n]: of each firing, from 0 to P - 1
     feature: np.ndarray  # int [n]: counted from 0 at this site
     n_features: int
+    weight: np.ndarray | None = None  # float [rows]: what each stands for; None: all alike
 
     @property
     def last(self) -> np.ndarray:  # bool [P]
         "Which positions are the last that counts in their sequence."
         return np.append(self.sequence[1:] != self.sequence[:-1], True)
 
-    def on(self, where: np.ndarray) -> np.ndarray:  # bool [P] -> int [F]
-        "In how many sequences each feature fires at some of the positions `where`."
+    def inside(self, where: np.ndarray) -> np.ndarray:  # bool [P] -> bool [rows, F]
+        "In which sequences each feature fires at some of the positions `where`."
         kept = where[self.position]
         fires = np.zeros((self.sequence[-1] + 1, self.n_features), bool)
         fires[self.sequence[self.position[kept]], self.feature[kept]] = True
-        return fires.sum(0)
+        return fires
+
+    def on(self, where: np.ndarray) -> np.ndarray:  # bool [P] -> [F]
+        "In how many of them it fires; weighted ones count as so many of equal weight."
+        fires = self.inside(where)
+        if self.weight is None:
+            return fires.sum(0)
+        weight = self.weight[: len(fires)]
+        total, square = weight @ fires, weight**2 @ fires
+        return np.divide(total**2, square, np.zeros_like(total), where=square > 0)
+
+    def share(self, n: int) -> np.ndarray:  # [F]
+        "In which share of `n` sequences each feature fires, by their weights."
+        fires = self.inside(np.ones(len(self.sequence), bool))
+        if self.weight is None:
+            return fires.sum(0) / n
+        return self.weight[: len(fires)] @ fires / self.weight.sum()
 
 # %% ../../nbs/04_dictionary/03d_firings.ipynb #79718e7e
 def _read(
@@ -106,22 +123,28 @@ def sample(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> pd.D
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
 
-# %% ../../nbs/04_dictionary/03d_firings.ipynb #7bb370ff
+# %% ../../nbs/04_dictionary/03d_firings.ipynb #81ee6f24
 @patch
 def evidence(
     self: Firings,
     terms: dict[Term, np.ndarray],  # bool [P] each
     where: np.ndarray,  # bool [P]: the positions that are looked at
 ) -> Evidence:
-    "What holds and what fires at some of the positions."
-    n, number = int(where.sum()), np.cumsum(where) - 1
+    "What holds and what fires at some of the positions, in the order of their weights."
+    at, weight = np.flatnonzero(where), None
+    if self.weight is not None:
+        given = self.weight[self.sequence[at]]
+        order = np.argsort(given, kind="stable")
+        at, weight = at[order], given[order] / (given.mean() if given.any() else 1.0)
+    number = np.zeros(len(where), int)
+    number[at] = np.arange(len(at))
     kept = where[self.position]
     position, feature = number[self.position[kept]], self.feature[kept]
-    fires = np.zeros((-(-n // 64), self.n_features), np.uint64)
+    fires = np.zeros((-(-len(at) // 64), self.n_features), np.uint64)
     byte = np.left_shift(np.uint64(1), _bit(position))
     np.bitwise_or.at(fires, (position // 64, feature), byte)
-    holds = packed([x[where] for x in terms.values()])
-    return Evidence(tuple(terms), holds, fires, n, self.on(where))
+    holds = packed([x[at] for x in terms.values()])
+    return Evidence(tuple(terms), holds, fires, len(at), self.on(where), weight)
 
 
 def _bit(position: np.ndarray) -> np.ndarray:  # int [n] -> uint64 [n]

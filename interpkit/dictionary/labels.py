@@ -6,7 +6,7 @@
 __all__ = ['SHARE', 'NOT_AN_INPUT', 'readable', 'token_names', 'terms_at', 'places_of', 'Place', 'halves', 'choose', 'figures_of',
            'unnamed', 'spelt_out', 'marked', 'allowed_terms', 'label_dictionary', 'label_features']
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #f76e8430
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #7c4d96a6
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import bad_parameter, nearest
-from ..core.files import read_json
+from ..core.forms import read_form
+from ..core.groups import weights_of
 from ..core.show import percent
 from ..data.checksets import hash_split
 from .dictionary import Dictionary
@@ -28,6 +29,7 @@ from interpkit.dictionary.predicates import (
     firm,
     measured,
     names,
+    where_true,
 )
 from .reads import moved_by, named_by
 from .terms import Term, column_terms, flat_numbers, is_list, number_terms
@@ -65,19 +67,24 @@ def readable(names: dict[int, str]) -> dict[int, str]:
     count = Counter(shown.values())
     return {i: n if count[n] == 1 else names[i] for i, n in shown.items()}
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #e3efc6f7
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #e5d8703f
 def token_names(release: Release) -> dict[int, str]:
     "id -> name from the release folder's `vocab.json` or tokenizer; empty where there is none."
     folder = release.folder
     if folder is None:
         return {}
     if (folder / "vocab.json").exists():
-        return readable({int(i): n for n, i in read_json(folder / "vocab.json").items()})
+        ids = read_form(folder / "vocab.json", dict[str, int])
+        return readable({i: n for n, i in ids.items()})
     if not (folder / "tokenizer.json").exists():
         return {}
     from transformers import AutoTokenizer  # takes seconds to import
 
-    return readable({i: n for n, i in AutoTokenizer.from_pretrained(folder).get_vocab().items()})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception:  # one with code of its own, which is not run, or of another version
+        return {}
+    return readable({i: n for n, i in tokenizer.get_vocab().items()})
 
 # %% ../../nbs/04_dictionary/03e_labels.ipynb #0fd0977b
 def _padded(column: pd.Series, fill: float) -> np.ndarray:  # [B, T]
@@ -191,11 +198,11 @@ def choose(
 def _rank(p: Predicate) -> tuple[bool, float]:
     return firm(p), p.tells
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #9f346140
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #c6514407
 def figures_of(feature: int, place: Place, predicates: list[Predicate]) -> dict:
     "What the held-out half says of a choice: a name with its figures, or the two best inputs."
-    first, *rest = (measured(place.held, feature, p.terms) for p in predicates)
-    named = names(first) and first.holds >= FIRINGS
+    first, *rest = (measured(place.held, feature, p.terms, p.either) for p in predicates)
+    named = names(first) and _is_backed(place.held, first)
     at = f", {place.name}" if place.name else ""
     text, terms = first.text(place.held.terms) + at, place.held.terms
     return dict(
@@ -205,6 +212,14 @@ def figures_of(feature: int, place: Place, predicates: list[Predicate]) -> dict:
         tells=first.tells,
         inputs=[dict(text=p.text(terms) + at, **_worth(p)) for p in ([] if named else rest)],
     )
+
+
+def _is_backed(held: Evidence, p: Predicate) -> bool:
+    "Whether enough positions speak for a predicate that chance would not: 3.1 errors of a share."
+    weights = held.weights(where_true(held, p.terms, p.either))
+    n = float(weights.sum() ** 2 / (weights @ weights or 1.0))  # so many of equal weight
+    by_chance = np.sqrt(p.usual * (1 - p.usual) / max(n, 1e-9))
+    return n >= FIRINGS and p.precision >= p.usual + 3.1 * by_chance
 
 
 def _worth(p: Predicate) -> dict:
@@ -268,7 +283,7 @@ def allowed_terms(
     column = [may.columns.get_loc(t.about) if t.about in may else len(may.columns) for t in terms]
     return np.hstack([may.to_numpy(bool), free])[:, column]
 
-# %% ../../nbs/04_dictionary/03e_labels.ipynb #0c3d1309
+# %% ../../nbs/04_dictionary/03e_labels.ipynb #1e73802c
 def _moves(release: Release, dictionary: Dictionary, rows: pd.DataFrame) -> pd.DataFrame:
     "The columns that are read, with how much each moves the features; a token is read as it is."
     if isinstance(release.inputs, TokenInputs):
@@ -290,8 +305,9 @@ def label_dictionary(
     moved, also = _moves(release, dictionary, rows), _asked_also(rows, also)
     columns, tokens = [*moved, *(c for c in also if c not in moved)], token_names(release)
     learn, of_lists = hash_split(rows, 0.5, "labels"), any(is_list(rows[c]) for c in moved)
-    figures = []
-    for site, firings in firings_of(release, dictionary, rows).items():
+    weight, figures = weights_of(rows) if "weight" in rows else None, []
+    for site, unweighted in firings_of(release, dictionary, rows).items():
+        firings = replace(unweighted, weight=weight)
         terms = terms_at(firings, rows, columns, tokens, learn)
         terms = marked(terms, set(also) - set(moved))
         first = dictionary.offsets[site]
@@ -306,7 +322,7 @@ def label_dictionary(
 def _at_site(
     firings: Firings, places: list[Place], allowed: np.ndarray, n: int
 ) -> list[dict]:  # one per feature
-    shares = firings.on(np.ones(len(firings.sequence), bool)) / n
+    shares = firings.share(n)
     figures = []
     for f in range(firings.n_features):
         choice = choose(f, places, allowed[f]) if allowed.shape[1] else None  # nothing to say

@@ -6,7 +6,7 @@
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'refuse_late',
            'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #187816b7
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #c1f508f0
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid
 from ..core.statistics import Interval, ratio_interval
+from ..core.tables import as_frame
+from ..data.checksets import without_other_ids
 from .dictionary import Dictionary
 from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import capture, run_spliced
@@ -26,32 +28,31 @@ from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #1955202c
-def require_measurable(release: Any, dictionary: Any, rows: Any, call: str):
-    "Raise (exit code 64) unless a call is given a Release, a Dictionary and a DataFrame."
-    given = (release, dictionary, rows)
-    kinds = (Release, Dictionary, pd.DataFrame)
-    if all(isinstance(x, kind) for x, kind in zip(given, kinds, strict=True)):
-        return
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #d957909d
+def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> pd.DataFrame:
+    "The rows as a data frame. Raises (exit code 64) unless a Release and a Dictionary come first."
+    if isinstance(release, Release) and isinstance(dictionary, Dictionary):
+        if not isinstance(rows, (Release, Dictionary)):
+            return without_other_ids(as_frame(rows), release.inputs_columns)
     raise bad_parameter(
         "a Release, a Dictionary and a DataFrame, in this order",
-        ", ".join(type(x).__name__ for x in given),
+        ", ".join(type(x).__name__ for x in (release, dictionary, rows)),
         f"{call}(release, dictionary, rows); Release.load(folder) reads a release, "
         "Release.from_module(model, ...) makes one of a live module",
     )
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #1681f54f
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #bee41817
 def warn_if_foreign(release: Release, dictionary: Dictionary, call: str):
     "Warn where a dictionary was certified for another release than this one."
     made_for = dictionary.validity
-    if made_for.get("fingerprint", release.fingerprint) == release.fingerprint:
+    if "fingerprint" not in made_for or release.is_that_of(made_for):
         return
     warnings.warn(
         f"{call}: this dictionary was made for {made_for.get('release', 'another release')!r} "
         f"({made_for['fingerprint'][:12]}), and {release.name!r} ({release.fingerprint[:12]}) is "
         "another release: what it says there need not mean anything; "
         "interpkit.check(old, new, rows, dictionary=...) tells whether it does",
-        stacklevel=3,
+        stacklevel=4,  # who called what stands at the door
     )
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #d9a88f68

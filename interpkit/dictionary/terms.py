@@ -6,14 +6,14 @@
 __all__ = ['QUANTILES', 'FEW', 'Term', 'as_text', 'rounded', 'bounds', 'number_terms', 'category_terms', 'is_list',
            'flat_numbers', 'list_terms', 'column_terms']
 
-# %% ../../nbs/04_dictionary/03_terms.ipynb #6282c142
+# %% ../../nbs/04_dictionary/03_terms.ipynb #1d77d221
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-# %% ../../nbs/04_dictionary/03_terms.ipynb #3e1dc24d
+# %% ../../nbs/04_dictionary/03_terms.ipynb #714b01e0
 @dataclass(frozen=True)
 class Term:
     "One statement about an input that a person can check."
@@ -21,6 +21,7 @@ class Term:
     text: str  # "PAY_0 >= 2"
     about: str  # the column or token
     where: bool = False  # it says only where in a sequence
+    stem: str = field(default="", compare=False)  # "Purpose = ", where a value of several follows
 
 # %% ../../nbs/04_dictionary/03_terms.ipynb #b9d1fbbc
 def as_text(x: float | str) -> str:
@@ -49,7 +50,7 @@ def bounds(values: np.ndarray) -> np.ndarray:  # float [n] -> float [bounds], as
         return different[1:]
     return np.unique(rounded(np.quantile(finite, QUANTILES, method="nearest"))) + 0.0
 
-# %% ../../nbs/04_dictionary/03_terms.ipynb #566921c2
+# %% ../../nbs/04_dictionary/03_terms.ipynb #e65ccd35
 def number_terms(
     name: str,  # of the column, as the text says it
     values: np.ndarray,  # float [n]
@@ -61,14 +62,15 @@ def number_terms(
     cuts, few = bounds(own), np.unique(own[np.isfinite(own)])
     terms = {}
     if len(few) <= FEW:
-        terms = {Term(f"{name} = {as_text(v)}", about): values == v for v in few if len(few) > 1}
+        stem, given = f"{name} = ", few if len(few) > 1 else ()
+        terms = {Term(stem + as_text(v), about, stem=stem): values == v for v in given}
     if len(few) > 2:
         terms |= {Term(f"{name} >= {as_text(b)}", about): values >= b for b in cuts}
         terms |= {Term(f"{name} < {as_text(b)}", about): values < b for b in cuts}
     missing = np.isnan(values)
     return terms | ({Term(f"{name} is missing", about): missing} if missing.any() else {})
 
-# %% ../../nbs/04_dictionary/03_terms.ipynb #f698d400
+# %% ../../nbs/04_dictionary/03_terms.ipynb #17225cb8
 def category_terms(
     name: str,
     values: pd.Series,  # [n]
@@ -83,7 +85,7 @@ def category_terms(
         return {}
     terms = {}
     for value in counts.index[:most]:
-        terms[Term(f"{name} = {value}", about)] = text == value
+        terms[Term(f"{name} = {value}", about, stem=f"{name} = ")] = text == value
         if len(counts) > 2:
             terms[Term(f"{name} is not {value}", about)] = text != value
     return terms

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['silent_sites', 'certify', 'verify_canary']
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #314a08ac
+# %% ../../nbs/04_dictionary/04_validity.ipynb #297b42f3
 import warnings
 from dataclasses import replace
 
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ..core.errors import invalid
+from ..core.forms import FOREIGN
 from ..core.show import percent
 from .dictionary import Dictionary
 from .evaluate import evaluate
 from .means import skip_alone
 from .replacement import require_measurable
 from ..model.canaries import canary, compare_canary, tried_canary
+from ..model.fingerprints import module_fingerprint
 from ..model.plain_rows import plain_rows, rows_again
 from ..model.releases import Release
 
@@ -59,7 +61,7 @@ def silent_sites(dictionary: Dictionary) -> list[str]:
     acts = {str(s): torch.as_tensor(dictionary.canary[str(s)]) for s in dictionary.sites}
     return [name for name, values in acts.items() if not bool(values.any())]
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #3bd4514a
+# %% ../../nbs/04_dictionary/04_validity.ipynb #31eb4309
 def certify(
     release: Release,
     dictionary: Dictionary,
@@ -68,8 +70,7 @@ def certify(
     like: pd.DataFrame | None = None,  # in whose likeness the canary is drawn; default: `rows`
 ) -> Dictionary:
     "The dictionary with its validity: fingerprints, what was measured, and a canary batch."
-    require_measurable(release, dictionary, rows, "certify")
-    rows = release.pin(rows)
+    rows = release.pin(require_measurable(release, dictionary, rows, "certify"))
     sites = tuple(dict.fromkeys([*dictionary.sites, *dictionary.targets]))
     synthetic = tried_canary(release, rows if like is None else release.pin(like), sites, seed)
     validity = dict(
@@ -78,6 +79,7 @@ def certify(
         dictionary=dictionary.fingerprint,
         device=str(release.device),
         measured=_measured(release, dictionary, rows),
+        **({} if release.kind == "module" else dict(module=module_fingerprint(release.model))),
         **plain_rows(synthetic),
     )
     values = _canary_values(release, dictionary, synthetic)
@@ -109,11 +111,43 @@ def _same_features(
         f"{agree:.2%} of the active features of the canary batch are active again",
     )
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #c626ce23
+# %% ../../nbs/04_dictionary/04_validity.ipynb #93872113
+def _require_recorded(dictionary: Dictionary) -> None:
+    "Raise (exit code 65) where a canary batch lacks what was recorded at a site, or fits no batch."
+    sites = [str(s) for s in dictionary.sites]
+    sizes = [dictionary.at(s).n_features for s in dictionary.sites]
+    widths = {f"codes {s}": n for s, n in zip(sites, sizes, strict=True)}
+    widths |= dict.fromkeys(map(str, dictionary.targets)) | dict.fromkeys(sites)
+    for name, width in widths.items():
+        found = torch.as_tensor(dictionary.canary.get(name, 0.0))
+        acts = torch.as_tensor(dictionary.canary.get(name.removeprefix("codes "), 0.0))
+        if (
+            found.ndim < 2
+            or found.shape[:-1] != acts.shape[:-1]
+            or width
+            not in (
+                None,
+                found.shape[-1],
+            )
+        ):
+            raise invalid(
+                f"a canary batch with {name!r}", f"shape {list(found.shape)}", "certify it again"
+            )
+
+
+def _kept_rows(validity: dict) -> pd.DataFrame:
+    "The canary rows of a validity file. Raises (exit code 65) where it holds something else."
+    try:
+        return rows_again(validity)
+    except FOREIGN as e:
+        asked = "canary rows in validity.json: canary, canary_dtypes, canary_columns"
+        raise invalid(asked, type(e).__name__, "certify the dictionary again") from None
+
+# %% ../../nbs/04_dictionary/04_validity.ipynb #8397aa5c
 def _require_certificate(release: Release, dictionary: Dictionary) -> None:
     "Raise (exit code 65) where a dictionary has no certificate for this release."
     made_for = dictionary.validity
-    if made_for.get("fingerprint") != release.fingerprint:
+    if not release.is_that_of(made_for):
         raise invalid(
             f"the dictionary of the old release {release.name!r} ({release.fingerprint[:12]})",
             f"a dictionary made for {made_for.get('release', 'no release')!r} "
@@ -125,9 +159,10 @@ def _require_certificate(release: Release, dictionary: Dictionary) -> None:
     if measured != dictionary.fingerprint or not dictionary.canary:
         raise invalid(
             "a dictionary with the weights that were certified",
-            f"other weights, or no canary batch, under the validity of {made_for['release']!r}",
+            f"other weights, or no canary batch, under the validity of {release.name!r}",
             "certify the dictionary again: certify(release, dictionary, held_out_rows)",
         )
+    _require_recorded(dictionary)
     if empty := silent_sites(dictionary):
         raise invalid(
             "a canary batch that says something of every source",
@@ -135,7 +170,7 @@ def _require_certificate(release: Release, dictionary: Dictionary) -> None:
             "certify on a few hundred rows: certify(release, dictionary, held_out_rows, like=rows)",
         )
 
-# %% ../../nbs/04_dictionary/04_validity.ipynb #dbd09d3f
+# %% ../../nbs/04_dictionary/04_validity.ipynb #7f9e95bc
 def verify_canary(release: Release, dictionary: Dictionary) -> None:
     """Raise (exit code 65) where the release no longer gives what the canary batch recorded.
 
@@ -145,16 +180,22 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
     dictionary = dictionary.to(release.device)
     _require_certificate(release, dictionary)
     made_for = dictionary.validity
-    values = _canary_values(release, dictionary, rows_again(made_for))
-    sites = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
-    recorded = {s: dictionary.canary[s].numpy() for s in sites}
-    ok, message = compare_canary(recorded, {s: values[s].cpu().numpy() for s in sites})
+    values = _canary_values(release, dictionary, _kept_rows(made_for))
+    names = [str(s) for s in dict.fromkeys([*dictionary.sites, *dictionary.targets])]
+    moved = made_for["fingerprint"] != release.fingerprint  # live there, saved here, or vice versa
+    if moved:
+        names.append("decision")  # which the weights alone do not tell
+    recorded = {name: dictionary.canary[name].numpy() for name in names}
+    ok, message = compare_canary(recorded, {name: values[name].cpu().numpy() for name in names})
     if ok:
         ok, message = _same_features(dictionary, values)
     if not ok:
         raise invalid(
             "the activations that the canary batch of the dictionary recorded",
             message,
-            "run with the library versions and the device under which the dictionary was made, "
-            "or train it again",
+            "save the live release with the inputs, the decision and the fitted files that it had "
+            "when the dictionary was made, or train it again"
+            if moved
+            else "run with the library versions and the device under which the dictionary was "
+            "made, or train it again",
         )

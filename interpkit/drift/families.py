@@ -7,7 +7,7 @@ __all__ = ['FOR_ALERTS', 'rows_of', 'overlap_rows', 'watched_name', 'SpliceError
            'feature_weights', 'Activation', 'chances', 'times_drawn', 'draw', 'Drawn', 'firing', 'emerging', 'Effect',
            'Decisions']
 
-# %% ../../nbs/08_drift/02_families.ipynb #1245fc23
+# %% ../../nbs/08_drift/02_families.ipynb #a18d0053
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ from scipy import sparse
 
 from ..dictionary.dictionary import Dictionary
 from .comparison import Comparison, centred, hashed_seed
-from .scores import attribution_shares, effective_groups
-from .segments import ALERTS, LEAST
+from .scores import attribution_shares
+from .segments import ALERTS, LEAST, effective_groups
 from .statements import BLOCK
 
 # %% ../../nbs/08_drift/02_families.ipynb #cb89ba00

@@ -105,7 +105,7 @@ def basis(v: Verdict) -> str:
         f"{len(v.statements)} statements, their limits written down before {new} was scored."
     )
 
-# %% ../../nbs/08_drift/05d_page.ipynb #357a67ff
+# %% ../../nbs/08_drift/05d_page.ipynb #12d07ee1
 def _how_many(v: Verdict, numbers: Sequence[tuple[Statement, int]]) -> list[str]:
     "How many sequences to collect, and for which statements; none where no number would help."
     if not numbers:
@@ -137,6 +137,16 @@ def _at_limit(statements: Sequence[Statement]) -> list[str]:
     ]
 
 
+def _idle(v: Verdict, waited_for: int) -> list[str]:
+    "How many statements are open and no longer change what to do; or none."
+    is_open = [s for s in v.statements if s.outcome == "INCONCLUSIVE" and s.question != "moved"]
+    rest = len(is_open) - waited_for
+    if rest <= 0:
+        return []
+    are, they = ("is", "it changes") if rest == 1 else ("are", "they change")
+    return [f"{rest} more {are} open, but {they} nothing now, because another statement FAILed."]
+
+
 def _collect_words(v: Verdict) -> list[str]:
     "What to do where these sequences can't settle it."
     needed = needed_by_statement(v.statements)
@@ -147,7 +157,7 @@ def _collect_words(v: Verdict) -> list[str]:
         ]
     numbers = [(s, n) for s, n in needed if n is not None]
     held = [s for s, n in needed if n is None]
-    advice = [*_how_many(v, numbers), *_at_limit(held), *few_alerts(v)]
+    advice = [*_how_many(v, numbers), *_at_limit(held), *_idle(v, len(needed)), *few_alerts(v)]
     return [*advice, *_new_dictionary(v), "Then check again:"]
 
 

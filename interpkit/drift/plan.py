@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'rates_of', 'cautions_of', 'limits_by_segment',
            'plan_check', 'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #6915af08
+# %% ../../nbs/08_drift/03a_plan.ipynb #039dd8ba
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
@@ -37,14 +37,13 @@ from .limits import Limits
 from .measure import FAMILIES, load_families, statement_names
 from interpkit.drift.scores import (
     OldScores,
-    effective_groups,
     fit_or_raise,
     leading,
     score_old,
     too_rare,
     watched_features,
 )
-from .segments import judged, members_of
+from .segments import effective_groups, judged, members_of, pooled_in
 from .statements import Plan, Statement
 from ..model.inputs import input_columns
 from ..model.releases import Release
@@ -124,14 +123,15 @@ def code_digest(families: Iterable) -> str:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #618cb1d4
+# %% ../../nbs/08_drift/03a_plan.ipynb #3ef72764
 def segments_in(
     rows: pd.DataFrame,
     alerts: np.ndarray,  # bool [n]
     declared: bool = True,  # whether the column `segment` counts
+    pooled: dict | None = None,  # name of a pool -> its segments
 ) -> tuple[dict[str, int], dict[str, int]]:
     "Sequences in each segment that is judged, and in each that is too small for it."
-    members = members_of(rows, alerts, declared)
+    members = members_of(rows, alerts, declared, pooled)
     if not members:
         return {}, {}
     inside = np.stack(list(members.values()), 1)
@@ -199,7 +199,7 @@ def _own_shares(scores: OldScores, own: dict) -> dict:
     shares = dict(splice_error=scores.splice.ratio, error_share=worst_error) | own
     return {k: six(x) for k, x in shares.items()}
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #00252ec2
+# %% ../../nbs/08_drift/03a_plan.ipynb #0b12bc88
 def limits_by_segment(
     scores: OldScores,
     rows: pd.DataFrame,
@@ -207,9 +207,10 @@ def limits_by_segment(
     limits: Limits,
     own: dict,  # of the whole, where it is stated
     shares: Sequence[str],  # names of the error share statements, one per site
+    pooled: dict | None = None,  # name of a pool -> its segments
 ) -> dict[str, dict[str, tuple]]:  # '' for all
     "Limits by segment and name of statement, each with the value that it allows over."
-    weight, members = weights_of(rows), members_of(rows, scores.alerts)
+    weight, members = weights_of(rows), members_of(rows, scores.alerts, pooled=pooled)
     splice, *errors = scores.own(weight)
     stated = own.get("error_share")
     whole = [own.get("splice_error", splice), *(e if stated is None else stated for e in errors)]
@@ -219,7 +220,7 @@ def limits_by_segment(
         found[name] = limits_of(inside, limits, {}, shares)
     return found
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #95f179cf
+# %% ../../nbs/08_drift/03a_plan.ipynb #10383273
 DEFAULTS = Limits()
 
 
@@ -241,6 +242,7 @@ def plan_check(
     alerts: float = 0.10,  # share of the weight with the highest decisions; 0: none are asked apart
     emerging: int = 10,  # most features of the new release that may join the watched ones
     salt: str = "",  # of the ids in the table
+    pool: str = "",  # what segments too small to be judged are called together; '': they stay apart
 ) -> tuple[Plan, OldScores]:
     "The pre-registration of a check; raises where the dictionary is foreign or unfit."
     verify_canary(old, dictionary)
@@ -249,9 +251,10 @@ def plan_check(
     fit_or_raise(dictionary, scores, limits)
     chosen = watched_features(dictionary, scores, watched_share, watched)
     loaded = load_families(families)
-    sizes, small = segments_in(rows, scores.alerts, segments)
+    pooled = pooled_in(rows, pool) if segments else {}
+    sizes, small = segments_in(rows, scores.alerts, segments, pooled)
     shares = statement_names(ErrorShare(), dictionary)
-    asked = limits_by_segment(scores, rows, sizes, limits, own, shares)
+    asked = limits_by_segment(scores, rows, sizes, limits, own, shares, pooled)
     plan = Plan(
         statements_of(loaded, dictionary, chosen, asked, limits.watched),
         chosen,
@@ -267,6 +270,7 @@ def plan_check(
         alpha=alpha,
         segments=sizes,
         too_small=_too_small(dictionary, scores, watched_share, small, chosen),
+        pooled=pooled,
         **_origin(old, dictionary, rows),
     )
     plan = replace(plan, code=code_digest(loaded), own=_own_shares(scores, own))
@@ -290,10 +294,11 @@ def _expected_spreads(plan: Plan, scores: OldScores) -> dict[str, float]:
         name: i.spread * np.sqrt(i.n_eff) / i.ratio for name, i in shown.items() if i.ratio > 1e-12
     }
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #84e56646
+# %% ../../nbs/08_drift/03a_plan.ipynb #838dc1c8
 def _groups_by_segment(plan: Plan, scores: OldScores, rows: pd.DataFrame) -> dict[str, float]:
     "Effective groups in each segment of the plan and, under '', in all."
-    members = {"": np.ones(len(rows), bool), **members_of(rows, scores.alerts)}
+    declared = members_of(rows, scores.alerts, pooled=plan.pooled)
+    members = {"": np.ones(len(rows), bool), **declared}
     asked = {name: members[name] for name in ("", *plan.segments)}
     counts = effective_groups(np.stack(list(asked.values()), 1), weights_of(rows), groups_of(rows))
     return dict(zip(asked, counts, strict=True))

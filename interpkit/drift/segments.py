@@ -4,24 +4,32 @@
 
 # %% auto #0
 __all__ = ['ALL', 'ALERTS', 'LABELLED', 'BUILT_IN', 'LEAST', 'LEAST_ALERTS', 'segments_of', 'highest', 'labelled',
-           'refuse_built_in', 'members_of', 'judged']
+           'refuse_built_in', 'members_of', 'effective_groups', 'judged', 'rare_in', 'pooled_in']
 
-# %% ../../nbs/08_drift/00b_segments.ipynb #21926db9
+# %% ../../nbs/08_drift/00b_segments.ipynb #5c906789
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
-from ..core.errors import invalid
+from ..core.errors import bad_parameter, invalid
+from ..core.groups import groups_of, weights_of
 
-# %% ../../nbs/08_drift/00b_segments.ipynb #c850d926
+# %% ../../nbs/08_drift/00b_segments.ipynb #30035ce0
 ALL = "all rows without a segment"
 
 
-def segments_of(rows: pd.DataFrame) -> np.ndarray:  # str [n]
-    "The segment of each row as text; '' everywhere where the check set has no segments."
+def segments_of(
+    rows: pd.DataFrame,
+    pooled: dict[str, dict[str, int]] | None = None,  # name of a pool -> its segments
+) -> np.ndarray:  # str [n]
+    "The segment of each row as text, or its pool; '' where the check set has no segments."
     if "segment" not in rows:
         return np.full(len(rows), "", object)
     names = rows["segment"].astype(str).to_numpy(object)
-    return np.where(names == "", ALL, names)
+    names = np.where(names == "", ALL, names)
+    for pool, members in (pooled or {}).items():
+        names = np.where([name in members for name in names], pool, names)
+    return names
 
 # %% ../../nbs/08_drift/00b_segments.ipynb #edf12199
 ALERTS = "alerts"
@@ -59,19 +67,34 @@ def refuse_built_in(names) -> None:
             "rename it: interpkit makes a segment of this name itself",
         )
 
-# %% ../../nbs/08_drift/00b_segments.ipynb #9dcf7fd7
+# %% ../../nbs/08_drift/00b_segments.ipynb #c8fd99de
 def members_of(
     rows: pd.DataFrame,
     alerts: np.ndarray,  # bool [n]
     declared: bool = True,  # whether the column `segment` counts
+    pooled: dict[str, dict[str, int]] | None = None,  # name of a pool -> its segments
 ) -> dict[str, np.ndarray]:  # name -> bool [n]
     "Which rows are in each segment: alerts, labels, then the declared ones by name."
     found = {ALERTS: np.asarray(alerts, bool), LABELLED: labelled(rows)}
     if declared:
-        names = segments_of(rows)
+        names = segments_of(rows, pooled)
         refuse_built_in(names)
         found |= {str(name): names == name for name in sorted(set(names) - {""})}
     return {name: member for name, member in found.items() if member.any()}
+
+# %% ../../nbs/08_drift/00b_segments.ipynb #fbf5ccd0
+def effective_groups(
+    member,  # [n, K] bool, dense or sparse: which sequences are in each set
+    weight: np.ndarray,  # [n]
+    group,  # [n], or None where each sequence is its own group
+) -> np.ndarray:  # [K]
+    "Effective number of groups in each set: (sum of W)^2 over the sum of W^2."
+    code = np.arange(len(weight)) if group is None else pd.factorize(np.asarray(group))[0]
+    weights = sparse.csr_array((weight, (code, np.arange(len(code)))))
+    per_group = weights @ member.astype(float)
+    total = np.asarray(per_group.sum(0)).ravel()
+    square = np.asarray((per_group * per_group).sum(0)).ravel()
+    return np.divide(total**2, square, out=np.zeros_like(total), where=square > 0)
 
 # %% ../../nbs/08_drift/00b_segments.ipynb #843aa31e
 LEAST = 50  # effective groups, below which no segment can settle anything
@@ -85,3 +108,32 @@ def judged(
     "Names of the segments that a check judges, and of declared ones that are too small for it."
     small = [name for name, n in groups.items() if name != ALERTS and n < least - 1e-9]
     return [name for name in groups if name not in small], small
+
+# %% ../../nbs/08_drift/00b_segments.ipynb #7193ccb7
+def rare_in(rows: pd.DataFrame, least: int = LEAST) -> dict[str, int]:
+    "Declared segments that are too small to be judged, each with its number of sequences."
+    names = segments_of(rows)
+    segments = sorted(set(names) - {""})
+    if not segments:
+        return {}
+    inside = np.stack([names == segment for segment in segments], 1)
+    groups = effective_groups(inside, weights_of(rows), groups_of(rows))
+    _, small = judged(dict(zip(segments, groups, strict=True)), least)
+    return {str(name): int((names == name).sum()) for name in small}
+
+# %% ../../nbs/08_drift/00b_segments.ipynb #bd64c64b
+def pooled_in(
+    rows: pd.DataFrame,
+    pool: str,  # what rare segments are called together; '': they stay apart
+) -> dict[str, dict[str, int]]:  # pool -> its segments, each with its sequences
+    "The rare segments under the name of their pool; raises (exit code 64) where it is taken."
+    if not pool:
+        return {}
+    if not pool.strip() or pool in {*BUILT_IN, ALL, *segments_of(rows)}:
+        raise bad_parameter(
+            "a name for the pool of rare segments that no segment has",
+            f"pool = {pool!r}",
+            'another name, as in pool = "other EDUCATION"',
+        )
+    rare = rare_in(rows)
+    return {pool: rare} if rare else {}

@@ -78,7 +78,7 @@ def names_apart(old: dict, new: dict) -> tuple[str, str]:  # name and fingerprin
     was_mark, now_mark = (mark[: max(6, len(same) + 1)] for mark in marks)
     return f"{was} ({was_mark or 'old'})", f"{now} ({now_mark or 'new'})"
 
-# %% ../../nbs/08_drift/00_statements.ipynb #bf06919f
+# %% ../../nbs/08_drift/00_statements.ipynb #9888588b
 @dataclass(frozen=True)
 class Plan:
     "The pre-registration of a check."
@@ -101,6 +101,7 @@ class Plan:
     error_rates: dict = field(default_factory=dict)  # of this check, on the old release's table
     cautions: tuple[str, ...] = ()  # what the check set is asked, in words
     too_small: dict = field(default_factory=dict)  # segment -> sequences: too few to judge
+    pooled: dict = field(default_factory=dict)  # pool -> rare segment -> sequences
     features: int = 0  # of the dictionary
     sequences: int = 0
     groups: int = 0

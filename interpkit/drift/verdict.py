@@ -6,7 +6,7 @@
 __all__ = ['ORDER', 'EXIT', 'worst', 'statement_table', 'Verdict', 'statement_named', 'needed_by_statement', 'to_collect',
            'sensitivity', 'naming', 'judge']
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #6f78f0ea
+# %% ../../nbs/08_drift/04_verdict.ipynb #20dfb761
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ from ..core.digests import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
 from ..core.statistics import holm, p_above
-from .actions import action_for
+from .actions import action_for, holds_up
 from .segments import ALERTS, LEAST, LEAST_ALERTS
 from interpkit.drift.statements import (
     Plan,
@@ -196,13 +196,14 @@ def _whole(x: float) -> int:
     "Rounded up, but for what arithmetic adds."
     return math.ceil(x * (1 - 1e-9))
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #2a9b2048
+# %% ../../nbs/08_drift/04_verdict.ipynb #9fa4d1b0
 def needed_by_statement(statements: Iterable[Statement]) -> list[tuple[Statement, int | None]]:
     "Open statements that hold up a verdict, each with what settles it; None: at its limit."
     known = list(statements)
     whole = max((s.n for s in known if not s.segment and not s.watched), default=1)
     is_open = [s for s in known if s.outcome == "INCONCLUSIVE"]
     asked = [s for s in is_open if s.question != "moved"]  # what decides no verdict can wait
+    asked = [s for s in asked if holds_up(s, known)] or asked
     found = [(s, _needed(s, whole)) for s in asked or is_open]
     return [(s, n and -(-n // 100) * 100) for s, n in found]  # in hundreds
 

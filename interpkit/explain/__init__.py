@@ -13,13 +13,26 @@ It is meant for a few rows; more than 1,000 are refused. `interpkit.explain.attr
 import sys
 from types import ModuleType
 
+from ..core.calls import at_the_door
+
+
+@at_the_door
+def explain(self, release, dictionary, rows, top: int = 10):
+    "One `Explanation` per row: its `top` features by the size of their attribution."
+    from .attribution import explain  # here, since it takes torch
+
+    return explain(release, dictionary, rows, top)
+
 
 class _Explain(ModuleType):
-    def __call__(self, release, dictionary, rows, top: int = 10):
-        "One `Explanation` per row: its `top` features by the size of their attribution."
-        from .attribution import explain  # here, since it takes torch
+    __call__ = explain
 
-        return explain(release, dictionary, rows, top)
+    def getdoc(self) -> str:
+        "What shift-tab shows in a notebook."
+        from .attribution import explain
+
+        return explain.getdoc()
 
 
+del explain  # a name of the module would stand for a function in it
 sys.modules[__name__].__class__ = _Explain

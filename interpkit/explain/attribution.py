@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['Explanation', 'explain']
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #41f2c468
+# %% ../../nbs/07_explain/00_attribution.ipynb #2fe400b6
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from ..core.calls import at_the_door
 from ..core.errors import bad_parameter
 from ..core.show import percent, table_html
+from ..data.checksets import require_columns
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import in_batches, require_measurable, warn_if_foreign
@@ -73,15 +75,17 @@ def _named(dictionary: Dictionary) -> pd.DataFrame:  # [F, label and what it is 
         return names
     return names.join(dictionary.label_table()[["precision", "recall", "best_inputs"]])
 
-# %% ../../nbs/07_explain/00_attribution.ipynb #8f9c9e37
+# %% ../../nbs/07_explain/00_attribution.ipynb #8efa622d
+@at_the_door
 def explain(
     release: Release,
     dictionary: Dictionary,  # of this release
-    rows: pd.DataFrame,  # at most 1,000
+    rows: pd.DataFrame,  # at most 1,000; or a table in any other form, or the path of a file
     top: int = 10,  # features of each explanation
 ) -> list[Explanation]:
     "An explanation for each row: its `top` features by the size of their attribution."
-    require_measurable(release, dictionary, rows, "explain")
+    rows = require_measurable(release, dictionary, rows, "explain")
+    require_columns(rows, ["sequence_id"])
     warn_if_foreign(release, dictionary, "explain")
     if len(rows) > 1000:
         raise bad_parameter(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['drawn_rows', 'Columns']
 
-# %% ../../nbs/07_explain/02_columns.ipynb #d12bb727
+# %% ../../nbs/07_explain/02_columns.ipynb #65e70f48
 import hashlib
 from collections.abc import Container, Iterable
 from dataclasses import replace
@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
+from ..core.groups import weights_of
 from ..model.batch import Batch
 from ..model.inputs import ColumnInputs, FunctionInputs, input_columns
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/02_columns.ipynb #dba01103
+# %% ../../nbs/07_explain/02_columns.ipynb #2a1c011b
 def _uniform(name: str, seed: int, columns: int) -> np.ndarray:  # [columns]
     "Random numbers in [0, 1) that depend on the seed and a sequence's name alone."
     digest = hashlib.sha256(repr((seed, "inputs", name)).encode()).digest()
@@ -34,7 +35,7 @@ def drawn_rows(
 ) -> np.ndarray:  # int [n, columns]
     "For each row and column the row that lends its value, whatever the order of the rows."
     names = rows["sequence_id"].astype(str).to_numpy()
-    weight = rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows))
+    weight = weights_of(rows)
     order = np.argsort(names, kind="stable")
     ends = np.cumsum(weight[order])
     u = np.stack([_uniform(name, seed, columns) for name in names])

@@ -5,19 +5,25 @@
 # %% auto #0
 __all__ = ['Units', 'SwappedTokens', 'Together', 'input_units']
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #6a589c12
+# %% ../../nbs/07_explain/02b_inputs.ipynb #41d3480d
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from .columns import Columns, drawn_rows
-from .events import Positions, Tokens, counted_positions, embedding_site
+from interpkit.explain.events import (
+    Positions,
+    Tokens,
+    counted_positions,
+    embedding_site,
+    event_starts,
+)
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #2e4679dd
+# %% ../../nbs/07_explain/02b_inputs.ipynb #e5d84ff6
 class SwappedTokens(Positions):
-    "The events of sequences, replaced by position by those of other sequences, in the rows."
+    "The events of sequences, each replaced by one of another sequence, in the rows."
 
     def __init__(
         self,
@@ -32,28 +38,38 @@ class SwappedTokens(Positions):
         self.ids = np.zeros((len(rows), longest), int)
         for row, ids in zip(self.ids, self.lists, strict=True):
             row[: len(ids)] = ids
-        self.can_go = counted_positions(release, rows, self.ids)
+        self.starts = event_starts(rows, counted_positions(release, rows, self.ids))
         self.lends = drawn_rows(rows, longest, seed)  # [n, T]
 
     def guess(self, release: Release, bare: np.ndarray) -> np.ndarray:  # [n, T]
         "Where to look first: nowhere in particular."
         return np.zeros(self.ids.shape)
 
+    def lent(self, sequence: int, unit: int) -> np.ndarray:  # int [k]
+        "The ids that another sequence lends: at this place, or of its event of the same number."
+        other = self.lends[sequence, unit]
+        ids, starts = self.lists[other], self.units(other)
+        if "event_ids" not in self.rows or not len(starts):
+            return ids[[unit % len(ids)]]
+        number = int(np.searchsorted(self.units(sequence), unit))
+        start = starts[number % len(starts)]
+        return ids[self.starts[other, : len(ids)] == start]
+
     def swapped(self, sequence: int, unit: int) -> list[int]:
-        "The ids of a sequence with another sequence's id at one position."
-        other = self.lists[self.lends[sequence, unit]]
-        ids = self.lists[sequence].tolist()
-        ids[unit] = int(other[unit % len(other)])
-        return ids
+        "The ids of a sequence with those of another sequence in place of one event."
+        ids = self.lists[sequence].copy()
+        places = np.flatnonzero(self.starts[sequence] == unit)
+        ids[places] = np.resize(self.lent(sequence, unit), len(places))
+        return ids.tolist()
 
     def effects(
         self,
         release: Release,
         bare: np.ndarray,  # [n] its decisions
         sequence: np.ndarray,  # int [M]
-        unit: np.ndarray,  # int [M], positions
+        unit: np.ndarray,  # int [M], positions at which events start
     ) -> np.ndarray:  # [M]
-        "What the decision of a sequence loses when its token at `unit` is another, pair by pair."
+        "What the decision of a sequence loses when its event at `unit` is another, pair by pair."
         changed = self.rows.iloc[sequence].copy()
         pairs = zip(sequence.tolist(), unit.tolist(), strict=True)
         changed["input_ids"] = [self.swapped(s, u) for s, u in pairs]

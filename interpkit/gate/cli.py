@@ -11,7 +11,7 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
            'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e6103aa9
+# %% ../../nbs/09_gate/08_cli.ipynb #fdb40d7a
 import json
 import os
 import shutil
@@ -22,14 +22,15 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
-from ..core.files import read_json
+from ..core.files import storage_error
 from .doctor import clash, findings
 from .evidence import verify as verified
-from .forecast import alerts_advice
+from .exits import code_of, flushed
+from .forecast import alerts_advice, declared_words
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
-from .results import Page, absolute
+from .results import Page, absolute, preview_of
 from interpkit.gate.runner import (
     locked,
     refuse_foreign_folder,
@@ -41,7 +42,7 @@ from interpkit.gate.runner import (
 )
 from .signing import key_made, sign_folder, verified_words
 
-# %% ../../nbs/09_gate/08_cli.ipynb #aab54d37
+# %% ../../nbs/09_gate/08_cli.ipynb #ece61e53
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -53,13 +54,16 @@ Text: TypeAlias = str | None
 Config = Annotated[Text, typer.Option("--config", help="The policy, check.toml.")]
 Device = Annotated[Text, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option(help="Of all draws.")]
-Timeout = Annotated[int | None, typer.Option(help="Seconds that a cell of a job may take.")]
+Timeout = Annotated[int | None, typer.Option(min=1, help="Seconds that a cell of a job may take.")]
 Copies = Annotated[Text, typer.Option(help="A folder with a team's own job notebooks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print verdict.json last.")]
 
 
 def policy_of(config: Text, **flags) -> Policy:
     "The policy of a command: its file, with the flags that were given in place of what it says."
+    if config == "":
+        mend = "leave --config out for all defaults; is a variable of the shell empty?"
+        raise bad_parameter("a policy after --config", "nothing", mend)
     return Policy.read(config, **{name: x for name, x in flags.items() if x not in (None, [], ())})
 
 # %% ../../nbs/09_gate/08_cli.ipynb #fe1d0d99
@@ -67,14 +71,14 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #b158162d
+# %% ../../nbs/09_gate/08_cli.ipynb #103a8b12
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
     run: Path,
 ) -> list[str]:
     "What a person should know before anything costly runs, one line each."
-    lines = [f"Note: {note}." for note in result["notes"]]
+    lines = [f"Note: {note}." for note in result["notes"]] + declared_words(result)
     if not result["for_sign_off"]:
         lines.append("Note: not for sign-off, since the code of a release is not fingerprinted.")
     kind = "statements"
@@ -111,10 +115,10 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #cb18ea5a
+# %% ../../nbs/09_gate/08_cli.ipynb #fac88f17
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
-CheckSet = Annotated[str, typer.Option(help="The check set, a parquet file.")]
+CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
 OldDictionary = Annotated[str, typer.Option(help="Its dictionary; without it, one is trained.")]
 DictionaryData = Annotated[str, typer.Option(help="Rows to train that dictionary on.")]
 RunFolder = Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")]
@@ -150,8 +154,7 @@ def check(
 
     def told(job: str, result: dict):
         if job == "preflight":
-            preview = read_json(run / "preview.json")
-            print("\n".join(preflight_words(result, preview, run)), file=sys.stderr)
+            print("\n".join(preflight_words(result, preview_of(run), run)), file=sys.stderr)
 
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)
@@ -197,9 +200,9 @@ def training_words(result: dict, out: str) -> str:
     made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
     return f"{made}\n{', '.join(measured)}"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #92afc6d4
+# %% ../../nbs/09_gate/08_cli.ipynb #96c89f55
 ReleaseToRead = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
-TrainingData = Annotated[str, typer.Option(help="Rows to train on, a parquet file.")]
+TrainingData = Annotated[str, typer.Option(help="Rows to train on, a parquet, CSV or Arrow file.")]
 NewFolder = Annotated[str, typer.Option(help="Folder of the dictionary.")]
 Sites = Annotated[list[str] | None, typer.Option(help="'module.path:out'; may be repeated.")]
 Targets = Annotated[
@@ -245,7 +248,7 @@ def train(
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #ae3f6b3a
+# %% ../../nbs/09_gate/08_cli.ipynb #be872061
 EvidenceFolder = Annotated[
     str, typer.Argument(help="An evidence folder, or the run folder that holds it.")
 ]
@@ -260,6 +263,8 @@ def verify(
     folder: EvidenceFolder, expect: Digest = None, key: PublicKey = None, as_json: Json = False
 ):
     "Derive the verdict again from its evidence, without a model; exits with the verdict's code."
+    if not folder:
+        raise bad_parameter("a folder to verify", "nothing", "ipk verify RUN")
     found = verified(folder, expect, key)
     print(verified_words(found, key))
     if as_json:
@@ -296,9 +301,9 @@ def sign(
             "ipk sign RUN --key private.pem, or: ipk sign --new-key private.pem",
         )
 
-# %% ../../nbs/09_gate/08_cli.ipynb #b6073252
+# %% ../../nbs/09_gate/08_cli.ipynb #a64da01f
 ReleaseToSee = Annotated[str, typer.Option(help="The release to look at: a folder or hub id.")]
-SomeCheckSet = Annotated[str, typer.Option(help="A check set, a parquet file.")]
+SomeCheckSet = Annotated[str, typer.Option(help="A check set, a parquet, CSV or Arrow file.")]
 OldBeside = Annotated[Text, typer.Option(help="The old release, beside its dictionary.")]
 OwnDictionary = Annotated[
     Text,
@@ -333,7 +338,7 @@ def init(
     file = init_policy(new, data, out, old, dictionary, null or ())
     print(f"Wrote {file}. Read it, give reasons, and keep it under version control.")
 
-# %% ../../nbs/09_gate/08_cli.ipynb #ce15da4d
+# %% ../../nbs/09_gate/08_cli.ipynb #4679255e
 def copy_notebooks(folder: Path):
     "Copy all job notebooks into a folder that has none of them."
     present = [job for job in JOBS if (folder / f"{job}.ipynb").exists()]
@@ -343,14 +348,19 @@ def copy_notebooks(folder: Path):
             f"{folder} has them",
             "choose another folder",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for job in JOBS:
-        shutil.copy(job_notebook(job), folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for job in JOBS:
+            shutil.copy(job_notebook(job), folder)
+    except OSError as e:
+        raise storage_error(folder, e) from None
 
-# %% ../../nbs/09_gate/08_cli.ipynb #4c17d082
+# %% ../../nbs/09_gate/08_cli.ipynb #74f15286
 @app.command()
 def jobs(copy: Annotated[Text, typer.Option(help="Copy the notebooks into this folder.")] = None):
     "List the job notebooks and their parameters, or copy them."
+    if copy == "":
+        raise bad_parameter("a folder after --copy", "nothing", "ipk jobs --copy DIR")
     if copy is not None:
         copy_notebooks(Path(copy))
         print(f"Copied {', '.join(JOBS)} to {copy}. Run them with: ipk check --jobs {copy} ...")
@@ -396,34 +406,24 @@ def usage_error(
     asked = "a command that ipk knows, with its options"
     return bad_parameter(asked, error.format_message().rstrip("."), mend)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e42f2c22
+# %% ../../nbs/09_gate/08_cli.ipynb #05009cb2
 def run(argv: list[str]) -> int:
     "Run a command line; its exit code. Errors go to standard error, in one form."
     if repair := clash():
         print(f"Warning: {repair}", file=sys.stderr)
-    try:
-        return int(app(args=argv, prog_name="ipk", standalone_mode=False) or 0)
-    except Usage as e:
-        error = usage_error(e, argv)
-    except InterpkitError as e:
-        error = e
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except Exception as e:
-        if os.environ.get("IPK_DEBUG"):
-            raise
-        error = InterpkitError(
-            "ipk to do its work",
-            f"{type(e).__name__}: {e}",
-            "report this; IPK_DEBUG=1 shows where it happened",
-        )
-    print(error, file=sys.stderr)
-    return int(error.code)
 
-# %% ../../nbs/09_gate/08_cli.ipynb #7ad6af78
+    def command() -> int | None:
+        try:
+            return app(args=argv, prog_name="ipk", standalone_mode=False)
+        except typer.Abort:  # the end of what was typed
+            return int(ExitCode.INTERRUPTED)
+
+    return code_of(command, lambda e: usage_error(e, argv) if isinstance(e, Usage) else None)
+
+# %% ../../nbs/09_gate/08_cli.ipynb #7a07d92e
 def main():
     "The console script `ipk`."
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(flushed(run(sys.argv[1:])))
 
 
 if __name__ == "__main__" and "cli.py" in sys.argv[0]:

@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'FILES', 'KNOWN', 'write_table', 'read_table', 'plan_problems', 'plan_of', 'verdict_of', 'derive',
-           'differences', 'writable', 'examples_of', 'printed_problem', 'preview_problem', 'wrong_files']
+           'differences', 'writable', 'examples_of', 'behaviour_of', 'printed_problem', 'preview_problem',
+           'wrong_files']
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #5f08d375
+# %% ../../nbs/09_gate/01c_derived.ipynb #6ab36ffa
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core.digests import canonical, digest_file
+from ..core.digests import canonical, digest_file, six
 from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
+from ..core.forms import FOREIGN
+from ..drift.page import summary_lines
+from ..drift.segments import highest
 from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
 from .standard import QUESTIONS, family_of
@@ -44,12 +48,12 @@ def read_table(path: Path) -> pd.DataFrame:
         raise invalid(f"the table of a check in {path}", given, mend)
     return table
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #4150cb63
+# %% ../../nbs/09_gate/01c_derived.ipynb #616fabeb
 def _read_as(kind, file: Path, what: str):
     "`kind.from_dict` of a JSON file; raises (exit code 65) where the file holds something else."
     try:
         return kind.from_dict(read_json(file))
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"{what} in {file}",
             f"{type(e).__name__}: {e}",
@@ -72,12 +76,13 @@ def _statement_problem(s: Statement) -> str:
         return f"{s.name!r} was decided beforehand"
     return ""
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #8a0f6389
+# %% ../../nbs/09_gate/01c_derived.ipynb #ab6df431
 ABOUT: dict[str, type | tuple[type, ...]] = dict(  # of `Plan.about`
     decision=str,
     sites=list,
     period=list,
     sampling=dict,
+    events=dict,
     alerts=(int, float),
     threshold=(int, float),
     renamed=dict,
@@ -98,15 +103,28 @@ def _words_problems(plan: Plan) -> list[str]:
     lists |= {f"{n} of about": list(plan.about.get(n, {}).values()) for n in ("renamed", "whys")}
     told += [f"{n} holds what is no text" for n, x in lists.items() if not _all(str, x)]
     counts = [*plan.too_small.values(), *plan.error_rates.values()]
-    counts += list(plan.about.get("sampling", {}).values())
+    for name in ("sampling", "events"):
+        counts += list(plan.about.get(name, {}).values())
     kinds = (int, float, type(None))
     return told if _all(kinds, counts) else [*told, "a count is no number"]
+
+
+def _pool_problems(plan: Plan) -> list[str]:
+    "Pools that are not the sum of their segments, or whose segments are asked about apart too."
+    if not _all(dict, [plan.pooled, *getattr(plan.pooled, "values", list)()]):
+        return ["pooled is no object of objects"]
+    known, told = plan.too_small | plan.segments, []
+    for pool, segments in plan.pooled.items():
+        if known.get(pool) != sum(segments.values()):
+            told.append(f"{pool!r} is not the sum of the segments that it pools")
+        told += [f"{name!r} is pooled and asked apart" for name in segments if name in known]
+    return told
 
 
 def _all(kind, values) -> bool:
     return all(isinstance(x, kind) for x in values)
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #2f71d4a9
+# %% ../../nbs/09_gate/01c_derived.ipynb #38fafe10
 def plan_problems(plan: Plan) -> list[str]:
     "In what a plan contradicts itself, one line each; empty where it doesn't."
     told = list(filter(None, map(_statement_problem, plan.statements)))
@@ -119,18 +137,22 @@ def plan_problems(plan: Plan) -> list[str]:
     for name in ("old", "new", "segments", "own"):
         if not isinstance(getattr(plan, name), dict):
             told.append(f"{name} is no object")
-    told += _words_problems(plan)
+    told += _words_problems(plan) + _pool_problems(plan)
     beyond = [f for f in plan.watched if not isinstance(f, int) or not 0 <= f < plan.features]
     if beyond:
         told.append(f"feature {beyond[0]!r} is watched, of {plan.features}")
     return told
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #19ef1f9b
+# %% ../../nbs/09_gate/01c_derived.ipynb #a364eb29
 def plan_of(folder: Path) -> Plan:
     "The plan of an evidence folder; raises (exit code 65) where it contradicts itself."
     file = Path(folder) / "preregistration.json"
     plan = _read_as(Plan, file, "a plan")
-    if problems := plan_problems(plan):
+    try:
+        problems = plan_problems(plan)
+    except FOREIGN as e:
+        problems = [f"a part of another form ({type(e).__name__})"]
+    if problems:
         mend = "do not rely on this evidence: run the check again"
         raise invalid(f"a plan that agrees with itself in {file}", "; ".join(problems), mend)
     return plan
@@ -140,14 +162,14 @@ def verdict_of(folder: Path) -> Verdict:
     "The verdict that an evidence folder states."
     return _read_as(Verdict, Path(folder) / "verdict.json", "a verdict")
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #a86823c5
+# %% ../../nbs/09_gate/01c_derived.ipynb #6ed775ff
 def derive(folder) -> Verdict:
     "The verdict that follows from plan and table of an evidence folder; no model is run."
     folder = Path(folder)
     plan, table = plan_of(folder), read_table(folder / "table.parquet")
     try:
         return judge(decide(table, plan), plan, table, plan.notes)
-    except (TypeError, ValueError, KeyError, AttributeError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"a table that answers the plan in {folder / 'table.parquet'}",
             f"{type(e).__name__}: {e}",
@@ -212,10 +234,8 @@ def examples_of(
         examples[change["feature"]] = shown
     return examples
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #c220663b
-def printed_problem(printed: dict, table: pd.DataFrame, verdict: Verdict) -> str:
-    "In what printed.json differs from what the table gives; '' where it doesn't."
-    stated = printed.get("examples") or {}
+# %% ../../nbs/09_gate/01c_derived.ipynb #516c7ae2
+def _examples_problem(stated: dict, table: pd.DataFrame, verdict: Verdict) -> str:
     bare = {
         feature: [dict(sequence=e["sequence"]) for e in shown] for feature, shown in stated.items()
     }
@@ -224,6 +244,46 @@ def printed_problem(printed: dict, table: pd.DataFrame, verdict: Verdict) -> str
         return ""
     others = [f for f in {**bare, **expected} if bare.get(f) != expected.get(f)]
     return f"the examples of {others[0]!r} are not those whose effect moved most in the table"
+
+# %% ../../nbs/09_gate/01c_derived.ipynb #737de6c6
+def _centred(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [n] each
+    "Decisions of the old and the new release and their weights, as the table has them."
+    rows = table[(table.statement == "decisions") & (table.segment == "")]
+    old = rows.base.to_numpy(float)
+    new = old + rows.change.to_numpy(float)
+    return np.round(old, 9), np.round(new, 9), rows.weight.to_numpy(float)
+
+
+def behaviour_of(table: pd.DataFrame, top: float = 0.10) -> dict:
+    "What a table gives of the numbers that behaviour is printed with; {} without decisions."
+    from scipy.stats import spearmanr
+
+    if "decisions" not in set(table.statement) or "base" not in table:
+        return {}
+    old, new, weight = _centred(table)
+    product, power = np.average(old * new, weights=weight), np.average(old**2, weights=weight)
+    power = power * np.average(new**2, weights=weight)
+    found: dict[str, float] = dict(identical=bool(np.abs(old - new).max() <= 1e-4))
+    if power > 0:
+        found["unexplained"] = float(1 - product**2 / power)
+    if np.ptp(old) > 0 and np.ptp(new) > 0:
+        found["rank_correlation"] = float(spearmanr(old, new).statistic)
+    if len(set(old)) == len(set(new)) == len(old):
+        was, now = (highest(d, weight, top) for d in (old, new))
+        found["top_replaced"] = float(weight[was & ~now].sum() / weight[was].sum())
+    return found
+
+# %% ../../nbs/09_gate/01c_derived.ipynb #80fef88f
+def printed_problem(printed: dict, table: pd.DataFrame, verdict: Verdict, plan: Plan) -> str:
+    "In what printed.json differs from what plan and table give; '' where it doesn't."
+    stated = printed.get("behaviour") or {}
+    for name, value in behaviour_of(table, stated.get("top", 0.10)).items():
+        if name in stated and not np.isclose(stated[name], value, rtol=1e-4, atol=1e-4):
+            return f"{name} is {stated[name]}, and {value:.6g} by the table"
+    rates = {k: six(x) if isinstance(x, float) else x for k, x in (plan.error_rates or {}).items()}
+    if canonical(printed.get("error_rates", rates)) != canonical(rates):
+        return "other error rates than preregistration.json"
+    return _examples_problem(printed.get("examples") or {}, table, verdict)
 
 # %% ../../nbs/09_gate/01c_derived.ipynb #05936810
 def preview_problem(preview: list[dict], plan: Plan) -> str:
@@ -252,7 +312,7 @@ def _plan_problem(stated: dict, plan: Plan) -> str:
     kept = {name: read[name] for name in stated if name in read}
     return "" if canonical(stated) == canonical(kept) else "parts that no plan has"
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #e499ac54
+# %% ../../nbs/09_gate/01c_derived.ipynb #ed22bd21
 def _problems(folder: Path) -> dict[str, str]:
     "File -> what is wrong with it, '' for nothing; for those that are there."
     plan, verdict = plan_of(folder), derive(folder)
@@ -263,17 +323,18 @@ def _problems(folder: Path) -> dict[str, str]:
     found["preregistration.json"] += _plan_problem(content["preregistration.json"], plan)
     found["verdict.json"] += differences(content["verdict.json"], verdict.to_dict())
     if "printed.json" in found:
-        found["printed.json"] += printed_problem(content["printed.json"], table, verdict)
+        summary_lines(verdict, content["printed.json"], plan)  # whether it can be read out
+        found["printed.json"] += printed_problem(content["printed.json"], table, verdict, plan)
     if "preview.json" in found:
         found["preview.json"] += preview_problem(content["preview.json"], plan)
     return found | {p.name: "no file of evidence" for p in folder.iterdir() if p.name not in KNOWN}
 
-# %% ../../nbs/09_gate/01c_derived.ipynb #3205a69d
+# %% ../../nbs/09_gate/01c_derived.ipynb #d6de63a7
 def wrong_files(folder: Path) -> list[str]:
     "The files of an evidence folder that do not follow, one line each; empty where all do."
     try:
         found = _problems(folder)
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(
             f"preview.json, printed.json and verdict.json of a check in {folder}",
             f"{type(e).__name__}: {e}",

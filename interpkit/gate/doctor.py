@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'version_of', 'clash', 'Finding', 'packages_finding', 'kernel_problem', 'kernel_finding', 'device_finding',
            'disk_finding', 'findings']
 
-# %% ../../nbs/09_gate/07a_doctor.ipynb #05e858fd
+# %% ../../nbs/09_gate/07a_doctor.ipynb #a58bce67
 import os
 import shutil
 import sys
@@ -17,6 +17,7 @@ import interpkit
 from ..core.errors import InterpkitError
 from .kernel import execute, own_kernel
 from .notebooks import jobs_folder
+from .warm import Warm, imports_for, manager_of
 
 # %% ../../nbs/09_gate/07a_doctor.ipynb #0f931fe3
 def version_of(package: str) -> str:
@@ -67,17 +68,17 @@ def packages_finding() -> Finding:
     found = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions.items())
     return Finding("packages", found, f"pip install {' '.join(missing)}" if missing else "")
 
-# %% ../../nbs/09_gate/07a_doctor.ipynb #4ee3bb14
+# %% ../../nbs/09_gate/07a_doctor.ipynb #0a438cbd
 def kernel_problem() -> str:
     "'' where a job notebook can be executed, else what is wrong."
     import nbformat
 
     cell = nbformat.v4.new_code_cell("import interpkit.gate.jobs, sys\nprint(sys.executable)")
     try:
-        with own_kernel() as folder:
+        with Warm(imports_for([])) as warm, own_kernel() as folder:
             before, after = folder / "a.ipynb", folder / "b.ipynb"
             nbformat.write(nbformat.v4.new_notebook(cells=[cell]), before)
-            error = execute(before, after, {}, timeout=None)
+            error = execute(before, after, {}, None, manager_of(warm))
             if error is None:
                 python = nbformat.read(after, 4).cells[0].outputs[0].text.strip()
     except (InterpkitError, OSError) as e:

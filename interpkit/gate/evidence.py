@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_evidence', 'Verified', 'verify_alone', 'verify_scored', 'evidence_of', 'verify']
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #97dd6fb5
+# %% ../../nbs/09_gate/02_evidence.ipynb #9cbae6dc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.artefacts import new_artefact, open_artefact
+from ..core.calls import at_the_door
 from ..core.digests import digest_file
 from ..core.errors import bad_parameter, invalid
 from ..core.files import write_json
@@ -145,9 +146,10 @@ def evidence_of(folder: str | Path) -> Path:
     evidence = Path(folder) / "evidence"
     return evidence if evidence.is_dir() else Path(folder)
 
-# %% ../../nbs/09_gate/02_evidence.ipynb #08b4c3f5
+# %% ../../nbs/09_gate/02_evidence.ipynb #26d313df
+@at_the_door
 def verify(
-    folder,  # an evidence folder, or the run folder that holds it
+    folder: str | Path,  # an evidence folder, or the run folder that holds it
     expect: str | None = None,  # the digest (or its first 12 digits) that was filed elsewhere
     key: str | None = None,  # PEM file with the public key of who has to have signed
 ) -> Verified:

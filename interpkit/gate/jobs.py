@@ -7,7 +7,7 @@ __all__ = ['Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', '
            'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan', 'registered_plan', 'refuse_others',
            'named_before', 'drift', 'keep_evidence', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #59ddd102
+# %% ../../nbs/09_gate/05a_jobs.ipynb #9e8f82f7
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,15 @@ import pandas as pd
 
 from ..core.digests import digest_file, digest_json
 from ..core.errors import bad_parameter, invalid
-from ..core.files import read_json, write_json
+from ..core.files import write_json
 from ..data.checksets import check_digest, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..drift.comparison import hashed
 from ..drift.measure import load_families
 from ..drift.plan import code_digest
+from ..drift.segments import rare_in
 from ..drift.statements import Plan
+from .about import events_of, probability_note
 from .askable import refuse_hopeless
 from interpkit.gate.check import (
     as_new,
@@ -36,17 +38,26 @@ from interpkit.gate.check import (
     training_rows,
     try_out,
 )
+from .derived import plan_of
 from .evidence import verify_scored, write_evidence
 from .forecast import forecast
 from .parameters import Drift, Preflight, Report, TrainClt, TrainSae
 from .policy import Policy
 from .progress import Progress
 from .report import write_report
-from .results import begin, digest_of, recorded, result_of
+from interpkit.gate.results import (
+    begin,
+    digest_of,
+    preview_of,
+    question_of,
+    recorded,
+    result_of,
+    salt_of,
+)
 from .story import origin_of, question_digest, result_of_report
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #bb006206
+# %% ../../nbs/09_gate/05a_jobs.ipynb #0243b975
 @dataclass(frozen=True)
 class Inputs:
     "What a run reads: the policy in force, both releases, and the rows of its check set."
@@ -63,7 +74,7 @@ class Inputs:
         places = settings["places"]
         old = as_release(places["old"], "old", policy)
         new = as_new(places["new"], policy)
-        return cls(policy, old, new, rows_of(places["data"], old))
+        return cls(policy, old, new, rows_of(places["data"], old, policy.label))
 
 # %% ../../nbs/09_gate/05a_jobs.ipynb #c988bd11
 def dictionary_of(run: Path, settings: dict, old: Release) -> Dictionary:
@@ -79,7 +90,7 @@ def rows_to_check(settings: dict, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     return training_rows(rows)[1]
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #67aaeafe
+# %% ../../nbs/09_gate/05a_jobs.ipynb #08cfa561
 def write_plan(run: Path, settings: dict, inputs: Inputs, dictionary: Dictionary) -> str:
     "Write the plan and what it can settle; the digest of the plan."
     rows = rows_to_check(settings, inputs.rows)
@@ -89,7 +100,7 @@ def write_plan(run: Path, settings: dict, inputs: Inputs, dictionary: Dictionary
         dictionary,
         rows,
         inputs.policy,
-        settings["salt"],
+        salt_of(run),
         question_digest(settings),
     )
     write_json(run / "preview.json", preview)
@@ -101,7 +112,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #b65fcab8
+# %% ../../nbs/09_gate/05a_jobs.ipynb #b653010e
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -118,16 +129,20 @@ def preflight(p: Preflight) -> dict:
         new=new.name,
         device=str(old.device),
         sequences=len(checked),
-        notes=schema_notes(old, new),
+        notes=[*schema_notes(old, new), *filter(None, [probability_note(old, rows)])],
         for_sign_off=old.for_sign_off and new.for_sign_off,
         registered="",
         alerts=inputs.policy.alerts,
+        pool=inputs.policy.pool,
+        rare=rare_in(checked) if inputs.policy.segments else {},
+        events=events_of(checked),
         question=question_digest(settings),
         fingerprints=loaded(inputs, checked),
     )
     if p.train_data:
-        training_rows(rows, read_for(old, p.train_data))
+        training_rows(rows, read_for(old, p.train_data, inputs.policy.label))
     write_json(run / "check.json", settings)
+    salt_of(run, new=True)
     write_json(run / "preview.json", foreseen)
     if p.dictionary:
         dictionary = dictionary_of(run, settings, old)
@@ -145,11 +160,11 @@ def store_of(folder: Path, *what) -> Path:
             )
     return store
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #56149ce6
+# %% ../../nbs/09_gate/05a_jobs.ipynb #34c8743b
 def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and save it; a killed training goes on."
     release = as_release(p.release, "release", policy)
-    rows = read_for(release, p.data)
+    rows = read_for(release, p.data, policy.label)
     if p.half:
         rows = training_rows(rows)[0]
     store = store_of(
@@ -214,10 +229,10 @@ def refuse_changed_plan(run: Path, registered: str):
             "start a new run: --out DIR; limits belong into check.toml",
         )
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #9381cb99
+# %% ../../nbs/09_gate/05a_jobs.ipynb #82c15fd7
 def registered_plan(run: Path) -> Plan:
     "The plan of a run; raises (exit code 65) where other code would measure it now."
-    plan = Plan.from_dict(read_json(run / "preregistration.json"))
+    plan = plan_of(run)
     if plan.code != code_digest(load_families(plan.families)):
         raise invalid(
             "the code with which the check was registered",
@@ -226,10 +241,10 @@ def registered_plan(run: Path) -> Plan:
         )
     return plan
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #602533ed
+# %% ../../nbs/09_gate/05a_jobs.ipynb #9722ee2f
 def refuse_others(here: dict[str, str], named: dict[str, str]):
     "Raise (exit code 65) where a release, a dictionary or the rows are others than was named."
-    others = [name for name, digest in named.items() if here[name] != digest]
+    others = [name for name, digest in named.items() if here.get(name) != digest]
     if others:
         raise invalid(
             "the releases, dictionary and rows that were registered",
@@ -247,7 +262,7 @@ def named_before(run: Path, settings: dict) -> dict[str, str]:
             named["dictionary"] = trained["dictionary"]
     return named
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #92c3d6db
+# %% ../../nbs/09_gate/05a_jobs.ipynb #64a595c9
 @recorded("drift")
 def drift(p: Drift) -> dict:
     "Score the new release and write the evidence folder."
@@ -259,7 +274,7 @@ def drift(p: Drift) -> dict:
             "no preflight/result.json",
             "run the preflight first: ipk check runs all jobs in their order",
         )
-    settings = read_json(run / "check.json")
+    settings = question_of(run)
     refuse_changed_inputs(settings, first.get("question", ""))
     if settings["places"]["dictionary"]:
         refuse_changed_plan(run, first["registered"])
@@ -278,8 +293,8 @@ def drift(p: Drift) -> dict:
         dictionary,
         rows,
         plan,
-        read_json(run / "preview.json"),
-        settings["salt"],
+        preview_of(run),
+        salt_of(run),
         inputs.policy.examples,
         Progress(),
     )
@@ -311,15 +326,16 @@ def report(p: Report) -> dict:
     write_json(run / "verdict.json", verified.verdict.to_dict())
     return result_of_report(verified.verdict, verified.digest)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #4d25baaf
+# %% ../../nbs/09_gate/05a_jobs.ipynb #4398b40e
 def look_up(
     run,  # folder of a run
     sequences,  # salted hashes of its report
 ) -> pd.DataFrame:
     "The rows of a run's check set that belong to hashes; raises (exit code 65) for foreign ones."
-    settings = read_json(Path(run) / "check.json")
-    rows = read_check_set(settings["places"]["data"])
-    hashes = hashed(rows["sequence_id"], settings["salt"])
+    settings = question_of(run)
+    label = settings["policy"].get("label")
+    rows = read_check_set(settings["places"]["data"], [], label=label)
+    hashes = hashed(rows["sequence_id"], salt_of(run))
     place = {h: i for i, h in enumerate(hashes)}
     unknown = [s for s in sequences if s not in place]
     if unknown:

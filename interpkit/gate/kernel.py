@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'KERNEL', 'short_place', 'environment', 'python_command', 'kernel_spec', 'own_kernel', 'local_manager',
            'keep_errors', 'run_kernel', 'literal', 'import_papermill', 'execute', 'Line']
 
-# %% ../../nbs/09_gate/06a_kernel.ipynb #d5bf7de2
+# %% ../../nbs/09_gate/06a_kernel.ipynb #08775527
 import json
 import logging
 import os
@@ -24,8 +24,8 @@ from typing import Any
 
 import interpkit
 from ..core.errors import InterpkitError, bad_parameter
+from .failures import keep_error, kept_error
 from .progress import seconds
-from .results import keep_error, kept_error
 
 # %% ../../nbs/09_gate/06a_kernel.ipynb #df9c6592
 LONGEST = 103 - len("/ipk-xxxxxxxx/socket-99999")  # macOS ends a socket's path there, Linux at 107

@@ -123,7 +123,7 @@ def _sizes(segments: dict) -> str:
     "Segments with the sequences in each."
     return ", ".join(f"{_segment(name)} {n:,}" for name, n in segments.items()) or "none"
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #01d90c65
+# %% ../../nbs/09_gate/00b_numbers.ipynb #904e004c
 def plan_rows(plan: Plan) -> list[dict]:
     "The pre-registration as named values."
     sequences = f"{plan.sequences:,} sequences in {plan.groups:,} groups"
@@ -145,6 +145,8 @@ def plan_rows(plan: Plan) -> list[dict]:
         "draws per sequence": plan.draws,
         "seed": plan.seed,
     }
+    for pool, segments in plan.pooled.items():
+        fields[f"pooled as {pool}"] = _sizes(segments)
     return [{"what": name, "value": str(x)} for name, x in fields.items()]
 
 # %% ../../nbs/09_gate/00b_numbers.ipynb #0b9c7ee0

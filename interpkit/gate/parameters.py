@@ -65,12 +65,15 @@ def model_at(model: type, where: tuple) -> type:
             model = field.annotation
     return model
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #f6dcb0cf
+# %% ../../nbs/09_gate/00_parameters.ipynb #c1bec3db
 def expected(model: type, where: tuple, message: str) -> str:
     "What was expected at a path, from pydantic's message and the field's own description."
     holder = model_at(model, where)
     field = getattr(holder, "model_fields", {}).get(where[-1]) if where else None
     said = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    names = getattr(field.annotation, "model_fields", {}) if field is not None else {}
+    if names and said.startswith("a valid dictionary"):
+        said = f"names with their values, {{'{next(iter(names))}': ...}}"
     text = f"{'.'.join(map(str, where))}: {said}"
     return f"{text} ({field.description})" if field is not None and field.description else text
 
@@ -91,7 +94,7 @@ def first_problem(model: type, error: ValidationError, mend: str) -> InterpkitEr
         given = "nothing"
     return bad_parameter(expected(model, where, problem["msg"]), given, mend)
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #92c0d484
+# %% ../../nbs/09_gate/00_parameters.ipynb #56fe076e
 def validated(
     model: type[Model],
     given: dict,  # name -> value
@@ -99,6 +102,9 @@ def validated(
 ) -> Model:
     "An instance of `model`; raises (exit code 64) where a name is unknown or a value does not fit."
     refuse_names(given, model.model_fields)
+    for name, x in given.items():
+        if isinstance(x, str) and "\0" in x:
+            raise bad_parameter(f"{name} without a character 0", repr(x)[:60], mend)
     try:
         return model(**given)
     except ValidationError as e:
@@ -113,7 +119,7 @@ def described(model: type[Parameters]) -> list[str]:
         lines.append(f"{name:<12}{field.description}{default}")
     return lines
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #a2fe7b35
+# %% ../../nbs/09_gate/00_parameters.ipynb #fce7c3a1
 class Preflight(Parameters):
     "Which releases, on which sequences, and where the run is kept."
 
@@ -124,7 +130,9 @@ class Preflight(Parameters):
         min_length=1, description="folder or hub id of the new release", examples=["releases/v2"]
     )
     data: str = Field(
-        min_length=1, description="the check set, a parquet file", examples=["rows.parquet"]
+        min_length=1,
+        description="the check set, a parquet, CSV or Arrow file",
+        examples=["rows.parquet"],
     )
     run: str = Field(min_length=1, description="folder of this run", examples=["runs/v1--v2"])
     dictionary: str = Field(
@@ -132,17 +140,19 @@ class Preflight(Parameters):
     )
     train_data: str = Field(
         default="",
-        description="rows to train a dictionary on, a parquet file; empty: half of the check set",
+        description="rows to train a dictionary on; empty: half of the check set",
     )
     policy: str = Field(default="", description="check.toml; empty: all defaults")
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #b3e1a27c
+# %% ../../nbs/09_gate/00_parameters.ipynb #7c10dd04
 class TrainSae(Parameters):
     "A dictionary for one release."
 
     release: str = Field(min_length=1, description="folder or hub id", examples=["releases/v1"])
     data: str = Field(
-        min_length=1, description="rows to train on, a parquet file", examples=["rows.parquet"]
+        min_length=1,
+        description="rows to train on, a parquet, CSV or Arrow file",
+        examples=["rows.parquet"],
     )
     out: str = Field(
         min_length=1, description="folder of the dictionary", examples=["dictionaries/v1"]

@@ -6,24 +6,35 @@
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'read_policy', 'as_written', 'with_flags',
            'Policy']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #353243f8
+# %% ../../nbs/09_gate/00a_policy.ipynb #77a0dc14
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..core.errors import bad_parameter
-from ..core.files import read_json
+from ..core.errors import ExitCode, InterpkitError, bad_parameter
+from ..core.files import is_deep, read_bytes
+from ..core.forms import read_form
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #f95ca75b
+# %% ../../nbs/09_gate/00a_policy.ipynb #c6ea3d0d
 class Limit(Parameters):
     "The most that may change, as a share, and why."
 
     limit: float = Field(gt=0, description="a share, 0.15 for 15 %")
     why: str = Field(default="the default", description="the reason, for whoever asks later")
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_a_number(cls, given: Any) -> Any:
+        "A number alone is a limit without a reason."
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            return dict(limit=float(given))
+        if not isinstance(given, (dict, Limit)):
+            raise ValueError("a share such as 0.2, or {'limit': 0.2, 'why': '...'}")
+        return given
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #835f11af
 def default_limit(name: str) -> Any:
@@ -81,20 +92,21 @@ class Training(Parameters):
     )
     finish: int = Field(default=0, ge=0, description="steps on the model's own decision at the end")
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #d04bcd82
+# %% ../../nbs/09_gate/00a_policy.ipynb #da63bea9
 def read_policy(path: Path) -> dict:
     "What a TOML or JSON file says; raises (exit code 64) where it is missing or broken."
-    if path.suffix == ".json":
-        return read_json(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise bad_parameter(
-            f"a policy in {path}",
-            e.strerror or type(e).__name__,
-            "write one: ipk init --new DIR --data FILE",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        if path.suffix == ".json":
+            return read_form(path, dict)
+        policy = tomllib.loads(read_bytes(path).decode("utf-8"))
+        if is_deep(policy):
+            raise ValueError("nested deeper than any policy")
+        return policy
+    except InterpkitError as e:
+        mend = "write one: ipk init --new DIR --data FILE"
+        code = e.code if e.code == ExitCode.RETRY else ExitCode.BAD_PARAMETERS
+        raise InterpkitError(f"a policy in {path}", e.given, mend, code) from None
+    except (ValueError, RecursionError) as e:
         raise bad_parameter(f"TOML in {path}", str(e), "correct the line it names") from None
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #6478cde0
@@ -106,7 +118,7 @@ def as_written(given) -> dict:
         return dict(given)
     return read_policy(Path(given)) if given else {}
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #80128dcf
+# %% ../../nbs/09_gate/00a_policy.ipynb #398a1f6e
 def with_flags(policy: dict, flags: dict) -> dict:
     "A policy with flags in place of what it said; `training__k` is `k` under [training]."
     if not isinstance(policy, dict):
@@ -118,10 +130,14 @@ def with_flags(policy: dict, flags: dict) -> dict:
         if x is None:
             continue
         group, _, key = name.partition("__")
-        changed[group] = {**changed.get(group, {}), key: x} if key else x
+        held = changed.get(group, {})
+        if key and isinstance(held, dict):
+            changed[group] = {**held, key: x}
+        elif not key:
+            changed[group] = x
     return changed
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #53bbf458
+# %% ../../nbs/09_gate/00a_policy.ipynb #5bcc01c7
 class Policy(Parameters):
     "What a team has decided about its checks."
 
@@ -136,8 +152,18 @@ class Policy(Parameters):
         description="what a transcoder or a CLT writes, one per site: "
         "['model.layers.1.mlp:out']; empty: what comes out of the MLPs",
     )
+    label: dict[str, int] = Field(
+        default_factory=dict,
+        description="what words in the column `label` mean: {good = 0, bad = 1}; empty: numbers",
+    )
     segments: bool = Field(
-        default=True, description="whether every segment makes its own statements"
+        default=True,
+        description="whether every value of the column 'segment' makes its own statements",
+    )
+    pool: str = Field(
+        default="",
+        description="one name under which segments too small to be judged are asked together; "
+        "empty: they are listed and decide nothing",
     )
     alerts: float = Field(
         default=0.10,

@@ -6,12 +6,13 @@
 __all__ = ['ASKED', 'SIGN', 'HOW_TO_READ', 'OF_FEATURES', 'HOW_CHANGED', 'HOW_SURE', 'POLICY', 'safe', 'paragraph', 'marked',
            'table', 'page_one_html', 'figure', 'preview_html', 'report_html', 'write_report']
 
-# %% ../../nbs/09_gate/01_report.ipynb #b8d1a6bb
+# %% ../../nbs/09_gate/01_report.ipynb #029a6cf6
 from html import escape
 from pathlib import Path
 
-from ..core.errors import invalid
+from ..core.errors import InterpkitError, invalid
 from ..core.files import read_json, write_text
+from ..core.forms import FOREIGN
 from ..core.show import MARKS
 from ..drift.answers import NO_WITNESS, no_witness, unreadable
 from ..drift.caveats import error_rate_words, not_for_sign_off
@@ -326,12 +327,20 @@ def report_html(
         + "</article></body></html>\n"
     )
 
-# %% ../../nbs/09_gate/01_report.ipynb #b46cb97e
+# %% ../../nbs/09_gate/01_report.ipynb #84c6e428
 def _refuse_other_outcomes(verdict: Verdict):
     outcomes = {verdict.outcome, verdict.valid, verdict.same}
     unknown = (outcomes | {s.outcome for s in verdict.statements}) - set(MARKS)
     if unknown:
         raise ValueError(f"outcomes {sorted(map(str, unknown))}")
+
+
+def _other_form(folder: Path, files: str, error: Exception) -> InterpkitError:
+    return invalid(
+        f"{files} of one check in {folder}",
+        f"{type(error).__name__}: {error}",
+        "run the check again with this version of interpkit",
+    )
 
 
 def _read(folder: Path) -> tuple[Verdict, Plan]:
@@ -340,15 +349,11 @@ def _read(folder: Path) -> tuple[Verdict, Plan]:
         verdict = Verdict.from_dict(read_json(folder / "verdict.json"))
         plan = Plan.from_dict(read_json(folder / "preregistration.json"))
         _refuse_other_outcomes(verdict)
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
-        raise invalid(
-            f"verdict.json and preregistration.json of one check in {folder}",
-            f"{type(e).__name__}: {e}",
-            "run the check again with this version of interpkit",
-        ) from e
+    except FOREIGN as e:
+        raise _other_form(folder, "verdict.json and preregistration.json", e) from None
     return verdict, plan
 
-# %% ../../nbs/09_gate/01_report.ipynb #c7b3e660
+# %% ../../nbs/09_gate/01_report.ipynb #a2e9283d
 def _json_if_there(path: Path):
     return read_json(path) if path.exists() else None
 
@@ -367,4 +372,8 @@ def write_report(
         preview = preview.to_dict("records")
     elif not preview:
         preview = _json_if_there(folder / "preview.json")
-    return write_text(out, report_html(verdict, plan, printed, preview))
+    try:
+        page = report_html(verdict, plan, printed, preview)
+    except FOREIGN as e:
+        raise _other_form(folder, "printed.json and preview.json", e) from None
+    return write_text(out, page)

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'Signature', 'new_key', 'private_key', 'public_key', 'signature_file', 'signatures_of', 'sign',
            'refuse_unsigned']
 
-# %% ../../nbs/09_gate/01b_signatures.ipynb #80b9dee6
+# %% ../../nbs/09_gate/01b_signatures.ipynb #ae1acf63
 import os
 from dataclasses import asdict, dataclass, replace
 from getpass import getpass
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from ..core.digests import canonical, digest_file
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.files import read_bytes, read_json, storage_error, write_json
+from ..core.forms import FOREIGN
 
 # %% ../../nbs/09_gate/01b_signatures.ipynb #bfee2fef
 FORMAT = "interpkit evidence signature 1"
@@ -167,7 +168,7 @@ def _as_signature(given) -> Signature:
         raise TypeError("a signature that is no printable text")
     return Signature(**given)
 
-# %% ../../nbs/09_gate/01b_signatures.ipynb #5cb56ca6
+# %% ../../nbs/09_gate/01b_signatures.ipynb #f475cbe2
 def signatures_of(evidence: str | Path) -> tuple[Signature, ...]:
     "The signatures beside an evidence folder; raises (exit code 65) where one does not hold."
     file = signature_file(evidence)
@@ -179,7 +180,7 @@ def signatures_of(evidence: str | Path) -> tuple[Signature, ...]:
         if content["format"] != FORMAT:
             raise ValueError(f"the format {content['format']!r}")
         found = tuple(map(_as_signature, content["signatures"]))
-    except (TypeError, KeyError, ValueError) as e:
+    except FOREIGN as e:
         raise invalid(f"signatures in {file}", f"{type(e).__name__}: {e}", mend) from None
     digest = digest_file(Path(evidence) / "manifest.json")
     problems = [wrong for s in found if (wrong := _wrong(s, digest))]

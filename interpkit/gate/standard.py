@@ -94,7 +94,7 @@ def missing(plan: Plan, limits: Limits) -> list[str]:
         told.append(f"{len(plan.watched) - fewest} watched features without a statement")
     return told
 
-# %% ../../nbs/09_gate/01a_standard.ipynb #20c3c9ce
+# %% ../../nbs/09_gate/01a_standard.ipynb #fdd2dcb0
 EMERGING = 10  # features that may join the watched ones
 ALERTS_SHARE = 0.10  # with the highest decisions
 
@@ -112,6 +112,12 @@ def added(plan: Plan, limits: Limits) -> list[str]:
     for name, x in (usual | dict(alerts=ALERTS_SHARE)).items():
         if given[name] != x:
             told.append(f"{name.replace('_', ' ')} is {given[name]:g} ({x:g})")
+    if events := plan.about.get("events"):
+        told.append(
+            f"an input is a declared event of {events.get('tokens', 0):g} tokens (one token)"
+        )
+    for pool, segments in plan.pooled.items():
+        told.append(f"{len(segments)} rare segments are asked together as {pool!r} (apart)")
     return told
 
 # %% ../../nbs/09_gate/01a_standard.ipynb #0fad2340

@@ -7,7 +7,7 @@ __all__ = ['COPIES', 'Part', 'FIRST', 'LAST', 'question_digest', 'origin_of', 'S
            'training_problem', 'drift_problem', 'result_of_report', 'report_problem', 'copy_problem', 'page_problem',
            'refuse_other_story']
 
-# %% ../../nbs/09_gate/01d_story.ipynb #7994da4e
+# %% ../../nbs/09_gate/01d_story.ipynb #dd436b6c
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from ..core.digests import digest_file, digest_json
 from ..core.errors import invalid
 from ..core.files import read_bytes, read_json, write_json
+from ..core.forms import FOREIGN
 from ..drift.statements import Plan
 from ..drift.verdict import Verdict
 from .report import write_report
@@ -176,7 +177,7 @@ def page_problem(story: Story) -> str:
         return f"other drawings than matplotlib {version('matplotlib')} makes, and the same words"
     return "another page than the evidence gives"
 
-# %% ../../nbs/09_gate/01d_story.ipynb #ce2bdfb1
+# %% ../../nbs/09_gate/01d_story.ipynb #e91277ae
 Part = tuple[str, Callable[[Story], str]]  # a file of the run, and what may be wrong with it
 FIRST: tuple[Part, ...] = (
     ("check.json", question_problem),
@@ -199,7 +200,7 @@ def refuse_other_story(story: Story, parts: tuple[Part, ...] = FIRST + LAST):
     for name, problem_of in parts:
         try:
             problem = problem_of(story)
-        except (TypeError, KeyError, AttributeError, ValueError) as e:
+        except FOREIGN as e:
             problem = f"of another form ({type(e).__name__}: {e})"
         if problem:
             problems.append(f"{name}: {problem}")

@@ -34,7 +34,7 @@ def no_adapter_error(folder: Path, given: str) -> InterpkitError:
         ".save_pretrained('merged')",
     )
 
-# %% ../../nbs/01_model/04aa_adapters.ipynb #48b57159
+# %% ../../nbs/01_model/04aa_adapters.ipynb #3b08b4f8
 def require_mergeable(folder: Path):
     "Raise (exit code 65) where an adapter can't be merged: no peft, no base, or pickled weights."
     if not find_spec("peft"):
@@ -42,7 +42,7 @@ def require_mergeable(folder: Path):
     if not (folder / "config.json").exists():
         raise no_adapter_error(folder, "an adapter without its base model")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).exists():
+        if not (folder / name).is_file():
             raise no_adapter_error(folder, f"an adapter without {name}")
 
 

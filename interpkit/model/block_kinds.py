@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'PLAIN', 'BlockKind', 'kind_of_block', 'known_kind', 'blocks_path', 'mlp_sites']
 
-# %% ../../nbs/01_model/00a_block_kinds.ipynb #d14dece1
+# %% ../../nbs/01_model/00a_block_kinds.ipynb #c5691ecc
 from dataclasses import dataclass
 
 from torch import nn
 
 from ..core.errors import bad_parameter
 from .sites import Site, find_module
+from .stacks import found_mlps
 
 # %% ../../nbs/01_model/00a_block_kinds.ipynb #19a28ff5
 @dataclass(frozen=True)
@@ -147,19 +148,17 @@ def blocks_path(model: nn.Module) -> str | None:
     modules = {name for name, _ in model.named_modules()}
     return next((kind.blocks for kind in BLOCKS if kind.blocks in modules), None)
 
-# %% ../../nbs/01_model/00a_block_kinds.ipynb #72d007b4
+# %% ../../nbs/01_model/00a_block_kinds.ipynb #a4b2c951
 def mlp_sites(model: nn.Module) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
-    """Where each block reads the residual stream for its MLP, and what the MLP adds to it.
+    """Where each block reads for its MLP, and what the MLP adds: in the stream where it is known.
 
-    Raises (exit code 64) where a block is of an unknown kind.
+    Raises (exit code 64) where a block has no MLP, or several, with the line that names them.
     """
     path = blocks_path(model)
-    if path is None:
-        raise bad_parameter(
-            "a model with Llama's or GPT-2's module names, whose MLPs are known",
-            type(model).__name__,
-            "name what is read and what is written: sites=['...:in'], targets=['...:out']",
-        )
-    places = [f"{path}.{i}" for i in range(len(model.get_submodule(path)))]
-    named = [known_kind(model, at).sites(at) for at in places]
+    places = [] if path is None else [f"{path}.{i}" for i in range(len(model.get_submodule(path)))]
+    kinds = [kind_of_block(model, at) for at in places]
+    if not kinds or None in kinds:
+        found = found_mlps(model)
+        return tuple(mlp.reads for mlp in found), tuple(mlp.writes for mlp in found)
+    named = [kind.sites(at) for kind, at in zip(kinds, places, strict=True) if kind]
     return tuple(names["mlp_in"] for names in named), tuple(names["mlp_out"] for names in named)

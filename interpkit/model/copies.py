@@ -85,7 +85,7 @@ def refuse_shared(made: nn.Module, original: nn.Module):
         mend = "take out the __deepcopy__ that gives the same again, or " + AGAIN
         raise invalid("a release that is a copy of a live module", given, mend)
 
-# %% ../../nbs/01_model/04e_copies.ipynb #accb2cc3
+# %% ../../nbs/01_model/04e_copies.ipynb #d5d549d1
 MOVERS = ("to", "cuda", "cpu", "npu", "xpu", "mlu", "sdaa", "musa")  # accelerate replaces them
 
 
@@ -112,6 +112,9 @@ def _plain_again(model: nn.Module) -> nn.Module:
 
 def copied(original: nn.Module) -> nn.Module:
     "A copy of a module. Raises (exit code 65) where there is none, with the part that is to blame."
+    if not isinstance(original, nn.Module):
+        mend = "pass the module itself, as it was before it was compiled or wrapped"
+        raise invalid("a torch.nn.Module", f"a {type(original).__name__}", mend)
     refuse_uncopyable(original)
     try:
         made = _plain_again(copy.deepcopy(original))

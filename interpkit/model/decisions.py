@@ -6,15 +6,17 @@
 __all__ = ['PINNED', 'NAMED', 'logits_of', 'at_last', 'logit_difference', 'scalar', 'difference', 'column', 'top_two',
            'top_logprob', 'NamedDecision', 'FunctionDecision', 'GuessedDecision', 'make_decision']
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #0851d27e
+# %% ../../nbs/01_model/02a_decisions.ipynb #ec4c55dc
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
+from ..core.failures import HOW, guarded, told
 from .batch import Batch
 
 # %% ../../nbs/01_model/02a_decisions.ipynb #bfb8cc7e
@@ -166,7 +168,7 @@ NAMED = dict(
     top_logprob=top_logprob,
 )
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #343f6425
+# %% ../../nbs/01_model/02a_decisions.ipynb #3e546110
 @dataclass
 class NamedDecision:
     "One of the decisions that have a name, with its options. Raises (exit code 65) at others."
@@ -175,7 +177,7 @@ class NamedDecision:
     options: dict
 
     def __post_init__(self):
-        if self.kind not in NAMED:
+        if not isinstance(self.kind, str) or self.kind not in NAMED:
             raise invalid(
                 f"a decision of kind {', '.join(NAMED)}, or a function",
                 repr(self.kind),
@@ -190,6 +192,10 @@ class NamedDecision:
                 "correct `decision`, for example "
                 "{'kind': 'logit_difference', 'positive': 4, 'negative': 3}",
             ) from None
+        for name, x in self.options.items():
+            if isinstance(x, bool) or not isinstance(x, Integral):
+                mend = f"correct `decision`: {name!r} counts from 0"
+                raise invalid(f"a whole number as {name!r} of the decision", repr(x)[:60], mend)
 
     def __call__(self, out, batch: Batch) -> Tensor:  # [B]
         return NAMED[self.kind](out, batch, **self.options)
@@ -206,7 +212,7 @@ def _shape(out) -> str:
     except InterpkitError:
         return type(out).__name__
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #5f8f1c74
+# %% ../../nbs/01_model/02a_decisions.ipynb #07ec18c7
 @dataclass
 class FunctionDecision:
     "A function of the output, or of output and batch."
@@ -214,16 +220,14 @@ class FunctionDecision:
     function: Callable[..., Tensor]
 
     def __call__(self, out, batch: Batch) -> Tensor:  # [B]
-        try:
-            return self.function(*(out, batch)[: self._takes()])
-        except InterpkitError:
-            raise
-        except Exception as e:
-            raise invalid(
+        return guarded(
+            lambda: self.function(*(out, batch)[: self._takes()]),
+            lambda e: invalid(
                 "a decision that reads the output of this model",
-                f"{_shape(out)}; decision stops with {type(e).__name__}: {e}",
-                "try it on its own: decision(model(...))",
-            ) from e
+                f"{_shape(out)}; decision stops with {told(e)}",
+                f"try it on its own: decision(model(...)); {HOW}",
+            ),
+        )
 
     def _takes(self) -> int:
         "How many arguments the function needs: 1 or 2."

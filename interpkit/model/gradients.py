@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['grad_at_sites']
 
-# %% ../../nbs/01_model/00f_gradients.ipynb #2b1b876b
+# %% ../../nbs/01_model/00f_gradients.ipynb #4569fcb9
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
-from ..core.errors import invalid
+from ..core.errors import InterpkitError, invalid
 from .batch import Batch
 from .hooks import hooked
 from .sites import Site
@@ -26,7 +27,17 @@ def _leaf(t: Tensor) -> Tensor:
     "A copy of what passes, for which a gradient can be asked."
     return t.clone() if t.requires_grad else t.detach().clone().requires_grad_()
 
-# %% ../../nbs/01_model/00f_gradients.ipynb #7b1f6a85
+# %% ../../nbs/01_model/00f_gradients.ipynb #eafd7b2b
+def _no_gradients(sites: Iterable[Site], given: str) -> InterpkitError:
+    "The error of a forward that keeps no gradients at sites."
+    return invalid(
+        f"a forward that keeps gradients at {', '.join(map(str, sites))}",
+        given,
+        "take that out of the forward, or switch checkpointing off: "
+        "model.gradient_checkpointing_disable()",
+    )
+
+# %% ../../nbs/01_model/00f_gradients.ipynb #f0175dc7
 def _keepers(
     sites: list[Site],
     reads: list[Site],
@@ -37,6 +48,9 @@ def _keepers(
 
     def keep(site: Site) -> Callable[[Tensor], Tensor | None]:
         def at_site(t: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():
+                off = "it switches them off: torch.no_grad, or checkpointing (use_reentrant=True)"
+                raise _no_gradients([site], off)
             kept[site] = _leaf(t.detach() if frozen else t)
             return kept[site]
 
@@ -47,7 +61,7 @@ def _keepers(
 
     return {site: keep(site) for site in dict.fromkeys([*sites, *reads])}
 
-# %% ../../nbs/01_model/00f_gradients.ipynb #49b2f35d
+# %% ../../nbs/01_model/00f_gradients.ipynb #9d4dd209
 def grad_at_sites(
     release: "Release",  # its model runs, and its decision is differentiated
     sites: Iterable[Site],
@@ -71,7 +85,10 @@ def grad_at_sites(
                 "take torch.no_grad and .detach() out of them, or choose a later site",
             )
         leaves = [kept[site] for site in sites]
-        found = torch.autograd.grad(decision.sum(), leaves, allow_unused=True)
+        try:
+            found = torch.autograd.grad(decision.sum(), leaves, allow_unused=True)
+        except CheckpointError:
+            raise _no_gradients(sites, "checkpointing, which runs a module again") from None
     acts = {site: t.detach() for site, t in kept.items()}
     grads = {
         site: torch.zeros_like(kept[site]) if grad is None else grad.detach()

@@ -7,7 +7,7 @@ __all__ = ['SHARED', 'CELLS', 'shared_values', 'means_of_twenty', 'rare_values',
            'as_decimals', 'as_dates', 'seconds_of', 'form_of', 'texts_like', 'lengths_like', 'common_ends',
            'lists_like', 'cells_like', 'synthetic']
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #1ac2bb09
+# %% ../../nbs/01_model/02b_synthetic.ipynb #a8bb3463
 import datetime
 import decimal
 import string
@@ -47,7 +47,7 @@ def means_of_twenty(
     beside = np.sort(values)[first[:, None] + np.arange(SHARED)]
     return (beside * rng.dirichlet(np.ones(SHARED), n)).sum(1).clip(values.min(), values.max())
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #27eaf78c
+# %% ../../nbs/01_model/02b_synthetic.ipynb #81eaae01
 def rare_values(values: pd.Series) -> pd.Index:
     "The values that fewer than twenty rows have."
     counts = values.value_counts()
@@ -137,7 +137,7 @@ def texts_like(column: pd.Series, n: int, rng: np.random.Generator) -> list[str]
 
     return [draw() if len(forms) else "" for _ in range(n)]
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #3dce4da5
+# %% ../../nbs/01_model/02b_synthetic.ipynb #4db30169
 def _as_floats(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
     "Draws for a column of numbers, whole where it is whole."
     values = column.to_numpy(float, na_value=np.nan)
@@ -156,7 +156,7 @@ def _as_floats(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series
         return draw(n) if whole else away_from(column, n, draw)
     return pd.Series(made).astype(column.dtype)
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #43655ea3
+# %% ../../nbs/01_model/02b_synthetic.ipynb #d2062ef5
 def _as_times(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
     seconds = seconds_of(column)
     return away_from(column, n, lambda k: as_dates(column, means_of_twenty(seconds, k, rng)))
@@ -182,7 +182,7 @@ def _as_categories(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Se
     names = column.cat.categories[column.cat.categories.isin(kept)]
     return pd.Series(pd.Categorical.from_codes(codes, names, ordered=column.cat.ordered))
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #59937fb1
+# %% ../../nbs/01_model/02b_synthetic.ipynb #814ab781
 def _like_text(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     "Text: what is shared, else dates or numbers as text, else the form."
     shared = shared_values(column)
@@ -202,7 +202,7 @@ def _like_text(column: pd.Series, n: int, rng: np.random.Generator) -> list:
         return _as_times(days, n, rng).dt.strftime("%Y-%m-%d").tolist()
     return texts_like(column, n, rng)
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #da7e55f7
+# %% ../../nbs/01_model/02b_synthetic.ipynb #0aba39d5
 def _like_decimals(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     values = column.astype(float).to_numpy()
     values = values[np.isfinite(values)]
@@ -236,6 +236,17 @@ def _like_numbers(column: pd.Series, n: int, rng: np.random.Generator) -> list:
     return _as_floats(pd.Series(column.tolist()), n, rng).tolist()
 
 
+def _like_intervals(column: pd.Series, n: int, rng: np.random.Generator) -> list:
+    "Intervals that twenty rows share; else such as begin, and are as wide, as those of twenty."
+    shared = shared_values(column.astype(object))
+    if len(shared):
+        return [shared[i] for i in rng.integers(0, len(shared), n)]
+    left = synthetic(pd.Series([x.left for x in column]), n, rng)
+    width = synthetic(pd.Series([x.length for x in column]), n, rng).abs()
+    closed = column.iloc[0].closed
+    return [pd.Interval(a, a + w, closed) for a, w in zip(left, width, strict=True)]
+
+
 CELLS: dict[type | tuple, Callable] = {  # by the type of a value, the first that fits
     str: _like_text,
     decimal.Decimal: _like_decimals,
@@ -243,6 +254,7 @@ CELLS: dict[type | tuple, Callable] = {  # by the type of a value, the first tha
     datetime.date: _like_days,
     uuid.UUID: _like_ids,
     (bytes, bytearray): _like_bytes,
+    pd.Interval: _like_intervals,
     (bool, np.bool_): _like_flags,
     (int, float, np.number): _like_numbers,
 }
@@ -278,7 +290,7 @@ def _tokens_like(lists: list[list], total: int, rng: np.random.Generator) -> lis
     picked = np.array([row[rng.integers(len(row))] for row in lists], float)
     return whole_near(means_of_twenty(picked, total, rng), np.asarray(each, float))
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #3cc4f82f
+# %% ../../nbs/01_model/02b_synthetic.ipynb #f8516264
 def _is_list(x) -> bool:
     return isinstance(x, (list, tuple, np.ndarray))
 
@@ -322,7 +334,7 @@ def cells_like(column: pd.Series, n: int, rng: np.random.Generator) -> list:
             return make(present, n, rng)
     return [None] * n
 
-# %% ../../nbs/01_model/02b_synthetic.ipynb #41c734d6
+# %% ../../nbs/01_model/02b_synthetic.ipynb #7d6a6e97
 def synthetic(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
     "`n` values in the form of a column, none of which is one customer's; what lacks stays lacking."
     present = column.dropna().reset_index(drop=True)
@@ -341,4 +353,7 @@ def synthetic(column: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
         return _as_floats(present, n, rng)
     cells = cells_like(present.astype(object), n, rng)
     made = pd.Series(cells, dtype=object)
-    return made if pd.api.types.is_object_dtype(kind) else made.astype(kind)
+    try:
+        return made if pd.api.types.is_object_dtype(kind) else made.astype(kind)
+    except (TypeError, ValueError):  # a type that can't hold that nothing is known
+        return made

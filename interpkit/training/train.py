@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', 'calibrated', 'training_record', 'opened',
            'train_dictionary']
 
-# %% ../../nbs/05_training/07_train.ipynb #84c10c7a
+# %% ../../nbs/05_training/07_train.ipynb #31a0d76a
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.calls import at_the_door
 from ..core.digests import digest_json
 from ..data.checksets import check_digest
 from ..data.seen import row_hashes, sketch
@@ -193,21 +194,26 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #d303bee5
+# %% ../../nbs/05_training/07_train.ipynb #a570ca72
+@at_the_door
 def train_dictionary(
-    release: Release,
-    rows: pd.DataFrame,
-    sites=None,  # what is read; default: the release's sites, or what goes into its MLPs
+    release: Release,  # of the model whose activations are learned
+    rows: pd.DataFrame,  # or a table in any other form, or the path of a file
+    sites: str
+    | list
+    | None = None,  # what is read; default: the release's sites, or what goes into its MLPs
     n_features: int | None = None,  # features per site; default 8 x width, at least 64
     k: int | None = None,  # active features per token and site; default width / 5, from 8 to 32
     tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
     batch_size: int | None = None,  # default: from 256 to 4,096 tokens, see `recipe`
     lr: float | None = None,  # default: 0.003, more for large batches, less for wide sites
-    seed: int = 0,
+    seed: int = 0,  # of all draws
     store: Path | None = None,  # keeps activations and checkpoints; default: a temporary folder
     progress: Callable | None = None,  # called with the number of tokens of a batch
     wiring: str = "sae",  # sae, transcoder, per_layer or clt
-    targets=None,  # what is written, one per site; default: an SAE's sites, else its MLPs' outputs
+    targets: str
+    | list
+    | None = None,  # what is written, one per site; default: an SAE's sites, else its MLPs' outputs
     watch: Callable | None = None,  # called with rows of the training log, such as `Watch()`
     stream: bool = False,  # run the model while training, in place of storing what is trained on
     finish: int = 0,  # steps on the model's own output at the end
@@ -218,12 +224,12 @@ def train_dictionary(
     It comes in threshold form, measured and certified on held-out rows. Raises (exit code 64, or
     65 for what rows and model hold) before anything is stored where that can be known."""
     # what is asked and refused
-    check_kinds(release, rows, lr, store)
+    check_options(options)
+    rows = check_kinds(release, rows, lr, store)
     check_callable("progress", progress)
     check_callable("watch", watch, mend="watch=Watch()")
     check_rows(rows)
     asked = sizes_asked(n_features, k, tokens, batch_size, lr, seed, finish, options)
-    check_options(options)
     check_wiring_options(wiring, options)
     sites, targets = wired(release, wiring, sites, targets)
 

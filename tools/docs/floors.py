@@ -135,7 +135,7 @@ FOLDERS = (  # in the order in which they are read
     ),
 )
 FLOORS = tuple(f for f in FOLDERS if f.floor)
-BEFORE = ("index.ipynb", "guide.md", "words.md")  # single pages before the folders
+BEFORE = ("index.ipynb", "guide.md", "threat_model.md", "words.md")  # pages before the folders
 AFTER = ("formats.md",)  # and after them
 
 
