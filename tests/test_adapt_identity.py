@@ -81,6 +81,16 @@ def test_correlations_are_those_of_numpy():
     assert np.allclose(found, np.corrcoef(a.T, b.T)[:6, 6:], atol=1e-9)
 
 
+def test_one_huge_activation_makes_no_two_features_one():
+    rng = np.random.default_rng(0)
+    tokens = rng.permutation(400)
+    a, b = np.zeros((400, 1)), np.zeros((400, 1))
+    a[tokens[:60]] = b[tokens[59:119]] = 1
+    a[tokens[59]] = b[tokens[59]] = 300
+    assert np.corrcoef(a.T, b.T)[0, 1] > 0.99
+    assert correlations(sparse.csr_array(a), sparse.csr_array(b)).toarray().max() < 0.05
+
+
 def test_all_that_are_preserved_are_found_and_no_others():
     "Ten worlds: 200 features that are preserved, 400 that only fire or only write alike."
     found = false = 0
