@@ -185,6 +185,7 @@ def test_who_sits_before_the_rows_may_ask_for_the_words(tiny, tmp_path, monkeypa
     assert error.__cause__ is None
 
 
+@pytest.mark.slow
 def test_a_kernel_keeps_no_row_in_its_notebook(tiny, tmp_path, parquet, quiet, capsys, monkeypatch):
     "The whole way: `ipk check`, its standard error, the executed notebook, the folder."
     new = stopping(tiny, tmp_path / "stops", "decision", "chained")
