@@ -288,7 +288,7 @@ def test_the_order_of_ids_is_that_of_python():
 
 
 def test_reserved_names_are_the_ones_that_models_do_not_read():
-    from interpkit.model.inputs import RESERVED
+    from interpkit.model.column_rows import RESERVED
 
     assert set(RESERVED) == (set(KINDS) | {"timestamp"}) - {"input_ids"}
 

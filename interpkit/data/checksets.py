@@ -59,7 +59,7 @@ def require_columns(rows: pd.DataFrame, needed: Iterable[str]):
         mend,
     )
 
-# %% ../../nbs/02_data/02_checksets.ipynb #88f7e134
+# %% ../../nbs/02_data/02_checksets.ipynb #a109f066
 def _is_id(v: Any) -> bool:
     return isinstance(v, (str, int, np.integer)) and not isinstance(v, bool)
 
@@ -74,20 +74,11 @@ def _check_id(c: str, x: pd.Series):
     alike = _of_one_kind(x)
     refuse_rows(x.isna(), c, "an id", "none", "give every sequence an id")
     if not alike:
-        refuse_rows(
-            ~x.map(_is_id).to_numpy(bool),
-            c,
-            "whole numbers or text",
-            "another type",
-            f"rows[{c!r}] = rows[{c!r}].astype(str)",
-        )
-    refuse_rows(
-        (x if alike else x.astype(str)).duplicated(),
-        c,
-        "ids that differ",
-        "one that stood before",
-        "several rows of one customer get ids of their own and share a group_id",
-    )
+        others, mend = ~x.map(_is_id).to_numpy(bool), f"rows[{c!r}] = rows[{c!r}].astype(str)"
+        refuse_rows(others, c, "whole numbers or text", "another type", mend)
+    again = (x if alike else x.astype(str)).duplicated()
+    mend = "several rows of one customer get ids of their own and share a group_id"
+    refuse_rows(again, c, "ids that differ", "one that stood before", mend)
 
 # %% ../../nbs/02_data/02_checksets.ipynb #7ea45296
 def _check_label(c: str, values: np.ndarray):  # float [n]

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'limits_of', 'statements_of', 'code_digest', 'segments_in', 'rates_of', 'cautions_of', 'limits_by_segment',
            'plan_check', 'preview']
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #039dd8ba
+# %% ../../nbs/08_drift/03a_plan.ipynb #471f1fe7
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ from interpkit.drift.scores import (
 )
 from .segments import effective_groups, judged, members_of, pooled_in
 from .statements import Plan, Statement
-from ..model.inputs import input_columns
+from ..model.column_rows import input_columns
 from ..model.releases import Release
 
 # %% ../../nbs/08_drift/03a_plan.ipynb #ed042f2c

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['drawn_rows', 'Columns']
 
-# %% ../../nbs/07_explain/02_columns.ipynb #65e70f48
+# %% ../../nbs/07_explain/02_columns.ipynb #c4a5c3fe
 import hashlib
 from collections.abc import Container, Iterable
 from dataclasses import replace
@@ -18,7 +18,8 @@ from fastcore.basics import patch
 
 from ..core.groups import weights_of
 from ..model.batch import Batch
-from ..model.inputs import ColumnInputs, FunctionInputs, input_columns
+from ..model.column_rows import input_columns
+from ..model.inputs import ColumnInputs, FunctionInputs
 from ..model.releases import Release
 
 # %% ../../nbs/07_explain/02_columns.ipynb #2a1c011b

@@ -52,10 +52,8 @@ from ..model.sites import Site
 from ..training.pairing import wired
 from ..training.train import train_dictionary
 
-# %% ../../nbs/09_gate/04_check.ipynb #1d22240f
+# %% ../../nbs/09_gate/04_check.ipynb #20f10e3f
 DEFAULTS = Policy()
-
-
 AnyRelease: TypeAlias = Release | nn.Module | str | Path
 
 
@@ -363,7 +361,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(_private(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #8498169a
+# %% ../../nbs/09_gate/04_check.ipynb #8d7a8556
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -403,8 +401,10 @@ def check(
     given = locals()  # by name; taken before there are other names
     flags = {name: given[name] for name in KEYWORDS} | dict(new__sites=new_sites)
     policy = Policy.read(policy, **flags)
-    old = as_release(old, "old", policy, inputs, decision)
-    new = as_new(new, policy, inputs, decision)
+    old, new = (
+        as_release(old, "old", policy, inputs, decision),
+        as_new(new, policy, inputs, decision),
+    )
     rows = rows_of(data, old, policy.label)
     return _checked(old, new, rows, dictionary, train_data, policy, out)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEW', 'CHANNELS_FIRST', 'SHARE', 'COMPANY', 'tried_rows', 'Look', 'look_at', 'Apart', 'require_own_rows']
 
-# %% ../../nbs/01_model/05b_own_rows.ipynb #7a316ee1
+# %% ../../nbs/01_model/05b_own_rows.ipynb #e7b89998
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..core.errors import InterpkitError, invalid
 from .batch import counted
+from .column_rows import input_columns
 from .hooks import hooked
-from .inputs import ColumnInputs, TokenInputs, input_columns
+from .inputs import ColumnInputs, TokenInputs
 from .releases import Release
 from .sites import Site
 from .tokens import row_numbers, special_tokens
