@@ -101,11 +101,10 @@ def _renamed(old: Release, new: Release) -> list[str]:
         if names
     ]
 
-# %% ../../nbs/09_gate/04_check.ipynb #8b40952f
+# %% ../../nbs/09_gate/04_check.ipynb #188467c7
 def _columns(old: Release, new: Release) -> list[str]:
     "Which columns a release reads no longer, or reads as well."
-    before = set(old.inputs_columns or ())
-    after = set(new.inputs_columns or ())
+    before, after = set(old.inputs_columns or ()), set(new.inputs_columns or ())
     if not before or not after:
         return []
     changes = {"no longer reads": sorted(before - after, key=str)}
@@ -361,7 +360,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(_private(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #8d7a8556
+# %% ../../nbs/09_gate/04_check.ipynb #f9b4e725
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -401,10 +400,8 @@ def check(
     given = locals()  # by name; taken before there are other names
     flags = {name: given[name] for name in KEYWORDS} | dict(new__sites=new_sites)
     policy = Policy.read(policy, **flags)
-    old, new = (
-        as_release(old, "old", policy, inputs, decision),
-        as_new(new, policy, inputs, decision),
-    )
+    old = as_release(old, "old", policy, inputs, decision)
+    new = as_new(new, policy, inputs, decision)
     rows = rows_of(data, old, policy.label)
     return _checked(old, new, rows, dictionary, train_data, policy, out)
 
