@@ -34,7 +34,7 @@ from interpkit.drift.simulate import small_world
 from interpkit.gate import jobs
 from interpkit.gate.check import check, register, score, try_out
 from interpkit.gate.cli import run as ipk
-from interpkit.gate.exits import closed_pipe, code_of
+from interpkit.gate.exits import SIGNALS, closed_pipe, code_of
 from interpkit.gate.notebooks import code_cells
 from interpkit.gate.parameters import Drift
 from interpkit.gate.policy import Policy
@@ -60,6 +60,19 @@ def test_every_code_stands_in_the_guides_table():
 
 
 # Signals
+
+
+@pytest.fixture(autouse=True)
+def signals_are_heard():
+    "Also where these tests run in the background of a shell, or under nohup, which ignore some."
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in before:
+        heard = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, heard)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 SLEEPS = """
 import sys, tempfile, time
@@ -449,7 +462,7 @@ def net(width=2):
 
 @pytest.mark.parametrize("thing", [net().forward, net().state_dict(), object(), nn.Linear, None])
 def test_what_is_no_module_is_told_as_such(thing):
-    refused(lambda: Release.from_module(thing), "a torch.nn.Module", "pass the module itself")
+    refused(lambda: Release.from_module(thing), "a torch module, a Release", code=64)
 
 
 class Checkpointed(nn.Module):

@@ -112,7 +112,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #b653010e
+# %% ../../nbs/09_gate/05a_jobs.ipynb #886e1edb
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -135,7 +135,7 @@ def preflight(p: Preflight) -> dict:
         alerts=inputs.policy.alerts,
         pool=inputs.policy.pool,
         rare=rare_in(checked) if inputs.policy.segments else {},
-        events=events_of(checked),
+        events=events_of(checked) or None,
         question=question_digest(settings),
         fingerprints=loaded(inputs, checked),
     )

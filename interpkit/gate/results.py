@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'RESULTS', 'digest_of', 'asked', 'absolute', 'Places', 'Question', 'question_of', 'differences', 'begun_with',
-           'salt_of', 'begin', 'Prepared', 'Trained', 'Scored', 'result_of', 'finish', 'forget', 'recorded', 'Row',
-           'preview_of', 'plan_table', 'Page', 'raise_unless_passed']
+           'salt_of', 'begin', 'Declared', 'Prepared', 'Trained', 'Scored', 'result_of', 'finish', 'forget', 'recorded',
+           'Row', 'preview_of', 'plan_table', 'Page', 'raise_unless_passed']
 
 # %% ../../nbs/09_gate/05_results.ipynb #dc7eda10
 import os
@@ -145,7 +145,15 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #7c0d8b86
+# %% ../../nbs/09_gate/05_results.ipynb #7f33ec16
+class Declared(Form):
+    "How a check set declares events."
+
+    per_sequence: float
+    tokens: float
+    outside: float
+
+
 class Prepared(Form):
     "What the preflight found."
 
@@ -158,6 +166,9 @@ class Prepared(Form):
     question: str
     fingerprints: dict[str, str]
     alerts: float = 0.0
+    pool: str = ""
+    rare: dict[str, int] = {}
+    events: Declared | None = None
 
 
 class Trained(Form):
