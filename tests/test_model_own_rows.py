@@ -64,6 +64,9 @@ REFUSED = {
     "SqueezeBert": "does not use this module",
     "XLNet": "a site with one row for each",
 }
+ROUNDING = (
+    1e-4  # of the decisions' spread: under 1e-5 with AVX2, 2.4e-5 without vector instructions
+)
 FIRST = {  # tried at each run; the others in `make slow`
     CLASSIFIES: ("Llama", "GPT2", "OPT", "Bloom", "Bert", "Roberta", "DistilBert", "DebertaV2"),
     SPEAKS: ("Llama", "GPTNeoX"),
@@ -106,9 +109,9 @@ def test_a_row_decides_alone_as_in_any_batch_and_any_padding(family, head):
     for side in USUAL:
         given = padded(rows, side, release.inputs.fill)
         require_own_rows(release, given, release.default_sites)
-        assert differs(release, given, true) < 1e-5, side
+        assert differs(release, given, true) < ROUNDING, side
         unsaid = given.drop(columns="attention_mask", errors="ignore")
-        assert differs(release, unsaid, true) < 1e-5, side
+        assert differs(release, unsaid, true) < ROUNDING, side
     counts = release.batch(rows).mask[:, 0]
     assert counts.all() if family not in DECODERS else not counts.any()
 
