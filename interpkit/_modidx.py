@@ -2694,6 +2694,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'interpkit.gate.report.write_report': ( '09_gate/report.html#write_report',
                                                                                'interpkit/gate/report.py')},
             'interpkit.gate.results': { 'interpkit.gate.results.Declared': ('09_gate/results.html#declared', 'interpkit/gate/results.py'),
+                                        'interpkit.gate.results.Fingerprints': ( '09_gate/results.html#fingerprints',
+                                                                                 'interpkit/gate/results.py'),
                                         'interpkit.gate.results.Page': ('09_gate/results.html#page', 'interpkit/gate/results.py'),
                                         'interpkit.gate.results.Page.__init__': ( '09_gate/results.html#page.__init__',
                                                                                   'interpkit/gate/results.py'),

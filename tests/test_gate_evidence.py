@@ -313,6 +313,13 @@ def test_a_plan_that_was_not_registered_is_not_made_up_afterwards(run):
     refused(drift_of(run), "registered before")
 
 
+@pytest.mark.parametrize("left", [{}, dict(old="", new="")], ids=["none", "no rows"])
+def test_fingerprints_that_were_left_out_are_not_taken_for_compared(run, left):
+    edit(run / "preflight" / "result.json", fingerprints=left)
+    refused(drift_of(run), "preflight/result.json")
+    refused(lambda: verify(run), "preflight/result.json")
+
+
 def test_a_question_that_was_edited_is_not_answered(tiny, run):
     settings = read_json(run / "check.json")
     places = settings["places"] | dict(new=tiny.v1)

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_WAIT_POLICY=passive  # two workers of two threads each, on two cores
 nvidia-smi > /dev/null 2>&1 || export TRITON_INTERPRET=1
 
 run() { # name, threads, instruction sets of ATen, oneDNN and MKL

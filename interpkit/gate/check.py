@@ -405,7 +405,7 @@ def check(
     rows = rows_of(data, old, policy.label)
     return _checked(old, new, rows, dictionary, train_data, policy, out)
 
-# %% ../../nbs/09_gate/04_check.ipynb #3c98d281
+# %% ../../nbs/09_gate/04_check.ipynb #0ceb72a6
 def _checked(
     old: Release, new: Release, rows: pd.DataFrame, dictionary, train_data, policy: Policy, out
 ) -> CheckResult:
@@ -413,8 +413,8 @@ def _checked(
     progress = Progress()
     salt = secrets.token_hex(16)
     try_out(old, new, rows)
-    for note in (assumed(old), probability_note(old, rows)):
-        print(note, end="\n" * bool(note))
+    for note in filter(None, (assumed(old), probability_note(old, rows))):
+        print(note)
     if dictionary is None:
         dictionary, rows = _trained(old, rows, train_data, policy, progress, out)
     elif not isinstance(dictionary, Dictionary):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'RESULTS', 'digest_of', 'asked', 'absolute', 'Places', 'Question', 'question_of', 'differences', 'begun_with',
-           'salt_of', 'begin', 'Declared', 'Prepared', 'Trained', 'Scored', 'result_of', 'finish', 'forget', 'recorded',
-           'Row', 'preview_of', 'plan_table', 'Page', 'raise_unless_passed']
+           'salt_of', 'begin', 'Declared', 'Fingerprints', 'Prepared', 'Trained', 'Scored', 'result_of', 'finish',
+           'forget', 'recorded', 'Row', 'preview_of', 'plan_table', 'Page', 'raise_unless_passed']
 
 # %% ../../nbs/09_gate/05_results.ipynb #dc7eda10
 import os
@@ -145,13 +145,21 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #7f33ec16
+# %% ../../nbs/09_gate/05_results.ipynb #8a3da452
 class Declared(Form):
     "How a check set declares events."
 
     per_sequence: float
     tokens: float
     outside: float
+
+
+class Fingerprints(Form):
+    "Of what the preflight saw; none may be left out."
+
+    old: str
+    new: str
+    check_set: str
 
 
 class Prepared(Form):
@@ -164,7 +172,7 @@ class Prepared(Form):
     for_sign_off: bool
     registered: str
     question: str
-    fingerprints: dict[str, str]
+    fingerprints: Fingerprints
     alerts: float = 0.0
     pool: str = ""
     rare: dict[str, int] = {}

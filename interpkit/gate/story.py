@@ -80,7 +80,7 @@ def question_problem(story: Story) -> str:
     wider = other_limits(story.plan, limits_in(settings["policy"]))
     return f"the policy has other limits than the plan: {'; '.join(wider)}" if wider else ""
 
-# %% ../../nbs/09_gate/01d_story.ipynb #18d46917
+# %% ../../nbs/09_gate/01d_story.ipynb #ef6c42b1
 def preflight_problem(story: Story) -> str:
     "In what the preflight's result differs from the plan of the evidence; '' where it doesn't."
     settings, result = story.settings, story.result("preflight")
@@ -89,8 +89,8 @@ def preflight_problem(story: Story) -> str:
     plan = digest_file(story.evidence / "preregistration.json")
     if settings["places"].get("dictionary") and result["registered"] != plan:
         return "it registered another plan than that of the evidence"
-    origin = origin_of(story.plan)
-    others = [name for name, x in result["fingerprints"].items() if origin[name] != x]
+    origin, seen = origin_of(story.plan), result["fingerprints"]
+    others = [name for name in ("old", "new", "check_set") if seen.get(name) != origin[name]]
     return f"it saw another {' and another '.join(others)} than the plan names" if others else ""
 
 # %% ../../nbs/09_gate/01d_story.ipynb #1f4b298d
