@@ -80,7 +80,7 @@ def test_several_updates_in_a_row_lead_back_to_the_first():
     d, before = small.trained(), small.old()
     for i, name in enumerate(("rotated", "permuted")):
         new = small.release(f"{name} {i}", small.turn(i + 5))
-        found = adapt(before, new, d, small.rows(2400, 20 + i), budget=60)
+        found = adapt(before, new, d, small.rows(2400, 20 + i), budget=60, limits=LOOSE)
         assert found.step == "closed form"
         before, d = new, found.dictionary
     assert [entry["step"] for entry in d.lineage] == ["closed form"] * 2
