@@ -200,6 +200,38 @@ def test_csv_as_offices_write_it(tmp_path):
     assert "fields" in refused(lambda: read("id,a\n1,2,3\n", tmp_path)).mend
 
 
+def test_a_quote_that_nobody_closes_takes_no_row_away(tmp_path):
+    for lines in ('1,"a\n2,b\n3,c\n', '1,"a\n2,"b\n3,c\n', '1,"a ""b""\n2,""c""\n'):
+        assert "quote closed" in refused(lambda x=lines: read("id,note\n" + x, tmp_path)).mend
+    kept = read('id,note\n1,"a\nb"\n2,5" pipe\n3,"c ""d"""\n', tmp_path)
+    assert kept.note.tolist() == ["a\nb", '5" pipe', 'c "d"']
+
+
+def test_a_folder_holds_the_columns_of_all_of_its_files(tmp_path):
+    for name, rows in dict(
+        a=dict(id=["1"], x=[1], kind=pd.Categorical(["k"])),
+        b=dict(id=["2"], x=[1.5], kind=["m"], label=[1]),
+    ).items():
+        part = tmp_path / f"segment=0{name}" / "year=2026"
+        part.mkdir(parents=True)
+        pd.DataFrame(rows).to_parquet(part / "rows.parquet")
+    (tmp_path / "segment=0a").rename(tmp_path / "segment=007")
+    made = as_frame(tmp_path)
+    assert made.segment.tolist() == ["007", "0b"]
+    assert made.label.tolist()[1] == 1 and made.label.isna().tolist() == [True, False]
+    assert made.kind.tolist() == ["k", "m"] and made.year.tolist() == [2026, 2026]
+    (tmp_path / "segment=0b").rename(tmp_path / "segment=010")
+    assert as_frame(tmp_path).segment.tolist() == ["007", "010"]
+
+
+def test_series_are_never_put_beside_each_other_in_two_ways():
+    shuffled = pd.Series([10, 20, 30], index=[2, 0, 1])
+    columns = dict(id=["a", "b", "c"], s=shuffled)
+    assert as_frame(columns).s.tolist() == [10, 20, 30]
+    error = refused(lambda: as_frame(columns | dict(u=pd.Series([1, 2, 3]))), "indices", code=64)
+    assert "to_numpy" in error.mend
+
+
 def test_types_of_csv_hold_for_all_rows_and_not_for_the_first_ones(tmp_path):
     n = 200_000  # more than a block
     lines = ["sequence_id,count,seldom", *(f"{i},1," for i in range(n)), f"{n},1.5,NA"]

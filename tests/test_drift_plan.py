@@ -21,11 +21,14 @@ from interpkit.core.digests import canonical
 from interpkit.core.statistics import Interval
 from interpkit.drift.limits import Limits
 from interpkit.drift.measure import load_families, measure
+from interpkit.drift.parts import pool_words
 from interpkit.drift.plan import code_digest, limits_by_segment, limits_of, plan_check, preview
 from interpkit.drift.scores import OldScores, fit_or_raise, score_old
 from interpkit.drift.segments import ALL, pooled_in
 from interpkit.drift.simulate import small_world
 from interpkit.drift.statements import Plan, Statement, decide
+from interpkit.gate.forecast import rare_words
+from interpkit.gate.standard import deviations
 
 
 @pytest.fixture
@@ -324,6 +327,11 @@ def test_a_pool_that_is_too_small_is_listed_as_any_other_segment():
     plan, _ = plan_check(c.world.old, c.world.dictionary, rows, pool="other")
     assert plan.too_small == {"other": 40}
     assert plan.pooled == {"other": {"a": 20, "b": 20}}
+    assert pool_words(plan) == [
+        'Too rare alone, and too rare together as "other": "a" (20), "b" (20).'
+    ]
+    assert "2 rare segments are too rare together as 'other' (apart)" in deviations(plan)
+    assert "they are too rare together, as 'other'" in rare_words(plan.pooled["other"], "other")
 
 
 @pytest.mark.parametrize("name", ["main", "a", "alerts", "label 1", " ", ALL])

@@ -14,6 +14,7 @@ import torch
 from helpers import refused
 from safetensors.torch import save
 
+from interpkit.core.digests import digest_file
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.evaluate import evaluate
 from interpkit.dictionary.validity import certify, verify_canary
@@ -219,7 +220,26 @@ def no_table(folder):
     (folder / "release.json").write_text(json.dumps(head))
 
 
-CHANGES = (changed, removed, more, hidden_in_a_folder, linked, listed_outside, no_table)
+def with_a_dot(folder):
+    (folder / "code" / ".scaler.json").write_text("{}")
+
+
+def in_a_cache(folder):
+    (folder / "code" / "__pycache__").mkdir(exist_ok=True)
+    (folder / "code" / "__pycache__" / "scaler.json").write_text("{}")
+
+
+CHANGES = (
+    changed,
+    removed,
+    more,
+    hidden_in_a_folder,
+    with_a_dot,
+    in_a_cache,
+    linked,
+    listed_outside,
+    no_table,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -230,6 +250,39 @@ def test_a_folder_whose_files_are_others_is_refused(change, live, source, tmp_pa
     change(tmp_path / "v1")
     refused(lambda: Release.load(tmp_path / "v1", device="cpu"), "files")
     assert change is linked or digest_of(str(tmp_path / "v1")) != before
+
+
+def test_files_that_nobody_reads_may_lie_beside_the_code(live, source, tmp_path):
+    live.save(tmp_path / "v1", files=scaler(source))
+    (tmp_path / "v1" / "manifest.json").unlink()
+    (tmp_path / "v1" / "code" / ".DS_Store").write_bytes(b"1")
+    assert Release.load(tmp_path / "v1").fingerprint
+
+
+def above(live, source, folder, place: str, mean: float):
+    "A release that somebody wrote by hand: its code reads a scaler from above its own folder."
+    live.save(folder, files=scaler(source))
+    (folder / "manifest.json").unlink()
+    (folder / "code" / "scaler.json").unlink()
+    (folder / "scaler.json").write_text(json.dumps(dict(mean=[mean, 0.0], scale=[1.0, 2.0])))
+    code = folder / "code" / f"{source.__name__}.py"
+    code.write_text(SOURCE.replace('Path(__file__).with_name("scaler.json")', place))
+    head = json.loads((folder / "release.json").read_text())
+    head["code"], head["files"] = {source.__name__: digest_file(code)}, {}
+    (folder / "release.json").write_text(json.dumps(head))
+    return folder
+
+
+def test_no_release_is_decided_with_the_scaler_of_another_one(live, source, rows, tmp_path):
+    place = '(Path(__file__).parent.parent / "scaler.json")'
+    named = above(live, source, tmp_path / "named", place, 0.5)
+    error = refused(lambda: Release.load(named), "nothing counts", code=65)
+    assert "with_name" in error.mend
+
+    hidden = '(Path(__file__).parent.parent / ("sca" + "ler.json"))'  # which no list can find
+    old, new = (above(live, source, tmp_path / f"v{x:g}", hidden, x) for x in (0, 1))
+    decided = [Release.load(folder).run(rows) for folder in (old, new, old)]
+    assert not torch.allclose(decided[0], decided[1]) and torch.equal(decided[0], decided[2])
 
 
 def test_a_file_counts_in_the_fingerprint(live, source, tmp_path):

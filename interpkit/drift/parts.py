@@ -86,13 +86,14 @@ def _judged_words(v: Verdict) -> list[str]:
     head = f"{worst(outcome.values())}: of {n} segment{'s' if n > 1 else ''}, "
     return [f"{head}{'; '.join(texts)}."]
 
-# %% ../../nbs/08_drift/05ab_parts.ipynb #5ccb6ce6
+# %% ../../nbs/08_drift/05ab_parts.ipynb #d2a7f3c3
 def pool_words(plan: Plan | None) -> list[str]:
-    "Which rare segments are asked together under one name, or none where none are."
+    "Which rare segments have one name, under which they are asked or still too few; or none."
     sentences = []
     for pool, segments in (plan.pooled if plan else {}).items():
         names = joined((f"{quoted(name)} ({n:,})" for name, n in segments.items()), 12, ", ")
-        sentences.append(f"Too rare alone, and asked together as {quoted(pool)}: {names}.")
+        how = "too rare" if pool in plan.too_small else "asked"
+        sentences.append(f"Too rare alone, and {how} together as {quoted(pool)}: {names}.")
     return sentences
 
 # %% ../../nbs/08_drift/05ab_parts.ipynb #46c05150

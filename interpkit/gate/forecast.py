@@ -76,7 +76,7 @@ def forecast(
     rare = "a feature that fires in a third of the sequences"
     return [*shares, _foreseen(rare, "", alone, there[""] // 3, needed_alone)]
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #5d332c77
+# %% ../../nbs/09_gate/03b_forecast.ipynb #a1cb3c61
 def rare_words(
     rare: dict[str, int],  # segments with their sequences
     pool: str = "",  # what they are asked together as
@@ -84,7 +84,8 @@ def rare_words(
     "Which segments are too rare to be judged alone, and what becomes of them."
     names = ", ".join(f"{name!r} ({n:,})" for name, n in list(rare.items())[:8])
     more = f" and {len(rare) - 8} more" if len(rare) > 8 else ""
-    told = f"they are asked together, as {pool!r}"
+    how = "asked" if sum(rare.values()) >= LEAST else "too rare"
+    told = f"they are {how} together, as {pool!r}"
     if not pool:
         told = "they decide nothing, unless `pool` in the policy gives them one name"
     return f"Segments too rare to be judged alone: {names}{more}; {told}."

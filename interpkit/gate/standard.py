@@ -94,7 +94,7 @@ def missing(plan: Plan, limits: Limits) -> list[str]:
         told.append(f"{len(plan.watched) - fewest} watched features without a statement")
     return told
 
-# %% ../../nbs/09_gate/01a_standard.ipynb #fdd2dcb0
+# %% ../../nbs/09_gate/01a_standard.ipynb #cbe931fb
 EMERGING = 10  # features that may join the watched ones
 ALERTS_SHARE = 0.10  # with the highest decisions
 
@@ -117,7 +117,8 @@ def added(plan: Plan, limits: Limits) -> list[str]:
             f"an input is a declared event of {events.get('tokens', 0):g} tokens (one token)"
         )
     for pool, segments in plan.pooled.items():
-        told.append(f"{len(segments)} rare segments are asked together as {pool!r} (apart)")
+        how = "too rare" if pool in plan.too_small else "asked"
+        told.append(f"{len(segments)} rare segments are {how} together as {pool!r} (apart)")
     return told
 
 # %% ../../nbs/09_gate/01a_standard.ipynb #0fad2340

@@ -6,7 +6,7 @@
 __all__ = ['path_of', 'imports_of', 'with_packages', 'own_modules', 'copy_code', 'file_of', 'builtins_with', 'import_source',
            'refuse_unlisted', 'refuse_names', 'Code']
 
-# %% ../../nbs/01_model/04c_code.ipynb #f0033931
+# %% ../../nbs/01_model/04c_code.ipynb #de43ba34
 import ast
 import builtins
 import hashlib
@@ -25,7 +25,7 @@ from ..core.digests import digest_file, digest_json
 from ..core.errors import bad_parameter, invalid
 from ..core.failures import guarded, is_installed
 from ..core.files import read_bytes
-from .beside import refuse_left_behind, refuse_other_files
+from .beside import refuse_left_behind, refuse_other_files, refuse_uncounted
 
 # %% ../../nbs/01_model/04c_code.ipynb #2ef6b771
 def path_of(
@@ -193,7 +193,7 @@ def refuse_names(listed, folder: Path):
                 "build the model by a function of your own, in code/NAME.py",
             )
 
-# %% ../../nbs/01_model/04c_code.ipynb #af98aff8
+# %% ../../nbs/01_model/04c_code.ipynb #142af9b8
 class Code:
     "The functions of a release folder: from its copies, else from modules with the right digest."
 
@@ -210,7 +210,10 @@ class Code:
         refuse_names(self.digests, self.folder)
         self._require_copies()
         for module in sorted(self.digests):
-            self._require_imports(module, self.source(module))
+            source, file = self.source(module), self.file(module)
+            self._require_imports(module, source)
+            if file.parent == self.folder / "code":
+                refuse_uncounted(source, self.folder)
 
     @property
     def listed(self) -> dict[str, str]:
@@ -274,7 +277,7 @@ def _require_imports(self: Code, module: str, source: bytes) -> None:
         if there and not is_installed(there):
             refuse_unlisted(name, there, f"{module!r} imports it", self.folder)
 
-# %% ../../nbs/01_model/04c_code.ipynb #b28e006d
+# %% ../../nbs/01_model/04c_code.ipynb #233b546a
 @patch
 def _is_own(self: Code, module: str) -> bool:
     "Whether a module is listed, and one file of one's own: a copy, or one on the path."
@@ -287,7 +290,7 @@ def _is_own(self: Code, module: str) -> bool:
 
 @patch
 def _digest(self: Code, module: str) -> str:
-    "The digest over a module of one's own, all such modules that it imports, and files it reads."
+    "The digest over a module of one's own, all that it imports, and the folder in which it reads."
     found: dict[str, str] = {}
     left = [module]
     while left:
@@ -295,8 +298,7 @@ def _digest(self: Code, module: str) -> str:
         if name not in found and self._is_own(name):
             found[name] = self.digests[name]
             left += imports_of(self.source(name))
-    where = [str(self.folder.absolute()), self.files] if self.files else []
-    return digest_json([found, where])
+    return digest_json([found, str(self.folder.absolute()), self.files])
 
 # %% ../../nbs/01_model/04c_code.ipynb #50d5d5d6
 @patch
