@@ -89,8 +89,10 @@ def _judged_words(v: Verdict) -> list[str]:
 # %% ../../nbs/08_drift/05ab_parts.ipynb #d2a7f3c3
 def pool_words(plan: Plan | None) -> list[str]:
     "Which rare segments have one name, under which they are asked or still too few; or none."
-    sentences = []
-    for pool, segments in (plan.pooled if plan else {}).items():
+    sentences: list[str] = []
+    if plan is None:
+        return sentences
+    for pool, segments in plan.pooled.items():
         names = joined((f"{quoted(name)} ({n:,})" for name, n in segments.items()), 12, ", ")
         how = "too rare" if pool in plan.too_small else "asked"
         sentences.append(f"Too rare alone, and {how} together as {quoted(pool)}: {names}.")
