@@ -112,11 +112,13 @@ class Plan:
     about: dict = field(default_factory=dict)  # decision, sites, period, sampling, whys in words
     notes: tuple[str, ...] = ()  # what is different between both releases, in words
     asked: str = ""  # digest of the question that a run was begun with
+    adapted: dict = field(default_factory=dict)  # the dictionary that followed, and the check before
     version: str = ""  # of interpkit
 
     def to_dict(self) -> dict:
-        "All fields, as plan.json holds them."
-        return asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
+        "All fields, as plan.json holds them; `adapted` only where a dictionary followed."
+        fields = asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
+        return fields if self.adapted else {k: x for k, x in fields.items() if k != "adapted"}
 
     @classmethod
     def from_dict(cls, d: dict) -> "Plan":
