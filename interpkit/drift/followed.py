@@ -48,7 +48,7 @@ class Followed(Form):
     steps: list[Step]
     before: Before
 
-# %% ../../nbs/08_drift/05ca_followed.ipynb #73795f25
+# %% ../../nbs/08_drift/05ca_followed.ipynb #903f7e40
 HOW = {
     "closed form": "by linear maps that were fitted on the same inputs through both releases",
     "polish": "by linear maps and a few passes over the activations of the new release",
@@ -71,8 +71,9 @@ def followed_words(adapted: Mapping[str, Any], names: tuple[str, str]) -> list[s
         f"Through the dictionary of {old} the check said {told['verdict']}, {told['action']} "
         f"(valid {told['valid']}, same {told['same']}).",
         f"Its dictionary then followed {new} {HOW.get(adapted['step'], 'by ' + adapted['step'])}, "
-        f"on {adapted['sequences']:,} sequences that the check does not use, and the check was made "
-        f"again: {old} through the old dictionary, {new} through the new one, feature by feature.",
+        f"on {adapted['sequences']:,} sequences that the check does not use, and the check was "
+        f"made again: {old} through the old dictionary, {new} through the new one, feature by "
+        "feature.",
         f"Features that hold {share(adapted['kept'])} of what weighs in {old} are shown to be the "
         f"same ones ({became}{sure}). All others count as wholly changed.",
     ]

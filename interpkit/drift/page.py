@@ -185,7 +185,7 @@ def _new_dictionary(v: Verdict) -> list[str]:
         f"with several thousand sequences that no check uses: `{TRAIN}`."
     ]
 
-# %% ../../nbs/08_drift/05d_page.ipynb #5e5945eb
+# %% ../../nbs/08_drift/05d_page.ipynb #b102ad9b
 def _shown_in(v: Verdict) -> str:
     "'in effect and inputs; among the alerts in inputs; in the effect of the feature \"night\"'."
     by_segment: dict[str, list[str]] = {}
@@ -230,7 +230,7 @@ def _retrain_words(v: Verdict) -> list[str]:
     return [
         f"The dictionary of {old} looks for its features at places where {new} keeps something "
         f"else, so what it says about {new} would be wrong although the model decides for the "
-        f"same reasons. That alone is no cause to send {new} back: let the dictionary follow {new}, "
+        f"same reasons. That alone is no cause to send {new} back: let the dictionary follow it, "
         "by several thousand sequences that no check uses (given to the check as --adapt-data, it "
         "does so by itself). Until then, its decisions have no valid explanation."
     ]

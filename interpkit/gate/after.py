@@ -71,7 +71,9 @@ def adapt_problem(story: Story) -> str:
     result, digest = story.result("adapt"), story.digest if story.first else ""
     if result is None:
         made_by_jobs = story.first is not None and story.settings
-        return "missing, so this dictionary is not the one that the run made" if made_by_jobs else ""
+        return (
+            "missing, so this dictionary is not the one that the run made" if made_by_jobs else ""
+        )
     if result["evidence"] != digest:
         wrote = f"the evidence {result['evidence'][:12]}" if result["evidence"] else "no evidence"
         return f"it wrote {wrote}, and adapted/evidence has the digest {digest[:12] or '-'}"

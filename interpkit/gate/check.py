@@ -257,7 +257,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #32e03c38
+# %% ../../nbs/09_gate/04_check.ipynb #4f3d6200
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -273,7 +273,7 @@ def check(
     train_data: Any = None,  # rows to train that dictionary on, in place of half of the check set
     policy: Policy | dict | str | Path | None = None,  # check.toml; what is said below goes before
     out: str | Path | None = None,  # where to keep evidence, report, dictionary; None: nowhere
-    adapt_data: Any = None,  # other rows, by which a dictionary that doesn't fit follows the release
+    adapt_data: Any = None,  # other rows, by which a dictionary that is out of order follows
     *,
     sites: list[str] | None = None,  # where activations are read, ['1:out']
     targets: list[str] | None = None,  # what a transcoder or a CLT writes, one per site

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json', 'OldRelease', 'NewRelease', 'CheckSet',
-           'OldDictionary', 'DictionaryData', 'RunFolder', 'Watch', 'Examples', 'ReleaseToRead', 'TrainingData',
-           'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
-           'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
-           'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of',
-           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
-           'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
+           'OldDictionary', 'DictionaryData', 'RowsToFollow', 'RunFolder', 'Watch', 'Examples', 'ReleaseToRead',
+           'TrainingData', 'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens',
+           'Rate', 'Finish', 'OldFolder', 'LearnData', 'Seconds', 'EvidenceFolder', 'Digest', 'PublicKey',
+           'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey', 'ReleaseToSee', 'SomeCheckSet', 'OldBeside',
+           'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of', 'name_of', 'preflight_words', 'say_verdict',
+           'check', 'run_training', 'training_words', 'train', 'adapt', 'verify', 'sign', 'init', 'copy_notebooks',
+           'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #fdb40d7a
+# %% ../../nbs/09_gate/08_cli.ipynb #456a0adf
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ import typer
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
+from .evidence import evidence_of
 from .evidence import verify as verified
 from .exits import code_of, flushed
 from .forecast import alerts_advice, declared_words
@@ -104,23 +106,26 @@ def preflight_words(
         lines.append(f"Alerts: {advice}.")
     return lines
 
-# %% ../../nbs/09_gate/08_cli.ipynb #e40f80d6
+# %% ../../nbs/09_gate/08_cli.ipynb #a0ce6671
 def say_verdict(run: Path, as_json: bool):
     "Say what the evidence of a run says, and exit with its code."
     found = verified(run)
     verdict, digest = found.verdict, found.digest
     print(Page(run))
-    print(f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {digest[:12]})")
+    print(f"\nReport: {run / 'report.html'}\nEvidence: {evidence_of(run)} (digest {digest[:12]})")
     if as_json:
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #fac88f17
+# %% ../../nbs/09_gate/08_cli.ipynb #41e7bc0c
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
 OldDictionary = Annotated[str, typer.Option(help="Its dictionary; without it, one is trained.")]
 DictionaryData = Annotated[str, typer.Option(help="Rows to train that dictionary on.")]
+RowsToFollow = Annotated[
+    str, typer.Option(help="Other rows: a dictionary that is out of order follows by them.")
+]
 RunFolder = Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")]
 Watch = Annotated[
     list[str] | None,
@@ -136,6 +141,7 @@ def check(
     data: CheckSet,
     dictionary: OldDictionary = "",
     train_data: DictionaryData = "",
+    adapt_data: RowsToFollow = "",
     out: RunFolder = "",
     config: Config = None,
     watch: Watch = None,
@@ -149,8 +155,9 @@ def check(
     "Check a new release against an old one: PASS 0, FAIL 10, INCONCLUSIVE 11."
     policy = policy_of(config, watched=watch, examples=examples, device=device, seed=seed)
     run = Path(out or f"runs/{name_of(old)}--{name_of(new)}")
-    places = dict(old=old, new=new, data=data, dictionary=dictionary, train_data=train_data)
-    p = validated(Preflight, places | dict(run=str(run)))
+    places = dict(old=old, new=new, data=data, dictionary=dictionary)
+    places |= dict(train_data=train_data, adapt_data=adapt_data, run=str(run))
+    p = validated(Preflight, places)
 
     def told(job: str, result: dict):
         if job == "preflight":
@@ -247,6 +254,32 @@ def train(
     training = {f"training__{name}": x for name, x in how.items()}
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
+
+# %% ../../nbs/09_gate/08_cli.ipynb #733e0288
+OldFolder = Annotated[str, typer.Option(help="The dictionary of the old release.")]
+LearnData = Annotated[str, typer.Option(help="Rows to learn from and to judge by.")]
+Seconds = Annotated[float, typer.Option(help="What it may take.")]
+
+
+@app.command()
+def adapt(
+    old: OldRelease,
+    new: NewRelease,
+    dictionary: OldFolder,
+    data: LearnData,
+    out: NewFolder,
+    budget: Seconds = 600.0,
+    config: Config = None,
+    device: Device = None,
+    seed: Seed = None,
+):
+    "Let a dictionary follow a model update: 0 where a step works, 10 where none does."
+    from interpkit.gate.adapting import adapt_to  # runs models: torch
+
+    policy = policy_of(config, device=device, seed=seed, adapt__budget=budget)
+    made = adapt_to(old, new, dictionary, data, out, policy)
+    print(made)
+    raise typer.Exit(int(ExitCode.PASS if made.taken else ExitCode.FAIL))
 
 # %% ../../nbs/09_gate/08_cli.ipynb #be872061
 EvidenceFolder = Annotated[

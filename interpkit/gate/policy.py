@@ -222,7 +222,6 @@ class Policy(Parameters):
         return validated(cls, with_flags(as_written(given), flags), mend)
 
 
-
 def limits_of(policy: Policy) -> Limits:
     "The limits of a policy, without their reasons."
     names = type(policy.limits).model_fields
