@@ -36,18 +36,32 @@ def _places(match: np.ndarray, n_new: int) -> tuple[np.ndarray, np.ndarray]:  # 
     old = np.concatenate([np.arange(len(match)), np.full(len(others), -1)])
     return old, np.concatenate([match, others])
 
-# %% ../../nbs/08a_adapt/08_compared.ipynb #1f4d9d66
+# %% ../../nbs/08a_adapt/08_compared.ipynb #0371037a
+def _numbers(identity: Identity, descended: bool) -> np.ndarray:  # int [F], -1 for nobody
+    "The new feature that shares the place of each old one."
+    number, table = identity.new_number, identity.table
+    if not descended or identity.features[0] != identity.features[1]:
+        return number
+    rare = table.feature[(table.feature >= 0) & (table.status == "undetermined")].to_numpy(int)
+    taken = {*number.tolist(), *table.new[table.status == "new"].tolist()}
+    alone = [f for f in rare if f not in taken]
+    number[alone] = alone
+    return number
+
+
 def joined(
     old: Dictionary,
     new: Dictionary,  # of the same sites
     identity: Identity,  # of both
+    descended: bool = False,  # whether a new feature was made from the old one of its number
 ) -> tuple[Dictionary, Dictionary]:
-    "Both dictionaries in one numbering, in which only preserved features share a place."
+    "Both dictionaries in one numbering, in which only features that are the same share a place."
     weights: tuple[list, list] = ([], [])
     labels, figures = [], []
+    shared = _numbers(identity, descended)
     for s in old.sites:
         first, begin, n = old.offsets[s], new.offsets[s], old.at(s).n_features
-        number = identity.new_number[first : first + n]
+        number = shared[first : first + n]
         here = _places(np.where(number >= 0, number - begin, -1), new.at(s).n_features)
         for side, dictionary, order in zip(weights, (old, new), here, strict=True):
             side.append(_taken(dictionary.at(s), order))

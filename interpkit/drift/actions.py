@@ -26,10 +26,14 @@ def site_moved(statements: Sequence[Statement], segment: str) -> str:
     answers = {"PASS": "no", "FAIL": "yes", "INCONCLUSIVE": "open", None: "no"}
     return answers[_outcome(statements, "activation", segment)]
 
-# %% ../../nbs/08_drift/03b_actions.ipynb #e2a995ea
-def reasons_changed(statements: Sequence[Statement]) -> list[Statement]:
-    "The statements that show that the model itself reasons differently."
+# %% ../../nbs/08_drift/03b_actions.ipynb #19f2647c
+def reasons_changed(statements: Sequence[Statement], followed: bool = False) -> list[Statement]:
+    """The statements that show that the model itself reasons differently.
+
+    Through a dictionary that `followed` the new release, effects tell of the model wherever."""
     failed = [s for s in statements if s.question == "same" and s.outcome == "FAIL"]
+    if followed:
+        return failed
     return [s for s in failed if not is_effect(s) or site_moved(statements, s.segment) == "no"]
 
 # %% ../../nbs/08_drift/03b_actions.ipynb #11071d5b
@@ -51,18 +55,21 @@ def action_for(statements: Sequence[Statement]) -> str:
     moved = all(site_moved(statements, s.segment) == "yes" for s in effects)
     return "RETRAIN" if moved and model else "COLLECT"
 
-# %% ../../nbs/08_drift/03b_actions.ipynb #ee059f1e
+# %% ../../nbs/08_drift/03b_actions.ipynb #48e4728a
 def action_after(
     statements: Sequence[Statement],  # through a dictionary that followed the new release
     before: str,  # what to do by the check before
 ) -> str:
-    "What to do once a dictionary followed: ADAPT, and REVIEW or COLLECT beside it where due."
-    if any(s.outcome != "PASS" for s in statements if s.question == "valid"):
-        return action_for(statements)  # as if there were none
-    same = {s.outcome for s in statements if s.question == "same"}
+    """What to do once a dictionary followed: ADAPT, and REVIEW or COLLECT beside it where due.
+
+    Without ADAPT where it is not shown to be valid."""
+    valid, same = ({s.outcome for s in statements if s.question == q} for q in ("valid", "same"))
+    adapt = ["ADAPT"] if valid == {"PASS"} else []
     if before == "REVIEW" or "FAIL" in same:
-        return "ADAPT + REVIEW"
-    return "ADAPT + COLLECT" if "INCONCLUSIVE" in same else "ADAPT"
+        return " + ".join([*adapt, "REVIEW"])
+    if "FAIL" in valid:
+        return action_for(statements)  # as if none had followed
+    return " + ".join(adapt if same == {"PASS"} and adapt else [*adapt, "COLLECT"])
 
 # %% ../../nbs/08_drift/03b_actions.ipynb #448de2ef
 def holds_up(s: Statement, statements: Sequence[Statement]) -> bool:

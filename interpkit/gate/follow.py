@@ -66,8 +66,8 @@ def adapted_of(made: Adaptation, before: Verdict, rows: pd.DataFrame) -> dict[st
         before=told_before(before),
     )
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #3a4ef851
-NOT_VALID = "the dictionary that followed is not shown to be valid on the check set"
+# %% ../../nbs/09_gate/03e_follow.ipynb #824ecd5b
+NOT_VALID = "the dictionary that followed is not valid on the check set"
 
 
 def followed(
@@ -91,12 +91,13 @@ def followed(
         told = (f"{r.step}: {r.refused}" for r in made.rungs)
         return replace(before, adaptation=made, why_not="; ".join(told))
     refuse_rows_it_learned(made.dictionary, rows, old.inputs_columns)
-    one, other = joined(before.dictionary, made.dictionary, made.identity)
+    descended = made.step != "retrain"
+    one, other = joined(before.dictionary, made.dictionary, made.identity, descended)
     adapted = adapted_of(made, before.verdict, learn)
     plan = plan_after(before.plan, one.n_features, adapted)
-    how = (before.preview, salt, policy.examples, progress, other)
+    how = (before.preview, salt, policy.examples, progress, other, before)
     after = score(old, new, one, rows, plan, *how)
-    if not after.action.startswith("ADAPT"):
+    if after.verdict.valid == "FAIL":
         return replace(before, adaptation=made, why_not=f"{made.step}: {NOT_VALID}")
     return replace(after, dictionary=made.dictionary, before=before, adaptation=made)
 

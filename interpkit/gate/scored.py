@@ -137,7 +137,18 @@ def _printed(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, exam
             )
     return printed
 
-# %% ../../nbs/09_gate/03d_scored.ipynb #2ce23a0d
+# %% ../../nbs/09_gate/03d_scored.ipynb #5df0ff75
+def _add_inputs(printed: dict, known: dict):
+    "Put what was printed of inputs beside what is printed of features."
+    places = ("contributions",), ("behaviour", "sign_turned")
+    for place in places:
+        here, there = printed, known
+        for name in place:
+            here, there = here.get(name, {}), there.get(name, {})
+        if "inputs" in there:
+            here["inputs"] = there["inputs"]
+
+# %% ../../nbs/09_gate/03d_scored.ipynb #a09fb00a
 def score(
     old: Release,
     new: Release,
@@ -149,10 +160,13 @@ def score(
     examples: str = "ids",
     progress=None,
     on_new: Dictionary | None = None,  # of the new release, numbered alike
+    known: CheckResult | None = None,  # the same check through another dictionary
 ) -> CheckResult:
     "Run both releases on the rows and let the verdict follow from the plan."
     comparison = Comparison(old, new, dictionary, rows, plan, salt, progress, on_new)
-    table = measure_all(comparison)
+    table = measure_all(comparison, None if known is None else known.table)
     verdict = judge(decide(table, plan), plan, table, plan.notes)
     printed = _printed(comparison, table, verdict, examples)
+    if known is not None:
+        _add_inputs(printed, known.printed)
     return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
