@@ -21,11 +21,14 @@ from interpkit.core.files import read_json, write_json
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.measure import measure_all
 from interpkit.gate import jobs
-from interpkit.gate.check import check
+from interpkit.gate.check import check, register
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.evidence import verify
+from interpkit.gate.follow import followed
 from interpkit.gate.parameters import Adapt
+from interpkit.gate.policy import Policy
 from interpkit.gate.results import result_of
+from interpkit.gate.scored import score
 
 LOOSE = dict(splice_error=0.4, allowance=0.15)  # its own among alerts is 9 to 11 %
 STEPS = dict(steps=["closed form"], budget=3600)
@@ -96,15 +99,20 @@ def test_nothing_is_laundered_by_a_dictionary_that_follows():
 
 
 def test_inputs_are_measured_once_and_are_those_of_both_checks():
-    found, new = turned(), small.release("turned", small.CHANGES["rotated"], shift=1.0)
-    both = joined(small.trained(), found.dictionary, found.adaptation.identity)
-    again = measure_all(
-        Comparison(small.old(), new, both[0], rows(), found.plan, "", on_new=both[1])
-    )
-    for name in ("inputs", "decisions", "effect", "splice error"):
-        mine, other = (t[(t.statement == name) & (t.segment == "")] for t in (found.table, again))
-        for column in ("numerator", "denominator"):
-            assert np.isclose(mine[column].sum(), other[column].sum(), rtol=1e-3, atol=1e-2)
+    new, d = small.release("turned", small.CHANGES["rotated"], shift=1.0), small.trained()
+    given = dict(limits=LOOSE, adapt=STEPS, watched_share=0.08, draws=2)
+    policy, some = Policy.read(given), rows().head(800)
+    plan, _ = register(small.old(), new, d, some, policy, "salt")
+    before = score(small.old(), new, d, some, plan, salt="salt")
+    found = followed(before, small.old(), new, some, learn(), policy, "salt")
+    both = joined(d, found.dictionary, found.adaptation.identity, True)
+    asked = (small.old(), new, both[0], some, found.plan, "salt")
+    again = measure_all(Comparison(*asked, on_new=both[1]))
+    order = ["statement", "segment", "sequence"]
+    mine, other = (t.sort_values(order).reset_index(drop=True) for t in (found.table, again))
+    assert (mine[order] == other[order]).all(axis=None)
+    for column in ("numerator", "denominator"):
+        assert np.allclose(mine[column], other[column], rtol=1e-3, atol=1e-3)
     assert found.printed["contributions"].keys() == {"effect", "inputs"}
     assert set(found.printed["behaviour"]["sign_turned"]) == {"effect", "inputs"}
 

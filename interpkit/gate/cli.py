@@ -8,11 +8,11 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'TrainingData', 'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens',
            'Rate', 'Finish', 'OldFolder', 'LearnData', 'Seconds', 'EvidenceFolder', 'Digest', 'PublicKey',
            'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey', 'ReleaseToSee', 'SomeCheckSet', 'OldBeside',
-           'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of', 'name_of', 'preflight_words', 'say_verdict',
-           'check', 'run_training', 'training_words', 'train', 'adapt', 'verify', 'sign', 'init', 'copy_notebooks',
-           'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
+           'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of', 'name_of', 'say_verdict', 'check', 'run_training',
+           'training_words', 'train', 'adapt', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor',
+           'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #456a0adf
+# %% ../../nbs/09_gate/08_cli.ipynb #3c2ebbb9
 import json
 import os
 import shutil
@@ -28,7 +28,7 @@ from .doctor import clash, findings
 from .evidence import evidence_of
 from .evidence import verify as verified
 from .exits import code_of, flushed
-from .forecast import alerts_advice, declared_words
+from .forecast import preflight_words
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
@@ -72,39 +72,6 @@ def policy_of(config: Text, **flags) -> Policy:
 def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
-
-# %% ../../nbs/09_gate/08_cli.ipynb #103a8b12
-def preflight_words(
-    result: dict,  # of the preflight
-    preview: list[dict],  # of preview.json
-    run: Path,
-) -> list[str]:
-    "What a person should know before anything costly runs, one line each."
-    lines = [f"Note: {note}." for note in result["notes"]] + declared_words(result)
-    if not result["for_sign_off"]:
-        lines.append("Note: not for sign-off, since the code of a release is not fingerprinted.")
-    kind = "statements"
-    if not result["registered"]:
-        kind = "kinds of statements, if about ten features will be watched"
-        lines.append(
-            f"No dictionary given: one is trained for {result['old']} "
-            f"and kept in {run / 'dictionary'}. Half of the rows go into its training, unless "
-            "--train-data FILE gives it others, several thousand."
-        )
-    short = [r for r in preview if not r["settles"]]
-    lines.append(
-        f"{result['sequences']:,} sequences settle {len(preview) - len(short)} "
-        f"of {len(preview)} {kind}, where the truth is at most half or at least twice the limit."
-    )
-    for r in short[:5]:
-        where = f" in {r['segment']}" if r["segment"] else ""
-        have = f"{r['sequences']:,} there, {r['needed']:,} needed"
-        lines.append(f"  not {r['statement']}{where}: {have}")
-    if len(short) > 5:
-        lines.append(f"  and {len(short) - 5} more")
-    if advice := alerts_advice(preview, result.get("alerts", 0.0)):
-        lines.append(f"Alerts: {advice}.")
-    return lines
 
 # %% ../../nbs/09_gate/08_cli.ipynb #a0ce6671
 def say_verdict(run: Path, as_json: bool):
