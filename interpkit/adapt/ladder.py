@@ -186,18 +186,19 @@ def _repr_html_(self: Adaptation) -> str:
     whole = table_html(shown, head)
     return whole + (self.identity._repr_html_() if self.identity is not None else "")
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #d819bcf5
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #a5948b27
 MOST = 2000  # sequences on which features are compared
 
 
 def _known(
-    climb: Climb, new: Dictionary, rows: pd.DataFrame, step: str
+    climb: Climb, new: Dictionary, held: pd.DataFrame, step: str
 ) -> tuple[Dictionary, Identity | None]:
     "The new dictionary with names and lineage, in the old order, and who is who."
     if step == "reuse":
         return replace(new, validity={}, canary={}), None
     retrained = step == "retrain"
-    old, forth, rows = climb.dictionary, climb.forth(), rows.iloc[:MOST]
+    rows = pd.concat([held, climb.rows], ignore_index=True).iloc[:MOST]
+    old, forth = climb.dictionary, climb.forth()
     sides = (old, fired(climb.old, old, rows)), (new, fired(climb.new, new, rows))
     identity = decoys(identify(*sides, forth), *sides, forth, seed=climb.seed)
     new, identity = renumbered(new, identity, old)
@@ -231,7 +232,7 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #7e2f406a
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3dc6314c
 @at_the_door
 def adapt(
     old: Release,
@@ -270,8 +271,7 @@ def adapt(
     rest = None if climb.first.moved_width else climb.moved.rest
     if winner is None:
         return Adaptation(own, tuple(rungs), rest=rest)
-    seen = pd.concat([aside, old.pin(learn)], ignore_index=True)
-    named, identity = _known(climb, winner, seen, rungs[-1].step)
+    named, identity = _known(climb, winner, aside, rungs[-1].step)
     certified = certify(new, named, aside, like=learn)
     return Adaptation(own, tuple(rungs), certified, identity, rest)
 

@@ -257,7 +257,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #4f3d6200
+# %% ../../nbs/09_gate/04_check.ipynb #d74299c3
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -302,10 +302,9 @@ def check(
     old = as_release(old, "old", policy, inputs, decision)
     new = as_new(new, policy, inputs, decision)
     rows = rows_of(data, old, policy.label)
-    adapt_rows = None if adapt_data is None else adapt_rows_of(adapt_data, old, rows, policy)
-    return _checked(old, new, rows, dictionary, train_data, policy, out, adapt_rows)
+    return _checked(old, new, rows, dictionary, train_data, policy, out, adapt_data)
 
-# %% ../../nbs/09_gate/04_check.ipynb #43e09c82
+# %% ../../nbs/09_gate/04_check.ipynb #df15765b
 def _checked(
     old: Release,
     new: Release,
@@ -314,9 +313,10 @@ def _checked(
     train_data,
     policy: Policy,
     out,
-    adapt_rows: pd.DataFrame | None,
+    adapt_data,
 ) -> CheckResult:
     "What `check` does once it knows its releases, rows and policy."
+    learn = None if adapt_data is None else adapt_rows_of(adapt_data, old, rows, policy)
     progress = Progress()
     salt = secrets.token_hex(16)
     try_out(old, new, rows)
@@ -329,8 +329,8 @@ def _checked(
     dictionary = dictionary.to(old.device)
     plan, preview = register(old, new, dictionary, rows, policy, salt)
     result = score(old, new, dictionary, rows, plan, preview, salt, policy.examples, progress)
-    if adapt_rows is not None:
-        result = followed(result, old, new, rows, adapt_rows, policy, salt, progress)
+    if learn is not None:
+        result = followed(result, old, new, rows, learn, policy, salt, progress)
     if out is not None:
         result.save(out)
     return result
