@@ -84,7 +84,7 @@ def test_the_gates_judge_by_their_own_rules():
 
 def test_the_truth_knows_every_release_and_says_what_the_table_needs():
     truth = read_json(demo_folder() / "truth.json")["releases"]
-    assert set(demo.SHOULD) | {"v1"} == set(truth)
+    assert set(demo.SHOULD) | {"v1"} <= set(truth)
     for name in demo.SHOULD:
         families = {"effect", "activation", "splice error", "error share"}
         assert families <= set(truth[name]["shares"]), name
