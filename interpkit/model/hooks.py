@@ -67,14 +67,16 @@ def put_tensor(
 
 # %% ../../nbs/01_model/00d_hooks.ipynb #fc697709
 def as_tokens(
-    t: Tensor,  # [B, T, d] or [B, d]
+    t: Tensor,  # [B, T, d], [B, d], or [B * T, d] where n is given
     n: int | None = None,  # sequences that there must be
 ) -> Tensor:  # [B, T, d]
-    "[B, T, d] or [B, d] as [B, T, d]. Raises (exit code 65) at anything else."
+    "[B, T, d], [B, d] or [B * T, d] as [B, T, d]. Raises (exit code 65) at anything else."
     if not t.is_floating_point():
         raise invalid("a site of floating-point numbers", f"{t.dtype}", OTHER)
     if t.ndim not in (2, 3):
         raise invalid("a site of shape [B, T, d] or [B, d]", f"{list(t.shape)}", OTHER)
+    if n and t.ndim == 2 and len(t) > n and len(t) % n == 0:
+        return t.reshape(n, -1, t.shape[1])  # tokens that were laid in one row, as in OPT's MLPs
     if n is not None and t.shape[0] != n:
         raise invalid(
             f"a site with one row for each of {n} sequences",
@@ -86,14 +88,15 @@ def as_tokens(
 # %% ../../nbs/01_model/00d_hooks.ipynb #59b88a07
 def fit_replacement(
     new: Tensor,  # [B, T, d]
-    t: Tensor,  # what it replaces: [B, T, d] or [B, d]
+    t: Tensor,  # what it replaces: [B, T, d], [B, d] or [B * T, d]
     site: Site,
+    n: int | None = None,  # sequences in the batch
 ) -> Tensor:
     """A replacement in the shape and type of what it replaces.
 
     Raises (exit code 65) at another shape.
     """
-    expected = as_tokens(t).shape
+    expected = as_tokens(t, n).shape
     if new.shape != expected:
         raise invalid(
             f"a replacement of shape {list(expected)} at {site}",
@@ -131,7 +134,7 @@ def _hook(
     def change(value):
         t = first_tensor(value)
         new = fn(as_tokens(t, n))
-        return None if new is None else put_tensor(value, fit_replacement(new, t, site))
+        return None if new is None else put_tensor(value, fit_replacement(new, t, site, n))
 
     def out(_, args, value):
         _refuse_several(value, site, n)
@@ -145,39 +148,46 @@ def _hook(
         return module.register_forward_hook(out)
     return module.register_forward_pre_hook(into, with_kwargs=True)
 
-# %% ../../nbs/01_model/00d_hooks.ipynb #711f1591
-def _counting(site: Site, fn: Callable[[Tensor], Tensor | None], passes: dict[Site, int]):
+# %% ../../nbs/01_model/00d_hooks.ipynb #516721c8
+def _counting(
+    site: Site,
+    fn: Callable[[Tensor], Tensor | None],
+    passes: dict[Site, int],
+    again: bool = False,  # whether several passes are meant
+):
     "`fn`, which counts its calls in `passes` and refuses a second one."
 
     def run(t: Tensor) -> Tensor | None:
         passes[site] += 1
-        if passes[site] > 1:
+        if passes[site] > 1 and not again:
             raise invalid(
                 f"one pass through {site} in a forward",
-                "several: the module is used more than once",
-                "choose a site whose module is used once: release.sites()",
+                "several: the module is used more than once, or the model was run again",
+                "choose a site whose module is used once: release.sites(); where several "
+                "forwards are meant, as in generate: hooked(..., again=True)",
             )
         return fn(t)
 
     return run
 
-# %% ../../nbs/01_model/00d_hooks.ipynb #6a51c3ec
+# %% ../../nbs/01_model/00d_hooks.ipynb #a712a621
 @contextmanager
 def hooked(
     model: nn.Module,
     fns: dict[Site, Callable[[Tensor], Tensor | None]],  # of a tensor [B, T, d]
     n: int | None = None,  # sequences in the batch
+    again: bool = False,  # whether the model is run several times, as `generate` does
 ):
     """Call functions at sites while the block runs.
 
-    Raises (exit code 65) where a site is not passed, or is passed more than once.
+    Raises (exit code 65) where a site is not passed, or is passed more than once unless `again`.
     """
     passes = {site: 0 for site in fns}
     handles = []
     try:
         for site, fn in fns.items():
             module = find_module(model, site)
-            handles.append(_hook(module, site, _counting(site, fn, passes), n))
+            handles.append(_hook(module, site, _counting(site, fn, passes, again), n))
         yield
         idle = [str(site) for site, k in passes.items() if k == 0]
         if idle:

@@ -37,6 +37,7 @@ from interpkit.model.decisions import (
 from .fingerprints import module_fingerprint
 from .frozen import freeze, pick_device, vocabulary_size
 from .given import no_folder, no_module
+from .hook_names import choose_sites
 from .hooks import as_tokens, first_tensor
 from .hub_folders import hub_folder, hub_parts, is_path
 from .inputs import ColumnInputs, FunctionInputs, TokenInputs, make_inputs
@@ -47,7 +48,7 @@ from interpkit.model.release_folders import (
     write_model,
 )
 from .saved import ASKED, probe_rows, require_same
-from .sites import Site, choose_sites
+from .sites import Site
 from .weights import main_dtype
 
 # %% ../../nbs/01_model/05_releases.ipynb #3988e9c6
