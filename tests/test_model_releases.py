@@ -10,7 +10,9 @@ from helpers import refused
 from small_releases import fraud_rows, saved_llama, scorer, sequences
 from torch import nn
 
+from interpkit.model.block_kinds import mlp_sites
 from interpkit.model.canaries import canary, compare_canary
+from interpkit.model.hook_names import site_from_hook_name
 from interpkit.model.releases import Release
 
 
@@ -181,6 +183,21 @@ def test_the_sites_of_a_language_model_need_no_rows(tmp_path):
     assert shapes["model.layers.2:out"] == "[B, T, 16]"
     assert shapes["model.layers.0.mlp.gate_proj:out"] == "[B, T, 32]"
     assert "model.layers.2.self_attn:out" in shapes.index
+
+
+def test_what_mlps_read_and_write_is_marked_with_its_hook_name(tmp_path):
+    saved_llama(tmp_path / "llama")
+    release = Release.load(tmp_path / "llama", device="cpu")
+    table = release.sites().set_index("site")
+    reads, writes = mlp_sites(release.model)
+    words = table["suggestion"]
+    assert [s for s in words.index if words[s] == "what an MLP reads"] == [*map(str, reads)]
+    assert [s for s in words.index if words[s] == "what an MLP writes"] == [*map(str, writes)]
+    assert set(table.loc[[*map(str, reads)], "shape"]) == {"[B, T, 16]"}
+    assert table.loc[str(writes[1]), "hook name"] == "blocks.1.hook_mlp_out"
+    assert table.loc[str(reads[1]), "hook name"] == "blocks.1.hook_mlp_in"
+    for name in table["hook name"][table["hook name"] != ""]:
+        assert str(site_from_hook_name(name, release.model)) in table.index
 
 
 # How it looks
