@@ -1682,6 +1682,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'interpkit/drift/changed.py'),
                                          'interpkit.drift.changed.kinds_told': ( '08_drift/changed.html#kinds_told',
                                                                                  'interpkit/drift/changed.py'),
+                                         'interpkit.drift.changed.reasons_table': ( '08_drift/changed.html#reasons_table',
+                                                                                    'interpkit/drift/changed.py'),
                                          'interpkit.drift.changed.segments_told': ( '08_drift/changed.html#segments_told',
                                                                                     'interpkit/drift/changed.py')},
             'interpkit.drift.comparison': { 'interpkit.drift.comparison.Comparison': ( '08_drift/comparison.html#comparison',

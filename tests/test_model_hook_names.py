@@ -12,7 +12,7 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.store import ActivationStore
-from interpkit.model.capture import capture
+from interpkit.model.capture import capture, run_spliced
 from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name, site_named
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
@@ -108,6 +108,14 @@ def test_what_blocks_of_other_classes_add_has_a_name_both_ways(family):
     before, after, attention, mlp = capture(model, list(sites.values()), batch, stop=False).values()
     assert torch.allclose(after, before + attention + mlp, atol=1e-5)
     assert min(float(part.abs().max()) for part in (attention, mlp)) > 1e-3
+    with torch.no_grad():
+        bare = batch.run(model).logits
+        again = run_spliced(model, {sites["hook_mlp_out"]: mlp}, batch).logits
+        without = run_spliced(model, {sites["hook_mlp_out"]: 0 * mlp}, batch).logits
+        summed = run_spliced(model, {sites["hook_resid_post"]: before + attention}, batch).logits
+    assert torch.allclose(again, bare, atol=1e-4)
+    assert torch.allclose(without, summed, atol=1e-4)
+    assert not torch.allclose(without, bare, atol=1e-2)
     inner = {"attn.hook_z": heads, "mlp.hook_post": hidden}
     for name, module in inner.items():
         sites[name] = site_from_hook_name(f"blocks.1.{name}", model)
