@@ -2275,6 +2275,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'interpkit/gate/check.py'),
                                       'interpkit.gate.check.CheckResult.passed': ( '09_gate/check.html#checkresult.passed',
                                                                                    'interpkit/gate/check.py'),
+                                      'interpkit.gate.check.CheckResult.reasons': ( '09_gate/check.html#checkresult.reasons',
+                                                                                    'interpkit/gate/check.py'),
                                       'interpkit.gate.check.CheckResult.save': ( '09_gate/check.html#checkresult.save',
                                                                                  'interpkit/gate/check.py'),
                                       'interpkit.gate.check._checked': ('09_gate/check.html#_checked', 'interpkit/gate/check.py'),

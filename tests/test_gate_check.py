@@ -179,6 +179,13 @@ def test_alerts_and_threshold_are_those_of_the_policy(given, tiny):
     without = check(**given, alerts=0)
     assert "alerts" not in without.plan.segments
     assert without.plan.alerts == ()
+    reasons = result.reasons
+    features = reasons[reasons.kind == "feature"].set_index("name")
+    assert features.lost.is_monotonic_decreasing
+    assert 0.9 < features.lost.sum() <= 1 + 1e-9  # ten of sixteen hold nearly all of it
+    known = tiny.dictionary.label_table().set_index("label")["fires_on"]
+    assert features.fires_on.equals(known[features.index].rename_axis("name"))
+    assert set(reasons[reasons.kind == "input"].name) <= {f"x{i}" for i in range(6)}
 
 
 def test_a_change_of_the_alerts_alone_is_to_review(tiny, given):
