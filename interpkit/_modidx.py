@@ -3145,6 +3145,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'interpkit.model.hooks._path': ('01_model/hooks.html#_path', 'interpkit/model/hooks.py'),
                                        'interpkit.model.hooks._refuse_several': ( '01_model/hooks.html#_refuse_several',
                                                                                   'interpkit/model/hooks.py'),
+                                       'interpkit.model.hooks._side_by_side': ( '01_model/hooks.html#_side_by_side',
+                                                                                'interpkit/model/hooks.py'),
                                        'interpkit.model.hooks.as_tokens': ('01_model/hooks.html#as_tokens', 'interpkit/model/hooks.py'),
                                        'interpkit.model.hooks.first_tensor': ( '01_model/hooks.html#first_tensor',
                                                                                'interpkit/model/hooks.py'),

@@ -12,6 +12,7 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.store import ActivationStore
+from interpkit.model.batch import Batch
 from interpkit.model.capture import capture, run_spliced
 from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name, site_named
 from interpkit.model.releases import Release
@@ -173,3 +174,30 @@ def test_own_hook_points_of_a_model_come_first_and_a_slip_is_told_with_a_line():
     error = refused(lambda: site_named("blocks.1.hook_pattern", model), code=64)
     assert "'transformer.h.1:out'" in error.mend
     refused(lambda: site_named("blocks.9.hook_resid_post", model), "transformer.h.9")
+
+
+def test_heads_of_a_hooked_transformer_stand_side_by_side():
+    "As SAELens reads hook_z: [B, T, heads, d_head] as [B, T, heads * d_head]."
+    lens = pytest.importorskip("transformer_lens")
+    config = dict(n_layers=2, d_model=16, n_ctx=16, d_head=4, n_heads=3, d_mlp=32, d_vocab=20)
+    model = lens.HookedTransformer(
+        lens.HookedTransformerConfig(**config, act_fn="gelu", seed=0), move_to_device=False
+    ).eval()
+    ids, site = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 4]]), Site("blocks.1.attn.hook_z")
+    assert site_named("blocks.1.attn.hook_z", model) == site
+    batch = Batch(args=(ids,), n=2)
+    acts = capture(model, [site], batch)[site]
+    with torch.no_grad():
+        bare, cache = model.run_with_cache(ids)
+        assert torch.equal(acts, cache["blocks.1.attn.hook_z"].flatten(2))
+        assert torch.allclose(run_spliced(model, {site: acts}, batch), bare, atol=1e-6)
+        one = acts.clone()
+        one[..., 4:8] = 0  # the second head
+        edited = model.run_with_hooks(ids, fwd_hooks=[(str(site).split(":")[0], without_second)])
+        assert torch.allclose(run_spliced(model, {site: one}, batch), edited, atol=1e-6)
+    refused(lambda: capture(model, [Site("blocks.1.attn.hook_pattern")], batch), "[2, 3, 4, 4]")
+
+
+def without_second(z, hook):
+    z[:, :, 1] = 0
+    return z
