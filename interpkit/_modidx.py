@@ -3557,6 +3557,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'interpkit/sparse/codes.py'),
                                         'interpkit.sparse.codes.SparseCodes.token': ( '03_sparse/codes.html#sparsecodes.token',
                                                                                       'interpkit/sparse/codes.py'),
+                                        'interpkit.sparse.codes.SparseCodes.wrong': ( '03_sparse/codes.html#sparsecodes.wrong',
+                                                                                      'interpkit/sparse/codes.py'),
                                         'interpkit.sparse.codes._flat': ('03_sparse/codes.html#_flat', 'interpkit/sparse/codes.py'),
                                         'interpkit.sparse.codes._kernels': ('03_sparse/codes.html#_kernels', 'interpkit/sparse/codes.py'),
                                         'interpkit.sparse.codes.above': ('03_sparse/codes.html#above', 'interpkit/sparse/codes.py'),
