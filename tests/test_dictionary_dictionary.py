@@ -525,6 +525,18 @@ def test_a_tensor_that_is_missing_is_named_though_the_digests_hold(tmp_path):
     refused(partial(Dictionary.load, tmp_path / "d"), "weights.safetensors")
 
 
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("shape", [(-1,), (1, 1, 1, -1), (0, 3), ()])
+def test_weights_of_any_other_shape_are_refused(name, shape):
+    "Three dimensions too many, one, none: nothing unpacks what it did not look at."
+    w = two_sites().weights[0]
+    t = getattr(w, name)
+    other = t.new_zeros(0, 3) if shape == (0, 3) else t.reshape(shape) if shape else t.sum()
+    if other.shape != t.shape:
+        refused(lambda: replace(w, **{name: other}), name)
+    refused(lambda: SiteWeights(*[getattr(w, n).to(torch.int64) for n in TENSORS]), "floating")
+
+
 ASTRAY = {  # what native code would follow to where nothing is
     "tokens that go on beyond": dict(tokens=[0, 1, 2, 9]),
     "tokens that go back": dict(tokens=[0, 3, 1, 3]),
