@@ -95,6 +95,8 @@ def test_what_is_assumed_and_what_looks_like_a_probability_is_said(tiny):
     assert probability_note(tiny.old, tiny.rows) == ""
     flags = Release.from_module(squashed, decision=lambda out: (out[:, 0] > 0.5).float())
     assert probability_note(flags, rows) == ""  # nothing to take a logit of
+    pinned = Release.from_module(tiny.old.model, decision=dict(kind="top_two"), device="cpu")
+    assert "logit_difference" in probability_note(pinned, tiny.rows)
 
 
 def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(given, tiny):
