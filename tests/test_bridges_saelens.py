@@ -442,9 +442,8 @@ def test_the_site_is_what_the_folder_says_or_what_is_asked_for(tmp_path):
     assert read("blocks.2.hook_resid_pre") == Site("model.layers.2", "in")
     assert read(HOOK, site="model.layers.2:in") == Site("model.layers.2", "in")
     assert read(None, site=SITES[0]) == SITES[0]
-    refused(
-        lambda: read("blocks.1.attn.hook_z"), "blocks.1.attn.hook_z", "model.layers.3:out", code=64
-    )
+    assert read("blocks.1.attn.hook_z") == Site("model.layers.1.self_attn.o_proj", "in")
+    refused(lambda: read("blocks.1.attn.hook_q"), "attn.hook_q", "'model.layers.1:out'", code=64)
     refused(lambda: read(HOOK, site="model.layer.1"), "model.layers.1")
     refused(
         lambda: read(HOOK, site="model.layers.1.mlp.up_proj"),

@@ -525,6 +525,61 @@ def test_a_tensor_that_is_missing_is_named_though_the_digests_hold(tmp_path):
     refused(partial(Dictionary.load, tmp_path / "d"), "weights.safetensors")
 
 
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("shape", [(-1,), (1, 1, 1, -1), (0, 3), ()])
+def test_weights_of_any_other_shape_are_refused(name, shape):
+    "Three dimensions too many, one, none: nothing unpacks what it did not look at."
+    w = two_sites().weights[0]
+    t = getattr(w, name)
+    other = t.new_zeros(0, 3) if shape == (0, 3) else t.reshape(shape) if shape else t.sum()
+    if other.shape != t.shape:
+        refused(lambda: replace(w, **{name: other}), name)
+    refused(lambda: SiteWeights(*[getattr(w, n).to(torch.int64) for n in TENSORS]), "floating")
+
+
+ASTRAY = {  # what native code would follow to where nothing is
+    "tokens that go on beyond": dict(tokens=[0, 1, 2, 9]),
+    "tokens that go back": dict(tokens=[0, 3, 1, 3]),
+    "tokens below zero": dict(tokens=[-4, 1, 2, 3]),
+    "tokens that begin late": dict(tokens=[1, 1, 2, 3]),
+    "too few tokens": dict(tokens=[0, 3]),
+    "no tokens": dict(tokens=[]),
+    "huge tokens": dict(tokens=[0, 1, 2, 2**62]),
+    "tokens of fractions": dict(tokens=[0.0, 1.0, 2.0, 3.0]),
+    "tokens in a square": dict(tokens=[[0, 1], [2, 3]]),
+    "features beyond": dict(indices=[0, 1, 3]),
+    "features below zero": dict(indices=[0, -1, 2]),
+    "too few features": dict(indices=[0, 1]),
+    "too many values": dict(values=[1.0] * 9),
+    "values of whole numbers": dict(values=[1, 1, 1]),
+    "a huge shape": dict(shape=[3, 2**40]),
+    "a shape below zero": dict(shape=[-3, -3]),
+    "a shape of other tokens": dict(shape=[2**40, 3]),
+    "no shape": dict(shape=[]),
+}
+
+
+@pytest.mark.parametrize("damage", ASTRAY)
+def test_sparse_codes_that_lead_astray_are_refused_though_their_digests_hold(tmp_path, damage):
+    from safetensors.torch import load, save
+
+    changed = {f"codes a:out {part}": torch.tensor(x) for part, x in ASTRAY[damage].items()}
+    d = replace(two_sites(), canary={"codes a:out": torch.eye(3)})
+    d.save(tmp_path / "d")
+    assert torch.equal(Dictionary.load(tmp_path / "d").canary["codes a:out"], torch.eye(3))
+    said = redigested(tmp_path / "d", "canary.safetensors", lambda data: save(load(data) | changed))
+    assert "sparse codes as 'codes a:out'" in said
+
+
+def test_codes_of_anybody_do_not_lead_out_of_memory():
+    codes = SparseCodes.from_dense(torch.eye(3))
+    for tokens in ([0, 1, 2, 9], [0, 3, 1, 3], [0, 0, 0, 2**20]):
+        odd = replace(codes, tokens=torch.tensor(tokens))
+        assert odd.wrong()
+        with pytest.raises((RuntimeError, IndexError)):
+            odd.dense()
+
+
 def test_a_place_that_cannot_be_written_gives_the_error_of_storage(tmp_path):
     from pathlib import Path
 

@@ -95,6 +95,8 @@ def test_what_is_assumed_and_what_looks_like_a_probability_is_said(tiny):
     assert probability_note(tiny.old, tiny.rows) == ""
     flags = Release.from_module(squashed, decision=lambda out: (out[:, 0] > 0.5).float())
     assert probability_note(flags, rows) == ""  # nothing to take a logit of
+    pinned = Release.from_module(tiny.old.model, decision=dict(kind="top_two"), device="cpu")
+    assert "logit_difference" in probability_note(pinned, tiny.rows)
 
 
 def test_a_release_passes_against_itself_and_one_of_another_width_is_to_retrain(given, tiny):
@@ -179,6 +181,13 @@ def test_alerts_and_threshold_are_those_of_the_policy(given, tiny):
     without = check(**given, alerts=0)
     assert "alerts" not in without.plan.segments
     assert without.plan.alerts == ()
+    reasons = result.reasons
+    features = reasons[reasons.kind == "feature"].set_index("name")
+    assert features.lost.is_monotonic_decreasing
+    assert 0.9 < features.lost.sum() <= 1 + 1e-9  # ten of sixteen hold nearly all of it
+    known = tiny.dictionary.label_table().set_index("label")["fires_on"]
+    assert features.fires_on.equals(known[features.index].rename_axis("name"))
+    assert set(reasons[reasons.kind == "input"].name) <= {f"x{i}" for i in range(6)}
 
 
 def test_a_change_of_the_alerts_alone_is_to_review(tiny, given):

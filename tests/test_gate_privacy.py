@@ -199,6 +199,61 @@ def test_a_kernel_keeps_no_row_in_its_notebook(tiny, tmp_path, parquet, quiet, c
     assert_clean(told_there + files_of(tmp_path / "run"))
 
 
+def tables_of(folder) -> str:
+    "All that stands in the tables of a folder, as text."
+    return "\n".join(pd.read_parquet(p).to_csv() for p in Path(folder).rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("examples", ["ids", "rows", "none"])
+def test_a_check_that_ends_well_keeps_rows_only_where_a_team_asked_for_them(
+    tiny, tmp_path, parquet, capfd, examples
+):
+    "Ids, free text, group and segment names: what a policy does not show stands nowhere."
+    rows = planted(tiny, 400)
+    ids = [f"{CANARIES[i % 10]} {i}" for i in range(400)]
+    rows = rows.assign(sequence_id=ids, group_id=ids)
+    policy = str(write_json(tmp_path / "p.json", dict(examples=examples, alerts=0)))
+    p = asked_of(tiny, tiny.v2, tmp_path / "run", data=parquet(rows), policy=policy)
+    by_hand(p)
+    assert ipk(["verify", p.run]) == 10
+    said = capfd.readouterr()
+    holders = {
+        f.relative_to(p.run).as_posix()
+        for f in Path(p.run).rglob("*")
+        if f.is_file() and any(c in f.read_text(errors="replace") for c in (*CANARIES, "CANARY"))
+    }
+    assert holders <= ({"evidence/printed.json", "report.html"} if examples == "rows" else set())
+    assert bool(holders) == (examples == "rows")
+    assert_clean(said.out + said.err + tables_of(p.run))
+
+
+@pytest.mark.slow
+def test_ten_canaries_in_three_modes_and_all_kinds_of_exceptions_by_the_whole_way(
+    tiny, tmp_path, parquet, quiet, capfd
+):
+    "`ipk check` with its kernels; what it prints, and every file that it leaves, is searched."
+    data, found, tried = parquet(planted(tiny)), 0, 0
+    for i, kind in enumerate(KINDS):
+        for examples in ("ids", "rows", "none"):
+            name = f"{kind}-{examples}"
+            new = stopping(tiny, tmp_path / f"stops-{name}", WHERE[(i + tried) % 3], kind)
+            config = write_json(tmp_path / f"{name}.json", dict(examples=examples))
+            p = asked_of(tiny, new, tmp_path / name, data=data)
+            Path(p.run).mkdir()
+            (Path(p.run) / ".lock").touch()  # of an earlier start: the folder stays
+            assert ipk([*line(p), "--config", str(config)]) == 65
+            said = capfd.readouterr()
+            text = said.out + said.err + files_of(p.run) + tables_of(p.run)
+            assert "stops.py" in said.err
+            found += sum(canary in text for canary in CANARIES)
+            tried += 1
+    with capfd.disabled():
+        print(
+            f"\n{len(CANARIES)} canaries, 3 modes, {len(KINDS)} kinds: {tried} runs, {found} found"
+        )
+    assert (tried, found) == (15, 0)
+
+
 def test_a_family_of_a_teams_own_tells_no_row(quiet):
     class Own:
         name = "own"

@@ -973,6 +973,20 @@ def test_everything_is_escaped_and_nothing_runs_or_loads(tmp_path):
     assert "img" not in fragment.tags
 
 
+def test_a_notebook_shows_the_figure_in_the_colours_of_its_theme():
+    "White boxes and black text are those of a light page only."
+    shown = [short_html(verdict(statements)) for statements in (CHANGED, [*CHANGED, TRAVEL][1:])]
+    for html in shown:
+        p, _ = read(html)
+        assert p.tags.count("svg") == 1
+        assert "currentColor" in html
+        assert not re.findall(r"#(?:fff|1a1a1a|000)", html, re.IGNORECASE)
+    ids = [[v for k, v in read(html)[0].attributes if k == "id"] for html in shown]
+    assert not set(ids[0]) & set(ids[1])  # both in one notebook
+    none = dict(ratio=None, lower=None, upper=None, outcome="INCONCLUSIVE")
+    assert "<svg" not in short_html(verdict([replace(s, **none) for s in CHANGED]))
+
+
 def test_ids_are_unique_and_references_resolve(tmp_path):
     fires = statement("activation: foreign travel", 0.2, 0.1, 0.3, 0.1)
     run = folder_of(tmp_path / "run", verdict([*CHANGED, TRAVEL, fires]))

@@ -1,15 +1,23 @@
 "Hook names of TransformerLens, from and to sites."
 
+import pandas as pd
 import pytest
 import torch
 from helpers import refused
 from small_architectures import tiny
 from small_models import gpt2, llama, tokens
+from small_transformers import SPEAKS
+from small_transformers import tiny as speaking
+from torch import nn
 
 from interpkit.core.errors import InterpkitError
-from interpkit.model.capture import capture
-from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name
+from interpkit.data.store import ActivationStore
+from interpkit.model.batch import Batch
+from interpkit.model.capture import capture, run_spliced
+from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name, site_named
+from interpkit.model.releases import Release
 from interpkit.model.sites import Site
+from interpkit.training.pairing import wired
 
 NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_in")
 BOTH = [(llama, "model.layers"), (gpt2, "transformer.h")]
@@ -83,3 +91,113 @@ def test_names_that_have_two_meanings_need_the_model_to_be_told_apart(site, alon
     full = {None: None} | {n: f"blocks.0.hook_{n}" for n in NAMES}
     assert hook_name_from_site(site) == full[alone]
     assert hook_name_from_site(site, tiny("Gemma2")) == full[with_model]
+
+
+ADDING = {  # families whose blocks are known by their class
+    "GPTNeoX": ("gpt_neox.layers.1", "attention.dense", "mlp.dense_4h_to_h"),
+    "OPT": ("model.decoder.layers.1", "self_attn.out_proj", "fc2"),
+}
+
+
+@pytest.mark.parametrize("family", ADDING)
+def test_what_blocks_of_other_classes_add_has_a_name_both_ways(family):
+    "resid_post = resid_pre + attn_out + mlp_out."
+    model, batch = speaking(family, SPEAKS), tokens()
+    at, heads, hidden = ADDING[family]
+    names = [f"hook_{n}" for n in ("resid_pre", "resid_post", "attn_out", "mlp_out")]
+    sites = {n: site_from_hook_name(f"blocks.1.{n}", model) for n in names}
+    before, after, attention, mlp = capture(model, list(sites.values()), batch, stop=False).values()
+    assert torch.allclose(after, before + attention + mlp, atol=1e-5)
+    assert min(float(part.abs().max()) for part in (attention, mlp)) > 1e-3
+    with torch.no_grad():
+        bare = batch.run(model).logits
+        again = run_spliced(model, {sites["hook_mlp_out"]: mlp}, batch).logits
+        without = run_spliced(model, {sites["hook_mlp_out"]: 0 * mlp}, batch).logits
+        summed = run_spliced(model, {sites["hook_resid_post"]: before + attention}, batch).logits
+    assert torch.allclose(again, bare, atol=1e-4)
+    assert torch.allclose(without, summed, atol=1e-4)
+    assert not torch.allclose(without, bare, atol=1e-2)
+    inner = {"attn.hook_z": heads, "mlp.hook_post": hidden}
+    for name, module in inner.items():
+        sites[name] = site_from_hook_name(f"blocks.1.{name}", model)
+        assert sites[name] == Site(f"{at}.{module}", "in")
+    for name, site in sites.items():
+        assert hook_name_from_site(site, model) == f"blocks.1.{name}"
+        assert hook_name_from_site(site) == (None if name in inner else f"blocks.1.{name}")
+    refused(lambda: site_from_hook_name("blocks.1.hook_resid_mid", model), "OPT", code=64)
+
+
+@pytest.mark.parametrize("build, path", BOTH)
+def test_what_heads_give_goes_side_by_side_into_one_layer(build, path):
+    model, batch = build().eval(), tokens()
+    site = site_from_hook_name("blocks.1.attn.hook_z", model)
+    out = Site(site.module)
+    given, gives = capture(model, [site, out], batch, stop=False).values()
+    with torch.no_grad():
+        assert torch.equal(model.get_submodule(site.module)(given), gives)
+    assert hook_name_from_site(site, model) == "blocks.1.attn.hook_z"
+    hidden = site_from_hook_name("blocks.0.mlp.hook_post", model)
+    assert capture(model, [hidden], batch)[hidden].shape[-1] in (32, 64)
+
+
+def test_a_block_whose_output_was_normed_has_no_name_in_the_stream():
+    model = speaking("OPT", SPEAKS, do_layer_norm_before=False)
+    refused(lambda: site_named("blocks.1.hook_resid_post", model), code=64)
+
+
+def test_a_hook_name_is_understood_wherever_a_site_is_named(tmp_path):
+    model, hook = speaking("Llama", SPEAKS), "blocks.0.hook_resid_post"
+    decision = dict(kind="logit_difference", positive=4, negative=3)
+    site, mlp = Site("model.layers.0"), Site("model.layers.0.mlp")
+    release = Release.from_module(model, "tokens", decision, hook, device="cpu")
+    assert release.default_sites == (site,)
+    model.save_pretrained(tmp_path / "hf")
+    loaded = Release.load(tmp_path / "hf", "cpu", [hook, "blocks.1.attn.hook_z"], decision)
+    assert loaded.default_sites == (site, Site("model.layers.1.self_attn.o_proj", "in"))
+    rows = pd.DataFrame(dict(sequence_id=[0, 1], input_ids=[[1, 5, 6], [1, 7]]))
+    store = ActivationStore.write(tmp_path / "s", release, rows, sites=[hook])
+    assert store.sites == (site,)
+    found = wired(release, "transcoder", "blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out")
+    assert found == ((Site("model.layers.0.post_attention_layernorm", "in"),), (mlp,))
+
+
+def test_own_hook_points_of_a_model_come_first_and_a_slip_is_told_with_a_line():
+    hooked = nn.ModuleDict(
+        {"blocks": nn.ModuleList([nn.ModuleDict({"hook_resid_post": nn.ReLU()})])}
+    )
+    own = Site("blocks.0.hook_resid_post")
+    assert site_named("blocks.0.hook_resid_post", hooked) == own
+    model = speaking("Bloom", SPEAKS)
+    assert site_named("blocks.1.hook_resid_post", model) == Site("transformer.h.1")
+    for name in ("blocks.1.hook_resid_pots", "blocks.1.attn.hook_pattern", "blocks.1.hook_mlp_out"):
+        refused(lambda name=name: site_named(name, model), "release.sites()", code=64)
+    error = refused(lambda: site_named("blocks.1.hook_pattern", model), code=64)
+    assert "'transformer.h.1:out'" in error.mend
+    refused(lambda: site_named("blocks.9.hook_resid_post", model), "transformer.h.9")
+
+
+def test_heads_of_a_hooked_transformer_stand_side_by_side():
+    "As SAELens reads hook_z: [B, T, heads, d_head] as [B, T, heads * d_head]."
+    lens = pytest.importorskip("transformer_lens")
+    config = dict(n_layers=2, d_model=16, n_ctx=16, d_head=4, n_heads=3, d_mlp=32, d_vocab=20)
+    model = lens.HookedTransformer(
+        lens.HookedTransformerConfig(**config, act_fn="gelu", seed=0), move_to_device=False
+    ).eval()
+    ids, site = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 4]]), Site("blocks.1.attn.hook_z")
+    assert site_named("blocks.1.attn.hook_z", model) == site
+    batch = Batch(args=(ids,), n=2)
+    acts = capture(model, [site], batch)[site]
+    with torch.no_grad():
+        bare, cache = model.run_with_cache(ids)
+        assert torch.equal(acts, cache["blocks.1.attn.hook_z"].flatten(2))
+        assert torch.allclose(run_spliced(model, {site: acts}, batch), bare, atol=1e-6)
+        one = acts.clone()
+        one[..., 4:8] = 0  # the second head
+        edited = model.run_with_hooks(ids, fwd_hooks=[(str(site).split(":")[0], without_second)])
+        assert torch.allclose(run_spliced(model, {site: one}, batch), edited, atol=1e-6)
+    refused(lambda: capture(model, [Site("blocks.1.attn.hook_pattern")], batch), "[2, 3, 4, 4]")
+
+
+def without_second(z, hook):
+    z[:, :, 1] = 0
+    return z

@@ -177,6 +177,8 @@ def test_what_is_no_list_of_token_ids_is_named_by_its_row(release, ids, part):
 def test_a_missing_column_of_token_ids_is_named(release):
     renamed = sequences().rename(columns=dict(input_ids="tokens"))
     refused(lambda: release.pin(renamed), "input_ids")
+    worded = sequences().drop(columns="input_ids").assign(prompt="How much?")
+    refused(lambda: release.pin(worded), "'prompt'", "tokenizer(t)['input_ids']")
 
 
 def test_padded_rows_decide_as_unpadded_ones(release):

@@ -116,6 +116,30 @@ def test_a_row_decides_alone_as_in_any_batch_and_any_padding(family, head):
     assert counts.all() if family not in DECODERS else not counts.any()
 
 
+@pytest.mark.slow
+def test_thirty_families_in_three_paddings_in_numbers(capfd):
+    "Batched against alone, in spreads of the decisions; the largest difference is printed."
+    worst, families = 0.0, {}
+    for head, names in SUPPORTED.values():
+        for family in names.split():
+            model = tiny(family, head)
+            rows = token_rows(start_of(model))
+            decision = CLASSES if head == CLASSIFIES else TOKENS
+            release = release_of(model, decision=decision)
+            true = torch.cat([release.run(rows.iloc[[i]]) for i in range(len(rows))])
+            for side in USUAL:
+                off = differs(release, padded(rows, side, release.inputs.fill), true)
+                families[family] = max(families.get(family, 0.0), off)
+                worst = max(worst, off)
+    refusals = {**REFUSED, **dict.fromkeys(BOTH_ENDS, "")}
+    with capfd.disabled():
+        print(f"\n{len(families)} families, {len(USUAL)} paddings: at most {worst:.2g} spreads")
+        print(f"refused by name or in words: {', '.join(refusals)}")
+    assert len(families) >= 30
+    assert len(refusals) == 10
+    assert worst < ROUNDING
+
+
 @pytest.mark.parametrize(
     "family",
     [pytest.param(f, marks=() if f == "FNet" else pytest.mark.slow) for f in REFUSED],

@@ -8,9 +8,14 @@ import pytest
 import torch
 from helpers import refused
 from small_releases import fraud_rows, saved_llama, scorer, sequences
+from small_transformers import SPEAKS, token_rows
+from small_transformers import tiny as speaking
 from torch import nn
 
+from interpkit.model.block_kinds import mlp_sites
 from interpkit.model.canaries import canary, compare_canary
+from interpkit.model.hook_names import site_from_hook_name
+from interpkit.model.own_rows import require_own_rows
 from interpkit.model.releases import Release
 
 
@@ -183,6 +188,21 @@ def test_the_sites_of_a_language_model_need_no_rows(tmp_path):
     assert "model.layers.2.self_attn:out" in shapes.index
 
 
+def test_what_mlps_read_and_write_is_marked_with_its_hook_name(tmp_path):
+    saved_llama(tmp_path / "llama")
+    release = Release.load(tmp_path / "llama", device="cpu")
+    table = release.sites().set_index("site")
+    reads, writes = mlp_sites(release.model)
+    words = table["suggestion"]
+    assert [s for s in words.index if words[s] == "what an MLP reads"] == [*map(str, reads)]
+    assert [s for s in words.index if words[s] == "what an MLP writes"] == [*map(str, writes)]
+    assert set(table.loc[[*map(str, reads)], "shape"]) == {"[B, T, 16]"}
+    assert table.loc[str(writes[1]), "hook name"] == "blocks.1.hook_mlp_out"
+    assert table.loc[str(reads[1]), "hook name"] == "blocks.1.hook_mlp_in"
+    for name in table["hook name"][table["hook name"] != ""]:
+        assert str(site_from_hook_name(name, release.model)) in table.index
+
+
 # How it looks
 
 
@@ -211,3 +231,43 @@ def test_a_release_on_cuda(tmp_path):
     same, _ = compare_canary(expected, canary(on_gpu, rows, on_cpu.default_sites))
     assert same
     assert Release.load(folder).device.type == "cuda"
+
+
+# What has no decision of its own
+
+
+@pytest.fixture(scope="module")
+def embedding():
+    return speaking("Bert", "Model"), token_rows()
+
+
+def test_an_embedding_is_told_with_the_numbers_that_it_allows(embedding):
+    model, rows = embedding
+    silent = Release.from_module(model, "tokens", device="cpu")
+    error = refused(lambda: silent.run(rows), "cosine_similarity", "a probe's score", "coordinate")
+    line = error.mend.split("decision=")[1].split(" for ")[0]
+    w = torch.linspace(-1, 1, 16)
+    probe = eval(line, dict(w=w, torch=torch))
+    with torch.no_grad():
+        pooled = [
+            model(input_ids=torch.tensor([ids])).pooler_output[0] for ids in rows["input_ids"]
+        ]
+    scored = Release.from_module(model, "tokens", probe, device="cpu")
+    assert torch.allclose(scored.run(rows), torch.stack([p @ w for p in pooled]), atol=1e-5)
+    column = Release.from_module(model, "tokens", dict(kind="column", column=3), device="cpu")
+    assert torch.allclose(column.run(rows), torch.stack([p[3] for p in pooled]), atol=1e-5)
+    likeness = Release.from_module(
+        model, "tokens", lambda out: torch.cosine_similarity(out["pooler_output"], w), device="cpu"
+    )
+    require_own_rows(likeness, rows, likeness.default_sites)
+
+
+def test_a_language_model_without_a_decision_is_told_the_usual_ones():
+    model, rows = speaking("Llama", SPEAKS), token_rows()
+    silent = Release.from_module(model, "tokens", device="cpu")
+    error = refused(lambda: silent.run(rows), "'logit_difference'", "'top_two'")
+    line = error.mend.split("decision=")[1].split(") for")[0]
+    named = Release.from_module(model, "tokens", eval(line), device="cpu")
+    assert named.run(rows).shape == (10,)
+    two = Release.from_module(model, "tokens", dict(kind="top_two"), device="cpu")
+    assert bool((two.run(two.pin(rows)) >= 0).all())

@@ -717,6 +717,7 @@ def test_curves_show_the_log(logged):
             assert x.tolist() == [r["tokens"] for r in rows]
             assert y.tolist() == [r[key] for r in rows]
     assert len(curves([]).axes) == 3
+    assert curves(rows).patch.get_alpha() == 0  # no white box on a dark page
 
 
 def test_without_a_front_end_watch_prints_the_first_line_and_the_last(capsys):

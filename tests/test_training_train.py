@@ -14,6 +14,7 @@ from helpers import refused
 from small_language import SITES, V, directions, without_starts, world
 from torch import nn
 
+from interpkit.core.cautions import FIT, unfit_words
 from interpkit.core.errors import InterpkitError
 from interpkit.data.checksets import hash_split
 from interpkit.dictionary.dictionary import Dictionary
@@ -123,10 +124,20 @@ def test_training_depends_on_its_seed_alone():
     assert make(1).fingerprint != first.fingerprint
 
 
+def test_an_unfit_dictionary_is_told_when_it_was_trained():
+    "It is kept: whoever asks for wider limits, or only looks, may use it."
+    with pytest.warns(UserWarning, match=r"unfit for a check.*splice error.*\(k\) help most"):
+        d = train_dictionary(v1(), table(), n_features=8, k=1, tokens=5_000, batch_size=256)
+    assert d.validity["measured"]["splice_error"] > 0.3
+    assert unfit_words(trained().validity["measured"]) == ""
+    usual = Limits()
+    assert dict(splice_error=usual.splice_error, error_share=usual.error_share) == FIT
+
+
 def test_training_refuses_what_cant_work():
     e = refused(lambda: train_dictionary(v1(), table(), n_features=8, k=9), code=64)
     assert "k=9, n_features=8" in e.given
-    refused(lambda: train_dictionary(v1(), table(60)), "200 sequences")
+    refused(lambda: train_dictionary(v1(), table(60)), "300 sequences")
 
     class Overflows(nn.Module):
         def __init__(self):
@@ -434,7 +445,7 @@ def test_too_few_groups_are_called_that(tmp_path):
     assert "group_id" in e.mend
     assert "more rows" not in e.mend
     for rows in (table(60), table(60).assign(group_id=np.arange(60))):
-        e = refused_at_once(tmp_path, 65, "200 sequences", rows=rows)
+        e = refused_at_once(tmp_path, 65, "300 sequences", rows=rows)
         assert "60" in e.given
         assert "group" not in str(e)
         assert "ipk train --data" in e.mend

@@ -24,9 +24,9 @@ from ..dictionary.labels import label_dictionary
 from ..dictionary.validity import certify
 from ..dictionary.weights import SiteWeights, unit_rows
 from ..model.capture import capture
-from ..model.hook_names import site_from_hook_name
+from ..model.hook_names import site_from_hook_name, site_named
 from ..model.releases import Release
-from ..model.sites import Site, find_module
+from ..model.sites import Site
 
 # %% ../../nbs/06_bridges/00a_from_saelens.ipynb #fb8dd1be
 def _own(head: dict) -> dict:
@@ -266,9 +266,7 @@ def _site_of(cfg: dict, release: Release, site: Site | str | None) -> Site:
     "The site that is asked for, that the folder names, or that its hook is."
     name = site or cfg["own"].get("site")
     if name:
-        parsed = Site.parse(str(name))
-        find_module(release.model, parsed)
-        return parsed
+        return site_named(str(name), release.model)
     if not cfg["hook_name"]:
         raise bad_parameter(
             "the site that this SAE reads",

@@ -31,6 +31,7 @@ from interpkit.data.shards import (
     store_plan,
     write_shard,
 )
+from ..model.hook_names import choose_sites
 from ..model.inputs import row_numbers
 from ..model.own_rows import require_own_rows
 from ..model.releases import Release
@@ -122,7 +123,7 @@ def write(
     What an interrupted call completed is kept. A full disk ends it with exit code 75.
     """
     folder = Path(folder)
-    sites = tuple(Site.parse(str(s)) for s in (sites or release.default_sites))
+    sites = choose_sites(sites or release.default_sites, release.model)
     _check_parameters(rows, sites, dtype, shard_sequences, batch)
     rows = release.pin(rows)
     plan = store_plan(release, rows, sites, dtype, shard_sequences)

@@ -19,6 +19,7 @@ from .shards import counted_acts
 from .store import check_batches
 from ..model.batch import counted
 from ..model.capture import capture
+from ..model.hook_names import choose_sites
 from ..model.inputs import row_numbers
 from ..model.own_rows import require_own_rows
 from ..model.releases import Release
@@ -40,7 +41,7 @@ class ActivationStream:
         self.release = release
         self.rows = release.pin(rows)
         self.numbers = row_numbers(rows) if numbers is None else numbers
-        self.sites = tuple(Site.parse(str(s)) for s in (sites or release.default_sites))
+        self.sites = choose_sites(sites or release.default_sites, release.model)
         if sequences < 1 or buffer < 1:
             raise bad_parameter(
                 "sequences >= 1 and buffer >= 1", f"{sequences} and {buffer}", "leave them out"

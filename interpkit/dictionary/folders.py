@@ -52,9 +52,13 @@ def require_names(file: Path, content: dict, names: Iterable[str]) -> dict:  # o
         raise invalid(f"{', '.join(names)} in {file}", f"no {', '.join(missing)}", AGAIN)
     return content
 
-# %% ../../nbs/04_dictionary/00c_folders.ipynb #ea216d00
-def full(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    "The canary batch as it was before `thin`; `file` is named where something is missing."
+# %% ../../nbs/04_dictionary/00c_folders.ipynb #6cfc74ec
+def full(
+    tensors: dict[str, Tensor],
+    file: Path,  # is named where something is missing or wrong
+    most: int | None = None,  # features of a site
+) -> dict[str, Tensor]:
+    "The canary batch as it was before `thin`. Raises (exit code 65) where it is none."
     ends = " shape"
     codes = [n.removesuffix(ends) for n in tensors if n.startswith("codes ") and n.endswith(ends)]
     require_names(file, tensors, [f"{name} {part}" for name in codes for part in PARTS])
@@ -63,9 +67,13 @@ def full(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     for name in codes:
         parts = [tensors[f"{name} {part}"] for part in PARTS]
         try:
-            canary[name] = SparseCodes(*parts, tuple(tensors[f"{name} shape"].tolist())).dense()
+            sparse = SparseCodes(*parts, tuple(tensors[f"{name} shape"].tolist()))
+            problem = sparse.wrong(most)
         except (*FOREIGN, RuntimeError) as e:
-            raise invalid(f"sparse codes as {name!r} in {file}", type(e).__name__, AGAIN) from None
+            problem = type(e).__name__
+        if problem:
+            raise invalid(f"sparse codes as {name!r} in {file}", problem, AGAIN)
+        canary[name] = sparse.dense()
     return canary
 
 # %% ../../nbs/04_dictionary/00c_folders.ipynb #80dbb477
@@ -159,7 +167,7 @@ def read_tensors(file: Path, names: Iterable[str] = ()) -> dict[str, Tensor]:
         raise invalid(f"the tensors in {file}", f"{type(e).__name__}: {e}", AGAIN) from None
     return require_names(file, tensors, names)
 
-# %% ../../nbs/04_dictionary/00c_folders.ipynb #e7c993b1
+# %% ../../nbs/04_dictionary/00c_folders.ipynb #ae27978a
 def read_folder(folder: str | Path) -> dict:  # names of arguments of `Dictionary` -> their values
     "Read a dictionary folder. Raises (exit code 65) where it is not whole, or of another format."
     folder = open_artefact(folder, "dictionary")
@@ -171,9 +179,9 @@ def read_folder(folder: str | Path) -> dict:  # names of arguments of `Dictionar
         SiteWeights(*[tensors[f"{name}_{i}"] for name in TENSORS], tensors.get(f"W_skip_{i}"))
         for i in numbers
     ]
-    kept = folder / "canary.safetensors"
+    kept, most = folder / "canary.safetensors", max((w.n_features for w in weights), default=0)
     return dict(
-        canary=full(read_tensors(kept), kept) if kept.exists() else {},
+        canary=full(read_tensors(kept), kept, most) if kept.exists() else {},
         sites=tuple(Site.parse(s) for s in head["sites"]),
         weights=tuple(weights),
         labels=tuple(head["labels"]),

@@ -63,7 +63,7 @@ def masked(
     "`x` with zeros where a position does not count, whatever stood there, NaN too."
     return x.masked_fill(~mask[..., None], 0)
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #77114dba
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #4c3b5553
 def codes_at(
     dictionary: Dictionary,
     site: Site,
@@ -84,7 +84,7 @@ def codes_at(
 def _without(codes: SparseCodes, gone: Tensor) -> SparseCodes:  # gone: bool [tokens]
     "The codes with no active feature at the tokens that are gone."
     per_token = codes.tokens.diff().masked_fill(gone, 0)
-    kept = ~gone.repeat_interleave(codes.tokens.diff(), output_size=len(codes.indices))
+    kept = ~gone[codes.token]
     tokens = torch.cat([per_token.new_zeros(1), per_token.cumsum(0)])
     return replace(codes, tokens=tokens, indices=codes.indices[kept], values=codes.values[kept])
 

@@ -65,6 +65,13 @@ class SiteWeights:
 
     def _require_shapes(self) -> None:
         "Raise (exit code 65) where the tensors don't belong together."
+        if self.W_enc.ndim != 2 or self.W_dec.ndim != 3 or not self.W_enc.is_floating_point():
+            kind = str(self.W_enc.dtype).removeprefix("torch.")
+            raise invalid(
+                "floating-point weights W_enc [d, F] and W_dec [F, d_out] or [F, targets, d_out]",
+                f"W_enc {list(self.W_enc.shape)} of {kind}, W_dec {list(self.W_dec.shape)}",
+                "take all tensors from the same training",
+            )
         d, n_features = self.W_enc.shape
         targets, d_out = self.W_dec.shape[1:]
         wanted = {

@@ -8,6 +8,7 @@ __all__ = ['Limits', 'as_limits']
 # %% ../../nbs/08_drift/00a_limits.ipynb #2c1262d5
 from dataclasses import asdict, dataclass, fields
 
+from ..core.cautions import FIT
 from ..core.errors import bad_parameter, nearest
 
 # %% ../../nbs/08_drift/00a_limits.ipynb #811a64e3
@@ -15,8 +16,8 @@ from ..core.errors import bad_parameter, nearest
 class Limits:
     "The most that may change, as shares: 0.15 is 15 %. The valid limits tighten, see `allowance`."
 
-    splice_error: float = 0.10
-    error_share: float = 0.30
+    splice_error: float = FIT["splice_error"]
+    error_share: float = FIT["error_share"]
     active_features: float = 1.5  # times as many as on the dictionary's own release
     activation: float = 0.05
     effect: float = 0.15

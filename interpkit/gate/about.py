@@ -120,9 +120,15 @@ def assumed(release: Release) -> str:
         told.append(f"decides by {decision_words(release)}")
     return f"Assumed: {release.name} {'; it '.join(told)}." if told else ""
 
-# %% ../../nbs/09_gate/03a_about.ipynb #ff47ab1e
+# %% ../../nbs/09_gate/03a_about.ipynb #cce29e6a
 def probability_note(release: Release, rows: pd.DataFrame) -> str:
-    "That the decisions look like probabilities, and what to do; '' where they don't."
+    "That decisions are probabilities, or of other tokens in each row; '' where neither is so."
+    if release.pins:
+        return (
+            f"The decision of {release.name} is about the tokens that it finds likeliest, other "
+            "ones in each row, which a dictionary carries less well than a fixed difference: name "
+            'two tokens, decision = { kind = "logit_difference", positive = 4, negative = 3 }'
+        )
     some = release.run(release.pin(rows.head(256)))
     between = bool(((some >= 0) & (some <= 1)).all()) and len(some) >= 20
     if not between or len(some.unique()) < 3:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_FOLLOWED', 'result_folder', 'CheckResult', 'write_check', 'save_adapted', 'score']
 
-# %% ../../nbs/09_gate/03d_scored.ipynb #292ef2b8
+# %% ../../nbs/09_gate/03d_scored.ipynb #569a4d2c
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from ..adapt.ladder import Adaptation
 from ..core.files import private_folder, storage_error
 from ..dictionary.dictionary import Dictionary
+from ..drift.changed import reasons_table
 from ..drift.comparison import Comparison
 from ..drift.measure import measure_all
 from ..drift.page import short_html, summary_lines
@@ -31,7 +32,7 @@ from .report import write_report
 from .story import ADAPTED
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/03d_scored.ipynb #8a1bea75
+# %% ../../nbs/09_gate/03d_scored.ipynb #978c5fa4
 def result_folder(folder) -> Path:
     "A folder for a check, made where there is none; raises (exit code 64 or 75) where that fails."
     try:
@@ -62,6 +63,11 @@ class CheckResult:
     @property
     def action(self) -> str:
         return self.verdict.action
+
+    @property
+    def reasons(self) -> pd.DataFrame:
+        "Features and inputs that hold most of the change: weight before and now, part, firing."
+        return reasons_table(self.printed, self.dictionary.label_table())
 
     def __bool__(self):
         return bool(self.verdict)

@@ -139,7 +139,8 @@ def known_kind(
     raise bad_parameter(
         "a block that holds what one of Llama, GPT-2, Gemma-2 or OLMo-2 holds, and nothing more",
         f"{type(block).__name__} with {held}, in a model of {beside}",
-        "name what is read and what is written: sites=['...:in'], targets=['...:out']",
+        f"name the module in place of the hook, as in sites=['{at}:in'], targets=['{at}:out']; "
+        "release.sites() lists them",
     )
 
 # %% ../../nbs/01_model/00a_block_kinds.ipynb #f80a2dda

@@ -20,8 +20,8 @@ from .adapters import base_alone, has_adapter, merged, require_mergeable
 from .decisions import make_decision
 from .fingerprints import fingerprint, schema_digests
 from .frozen import freeze, vocabulary_size
+from .hook_names import choose_sites
 from .inputs import make_inputs
-from .sites import choose_sites
 from .weights import require_matching, stored_dtype, weight_files
 
 # %% ../../nbs/01_model/04b_hub_folders.ipynb #52f5ec5c

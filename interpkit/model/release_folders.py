@@ -25,9 +25,9 @@ from .code import Code, copy_code, path_of
 from .decisions import make_decision
 from .fingerprints import fingerprint, schema_digests
 from .frozen import freeze, vocabulary_size
+from .hook_names import choose_sites
 from .hub_folders import hf_model
 from .inputs import make_inputs
-from .sites import choose_sites
 from .weights import KINDS, fill, read_weights, stored_dtype, weight_files
 
 # %% ../../nbs/01_model/04d_release_folders.ipynb #b268522b

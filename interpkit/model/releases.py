@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #2f3e76f2
+# %% ../../nbs/01_model/05_releases.ipynb #8caa04db
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..core.files import write_json
 from ..core.show import card_html
 from ..core.tables import as_frame
 from .batch import Batch, require_finite
+from .block_kinds import mlp_sites
 from .capture import capture
 from .code import path_of
 from .copies import Bond, bond_of, copied
@@ -37,6 +38,7 @@ from interpkit.model.decisions import (
 from .fingerprints import module_fingerprint
 from .frozen import freeze, pick_device, vocabulary_size
 from .given import no_folder, no_module
+from .hook_names import choose_sites, hook_name_from_site
 from .hooks import as_tokens, first_tensor
 from .hub_folders import hub_folder, hub_parts, is_path
 from .inputs import ColumnInputs, FunctionInputs, TokenInputs, make_inputs
@@ -47,7 +49,7 @@ from interpkit.model.release_folders import (
     write_model,
 )
 from .saved import ASKED, probe_rows, require_same
-from .sites import Site, choose_sites
+from .sites import Site
 from .weights import main_dtype
 
 # %% ../../nbs/01_model/05_releases.ipynb #3988e9c6
@@ -308,34 +310,50 @@ def _shapes(release: Release, batch: Batch) -> dict[Site, str]:
     shapes = {Site(name): _shape(out, batch.n) for name, out in once.items()}
     return {site: shape for site, shape in shapes.items() if shape}
 
-# %% ../../nbs/01_model/05_releases.ipynb #2270ca54
+# %% ../../nbs/01_model/05_releases.ipynb #eb6f22da
+def _words_for(release: Release) -> dict[Site, str]:
+    "What the table suggests: what the MLPs read and write, and the release's own sites."
+    try:
+        reads, writes = mlp_sites(release.model)
+    except InterpkitError:  # no stack of blocks with an MLP each
+        reads, writes = (), ()
+    words = dict.fromkeys(reads, "what an MLP reads") | dict.fromkeys(writes, "what an MLP writes")
+    return words | dict.fromkeys(release.default_sites, "this release's site")
+
+
+def _shapes_inside(release: Release, batch: Batch, sites: list[Site]) -> dict[Site, str]:
+    "The shape at the `in` side of modules; without those that the forward does not use once."
+    shapes = {}
+    for site in sites:
+        try:
+            shapes[site] = _shape(capture(release.model, [site], batch)[site], batch.n)
+        except InterpkitError:
+            continue
+    return shapes
+
+
 @patch
 @torch.no_grad()
 def sites(
     self: Release,
     rows: pd.DataFrame | None = None,  # two of them are run, where rows can't be made up
-) -> pd.DataFrame:  # columns site, shape, suggestion
-    "The modules that can be read, with the shape of what comes out; its own site is marked."
+) -> pd.DataFrame:  # columns site, shape, suggestion, hook name
+    "What can be read, with its shape; marked are what MLPs read and write, and its own sites."
     rows = probe_rows(self.inputs) if rows is None else as_frame(rows).head(2)
-    read_inside = [site for site in self.default_sites if site.side == "in"]
+    words = _words_for(self)
+    read_inside = [site for site in words if site.side == "in"]
     if rows is None:
         names = [name for name, _ in self.model.named_modules() if name]
         shapes = dict.fromkeys([*map(Site, names), *read_inside], "")
     else:
         batch = self.batch(self.pin(rows))
-        shapes = _shapes(self, batch)
-        for site in read_inside:
-            acts = capture(self.model, [site], batch)[site]
-            shapes[site] = _shape(acts, batch.n)
-    table = [
-        dict(
-            site=str(site),
-            shape=shape,
-            suggestion="this release's site" if site in self.default_sites else "",
-        )
+        shapes = _shapes(self, batch) | _shapes_inside(self, batch, read_inside)
+    hooks = {site: hook_name_from_site(site, self.model) or "" for site in shapes}
+    table = pd.DataFrame(
+        dict(site=str(site), shape=shape, suggestion=words.get(site, ""))
         for site, shape in shapes.items()
-    ]
-    return pd.DataFrame(table)
+    )
+    return table.assign(**{"hook name": list(hooks.values())}) if any(hooks.values()) else table
 
 # %% ../../nbs/01_model/05_releases.ipynb #b86ec232
 def _built_again(live: Release, folder: Path, factory: str) -> Release:

@@ -158,12 +158,31 @@ def from_dense(
     values = codes.detach().reshape(-1).index_select(0, place)
     return cls.at(place, values, tuple(codes.shape))
 
-# %% ../../nbs/03_sparse/00_codes.ipynb #17c4dfbe
+# %% ../../nbs/03_sparse/00_codes.ipynb #73568f6e
 @patch(as_prop=True)
 def token(self: SparseCodes) -> Tensor:  # int64 [n]
     "The token of each active feature."
     numbers = torch.arange(len(self.tokens) - 1, device=self.tokens.device)
-    return torch.repeat_interleave(numbers, self.tokens.diff(), output_size=len(self.indices))
+    size = len(self.indices) if self.tokens.is_cuda else None  # a GPU then need not be waited for
+    return torch.repeat_interleave(numbers, self.tokens.diff(), output_size=size)
+
+# %% ../../nbs/03_sparse/00_codes.ipynb #e37a0b82
+@patch
+def wrong(self: SparseCodes, most: int | None = None) -> str:
+    "In what codes are no sparse codes of at most `most` features; '' where they are."
+    parts = {name: getattr(self, name) for name in ("tokens", "indices", "values")}
+    for name, t in parts.items():
+        if t.ndim != 1 or t.is_floating_point() != (name == "values"):
+            return f"{name} of type {str(t.dtype).removeprefix('torch.')} and shape {list(t.shape)}"
+    F, n = self.shape[-1], len(self.indices)
+    if min(self.shape) < 0 or (most is not None and F > most):
+        return f"a shape of {list(self.shape)}"
+    if len(self.values) != n or len(self.tokens) != math.prod(self.shape[:-1]) + 1:
+        return f"{len(self.tokens)} tokens and {len(self.values)} values for {n} features"
+    if self.tokens[0] != 0 or self.tokens[-1] != n or bool((self.tokens.diff() < 0).any()):
+        return "tokens that don't begin one behind the other"
+    is_there = (self.indices >= 0) & (self.indices < F)
+    return "" if bool(is_there.all()) else f"features that are none of {F}"
 
 # %% ../../nbs/03_sparse/00_codes.ipynb #4dd40bb0
 @patch

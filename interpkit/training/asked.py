@@ -176,8 +176,8 @@ def held_out(rows: pd.DataFrame) -> np.ndarray:  # bool [n]
     if "group_id" in rows:
         groups = int(rows["group_id"].nunique() + rows["group_id"].isna().sum())
     asked = (
-        "at least 200 sequences to train and calibrate on, "
-        "of which about a tenth, 20 or more, is held out"
+        "about 300 sequences or more to train and calibrate on, "
+        "of which a tenth by hash, and at least 20, is held out"
     )
     if n >= 200 and groups < n:
         raise invalid(

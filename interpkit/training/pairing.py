@@ -9,15 +9,18 @@ __all__ = ['listed', 'check_once', 'check_paired', 'default_pairs', 'wired', 'gr
 from collections import Counter
 from collections.abc import Iterable
 
+from torch import nn
+
 from ..core.errors import bad_parameter, nearest
 from ..dictionary.wirings import WIRINGS
 from ..model.block_kinds import mlp_sites
+from ..model.hook_names import site_named
 from ..model.releases import Release
 from ..model.sites import Site
 
 # %% ../../nbs/05_training/06_pairing.ipynb #80fcfa1a
-def listed(name: str, sites) -> tuple[Site, ...]:
-    "One site or several, as sites. Raises (exit code 64) where these are none."
+def listed(name: str, sites, model: nn.Module) -> tuple[Site, ...]:
+    "One site or several of a model, as sites. Raises (exit code 64) where these are none."
     if sites is None:
         return ()
     if isinstance(sites, (str, Site)):
@@ -28,7 +31,7 @@ def listed(name: str, sites) -> tuple[Site, ...]:
             f"{name}={sites!r}",
             f"such as {name}=['model.layers.1:out']; release.sites() lists them",
         )
-    return tuple(Site.parse(str(site)) for site in sites)
+    return tuple(site_named(str(site), model) for site in sites)
 
 # %% ../../nbs/05_training/06_pairing.ipynb #f45b3e6c
 def check_once(sites: tuple[Site, ...], asked: str, mend: str = "name each once"):
@@ -81,7 +84,8 @@ def wired(
         raise bad_parameter(
             f"a wiring {', '.join(WIRINGS)}", repr(wiring), nearest(wiring, WIRINGS)
         )
-    sites, targets = listed("sites", sites), listed("targets", targets)
+    sites = listed("sites", sites, release.model)
+    targets = listed("targets", targets, release.model)
     if wiring == "sae" and targets:
         raise bad_parameter(
             "no targets: an SAE writes where it reads",

@@ -8,6 +8,7 @@ __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', '
 
 # %% ../../nbs/05_training/07_train.ipynb #31a0d76a
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.calls import at_the_door
+from ..core.cautions import unfit_words
 from ..core.digests import digest_json
 from ..data.checksets import check_digest
 from ..data.seen import row_hashes, sketch
@@ -262,4 +264,7 @@ def train_dictionary(
     if asked.finish:
         dictionary = on_the_task(release, dictionary, rows[~held], asked.finish, seed=asked.seed)
     dictionary = label_dictionary(release, dictionary, rows[~held])
-    return certify(release, dictionary, rows[held], like=rows)
+    certified = certify(release, dictionary, rows[held], like=rows)
+    if told := unfit_words(certified.validity["measured"]):
+        warnings.warn(told, stacklevel=3)
+    return certified
