@@ -18,6 +18,7 @@ from interpkit.adapt.compared import joined
 from interpkit.adapt.ladder import adapt
 from interpkit.core.artefacts import write_manifest
 from interpkit.core.files import read_json, write_json
+from interpkit.dictionary.validity import verify_canary
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.measure import measure_all
 from interpkit.gate import jobs
@@ -29,6 +30,7 @@ from interpkit.gate.parameters import Adapt
 from interpkit.gate.policy import Policy
 from interpkit.gate.results import result_of
 from interpkit.gate.scored import score
+from interpkit.model.releases import Release
 
 LOOSE = dict(splice_error=0.4, allowance=0.15)  # its own among alerts is 9 to 11 %
 STEPS = dict(steps=["closed form"], budget=3600)
@@ -96,6 +98,29 @@ def test_nothing_is_laundered_by_a_dictionary_that_follows():
     shares = [r.verdict.statement("effect").ratio for r in (plain, moved)]
     assert abs(shares[1] / shares[0] - 1) < 0.25  # what it says is what the first one says
     assert "does not reason as old did" in str(moved) and "in effect" in str(moved)
+
+
+class Wrapped(torch.nn.Module):
+    "The network under another name."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_dictionary_that_followed_a_renamed_release_reads_it_under_its_own_names():
+    turned = small.release("turned", small.CHANGES["rotated"], shift=1.0)
+    inputs = dict(kind="columns", columns=small.COLUMNS)
+    model = Wrapped(turned.model)
+    new = Release.from_module(model, inputs=inputs, sites=["net.2:out"], name="moved", device="cpu")
+    found = checked(new, dictionary=small.trained(), new_sites={"2": "net.2"})
+    assert found.action == "ADAPT"
+    assert [str(s) for s in found.dictionary.sites] == ["net.2:out"]
+    assert found.plan.adapted["dictionary"] == found.dictionary.fingerprint
+    verify_canary(new, found.dictionary)  # as whoever loads the release would read it
 
 
 def test_inputs_are_measured_once_and_are_those_of_both_checks():

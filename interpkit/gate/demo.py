@@ -177,7 +177,7 @@ def _run(name: str, through: str, folder: Path, threads: int) -> Path:
         )
     return run
 
-# %% ../../nbs/09_gate/09_demo.ipynb #7cf404d9
+# %% ../../nbs/09_gate/09_demo.ipynb #37c3ff15
 def run_one(name: str, through: str, folder: Path, threads: int = 1) -> dict:
     "Run one check in a process of its own; the row of the table."
     began = time.monotonic()
@@ -194,7 +194,7 @@ def run_one(name: str, through: str, folder: Path, threads: int = 1) -> dict:
         "valid": first.valid,
         "before": first.action,
         "followed by": last.adapted.get("step", ""),
-        "valid now": last.valid,
+        "valid now": last.valid if last.adapted else "",
         "same": last.same,
         "changed": last.statement(by).ratio,
         "verdict": last.outcome,

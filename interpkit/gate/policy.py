@@ -92,7 +92,7 @@ class Training(Parameters):
     )
     finish: int = Field(default=0, ge=0, description="steps on the model's own decision at the end")
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #f1bb4315
+# %% ../../nbs/09_gate/00a_policy.ipynb #956a40df
 class Following(Parameters):
     "How a dictionary follows a release that it does not fit."
 
@@ -100,7 +100,9 @@ class Following(Parameters):
         default=600.0, ge=0, description="seconds that it may take; 0: no dictionary follows"
     )
     steps: list[Literal["closed form", "polish", "warm start", "retrain"]] = Field(
-        default_factory=list, description="those that may be tried; empty: all, in this order"
+        default_factory=list,
+        description="those that may be tried; empty: closed form, polish, warm start. Training "
+        "anew makes other features, which the check then calls changed",
     )
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #da63bea9
