@@ -2410,6 +2410,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'interpkit/gate/demo_table.py'),
                                            'interpkit.gate.demo_table._row_drawn': ( '09_gate/demo_table.html#_row_drawn',
                                                                                      'interpkit/gate/demo_table.py'),
+                                           'interpkit.gate.demo_table._short': ( '09_gate/demo_table.html#_short',
+                                                                                 'interpkit/gate/demo_table.py'),
                                            'interpkit.gate.demo_table._story': ( '09_gate/demo_table.html#_story',
                                                                                  'interpkit/gate/demo_table.py'),
                                            'interpkit.gate.demo_table._value': ( '09_gate/demo_table.html#_value',

@@ -11,7 +11,7 @@ from html import escape
 from ..core.show import COLOURS, MARKS
 from ..drift.words import share
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #b938c0ef
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #22a53eff
 HEADS = {
     "release": "release",
     "behaviour": "behaviour",
@@ -27,6 +27,11 @@ HEADS = {
     "truth": "truth",
     "story": "what happened",
 }
+
+
+def _short(x: float) -> str:
+    "A share where there is little room."
+    return share(x).replace("under ", "< ")
 
 
 def _value(column: str, x) -> str:
@@ -100,17 +105,17 @@ def _heads(height: int) -> list[str]:
     ]
     return drawn
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #7eacb5cd
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #41a9c997
 def _outcome(y: int, row: dict, column: str) -> str:
     "An outcome with its mark and colour; interpkit's own in bold, *same* with the share."
     outcome = row[column]
     text = f"{MARKS[outcome]} {outcome}"
     if column == "same":
-        text += f" {share(row['changed'])}"
+        text += f" {_short(row['changed'])}"
     weight = "bold" if column in ("valid", "same") else "normal"
     return _put(COLUMNS_AT[column], y, text, COLOURS[outcome], weight=weight)
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #249ad401
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #f9513502
 def _before(y: int, row: dict) -> list[str]:
     "Under a row: by which step a dictionary followed, and what was to be done before; or none."
     if not row["followed by"]:
@@ -126,7 +131,7 @@ def _row_drawn(y: int, row: dict) -> list[str]:
     for column in ("behaviour", "reconstruction", "input drift", "valid", "same"):
         drawn.append(_outcome(y, row, column))
     drawn.append(_put(COLUMNS_AT["action"], y, row["action"]))
-    drawn.append(_put(COLUMNS_AT["truth"], y, share(row["truth"])))
+    drawn.append(_put(COLUMNS_AT["truth"], y, _short(row["truth"])))
     return drawn + _before(y, row) + _story(y, row["story"])
 
 # %% ../../nbs/09_gate/08a_demo_table.ipynb #fa4af73e
