@@ -3387,6 +3387,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'interpkit.model.releases._shapes_inside': ( '01_model/releases.html#_shapes_inside',
                                                                                        'interpkit/model/releases.py'),
                                           'interpkit.model.releases._told': ('01_model/releases.html#_told', 'interpkit/model/releases.py'),
+                                          'interpkit.model.releases._vocabulary': ( '01_model/releases.html#_vocabulary',
+                                                                                    'interpkit/model/releases.py'),
                                           'interpkit.model.releases._words_for': ( '01_model/releases.html#_words_for',
                                                                                    'interpkit/model/releases.py')},
             'interpkit.model.renamed': { 'interpkit.model.renamed.Renamed': ('01_model/renamed.html#renamed', 'interpkit/model/renamed.py'),
