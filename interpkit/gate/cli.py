@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from ..core.cautions import unfit_words
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
@@ -190,7 +191,7 @@ def run_training(
 
 # %% ../../nbs/09_gate/08_cli.ipynb #1388fab2
 def training_words(result: dict, out: str) -> str:
-    "What a training has made, in two lines."
+    "What a training has made, in three lines: the last says whether a check would take it."
     measured = [
         f"{name.replace('_', ' ')} {x:,}"
         if isinstance(x, int)
@@ -198,7 +199,8 @@ def training_words(result: dict, out: str) -> str:
         for name, x in result["measured"].items()
     ]
     made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
-    return f"{made}\n{', '.join(measured)}"
+    told = unfit_words(result["measured"]) or "fit for a check at the usual limits"
+    return f"{made}\n{', '.join(measured)}\n{told[0].upper()}{told[1:]}."
 
 # %% ../../nbs/09_gate/08_cli.ipynb #96c89f55
 ReleaseToRead = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
