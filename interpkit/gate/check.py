@@ -26,7 +26,6 @@ from ..core.groups import blocks_of
 from ..data.checksets import check_digest, hash_split, order_of, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
-from ..drift.changed import reasons_table
 from ..drift.comparison import Comparison, incompatibility
 from ..drift.limits import Limits
 from ..drift.measure import measure_all
@@ -273,11 +272,6 @@ class CheckResult:
     @property
     def action(self) -> str:
         return self.verdict.action
-
-    @property
-    def reasons(self) -> pd.DataFrame:
-        "Features and inputs that hold most of the change: weight before and now, part, firing."
-        return reasons_table(self.printed, self.dictionary.label_table())
 
     def __bool__(self):
         return bool(self.verdict)

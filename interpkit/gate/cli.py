@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ..core.cautions import unfit_words
+from ..core.cautions import fitness_words
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
@@ -199,8 +199,7 @@ def training_words(result: dict, out: str) -> str:
         for name, x in result["measured"].items()
     ]
     made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
-    told = unfit_words(result["measured"]) or "fit for a check at the usual limits"
-    return f"{made}\n{', '.join(measured)}\n{told[0].upper()}{told[1:]}."
+    return f"{made}\n{', '.join(measured)}\n{fitness_words(result['measured'])}"
 
 # %% ../../nbs/09_gate/08_cli.ipynb #96c89f55
 ReleaseToRead = Annotated[str, typer.Option(help="The release: a folder or hub id.")]

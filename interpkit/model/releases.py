@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #8caa04db
+# %% ../../nbs/01_model/05_releases.ipynb #dcae5932
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from interpkit.model.decisions import (
 )
 from .fingerprints import module_fingerprint
 from .frozen import freeze, pick_device, vocabulary_size
-from .given import no_folder, no_module
+from .given import no_folder, no_module, vocabulary_of
 from .hook_names import choose_sites, hook_name_from_site
 from .hooks import as_tokens, first_tensor
 from .hub_folders import hub_folder, hub_parts, is_path
@@ -189,23 +189,7 @@ def run(
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
 
-# %% ../../nbs/01_model/05_releases.ipynb #7f3c0cd0
-def _vocabulary(tokenizer) -> dict[str, int] | None:
-    "Names and ids of a tokenizer's tokens. Raises (exit code 64) for what has none."
-    if tokenizer is None:
-        return None
-    read = getattr(tokenizer, "get_vocab", lambda: tokenizer)
-    names = read()
-    if isinstance(names, dict) and all(type(i) is int for i in names.values()) and names:
-        return {str(name): i for name, i in names.items()}
-    given = type(tokenizer).__name__
-    raise bad_parameter(
-        "a tokenizer with get_vocab(), as those of transformers and tokenizers, or {name: id}",
-        given,
-        "tokenizer=AutoTokenizer.from_pretrained(folder)",
-    )
-
-
+# %% ../../nbs/01_model/05_releases.ipynb #029bcac3
 @patch(cls_method=True)
 @at_the_door
 def from_module(
@@ -242,7 +226,7 @@ def from_module(
         where,
         dtype=main_dtype(model.state_dict().values()),
         notes=("not for sign-off: code not fingerprinted",),
-        vocabulary=_vocabulary(tokenizer),
+        vocabulary=vocabulary_of(tokenizer),
         bond=bond_of(made, model, name, inputs, decision),
     )
 
