@@ -1,7 +1,7 @@
 "Runs of a check on the tiny world of conftest.py: what is asked, and its jobs in this process."
 
 from interpkit.gate import jobs
-from interpkit.gate.parameters import Drift, Preflight, Report
+from interpkit.gate.parameters import Adapt, Drift, Preflight, Report
 from interpkit.gate.results import finish
 
 
@@ -16,6 +16,7 @@ def by_hand(p: Preflight, until: str = "report") -> dict:
     for name, job, parameters in (
         ("preflight", jobs.preflight, p),
         ("drift", jobs.drift, Drift(run=p.run)),
+        *([("adapt", jobs.adapt, Adapt(run=p.run))] if p.adapt_data else []),
         ("report", jobs.report, Report(run=p.run)),
     ):
         result = finish(parameters, name, job(parameters))

@@ -36,7 +36,7 @@ LOOSE = dict(splice_error=0.25)  # its own among alerts is 9 to 11 %, by the ins
 
 
 def followed(new, **kwargs):
-    how = dict(budget=60, limits=LOOSE) | kwargs
+    how = dict(budget=3600, limits=LOOSE) | kwargs
     return adapt(small.old(), new, small.trained(), traffic(), **how)
 
 
@@ -80,7 +80,7 @@ def test_several_updates_in_a_row_lead_back_to_the_first():
     d, before = small.trained(), small.old()
     for i, name in enumerate(("rotated", "permuted")):
         new = small.release(f"{name} {i}", small.turn(i + 5))
-        found = adapt(before, new, d, small.rows(2400, 20 + i), budget=60, limits=LOOSE)
+        found = adapt(before, new, d, small.rows(2400, 20 + i), budget=3600, limits=LOOSE)
         assert found.step == "closed form"
         before, d = new, found.dictionary
     assert [entry["step"] for entry in d.lineage] == ["closed form"] * 2
@@ -104,7 +104,7 @@ def test_the_demo_is_followed_by_polish_and_keeps_who_it_is():
     old, new = (Release.load(demo_folder() / "releases" / n) for n in ("v1", "v2"))
     d = Dictionary.load(demo_folder() / "dictionary")
     steps = ("reuse", "polish")
-    found = adapt(old, new, d, demo_rows("v2", 450), budget=120, held=0.55, steps=steps)
+    found = adapt(old, new, d, demo_rows("v2", 450), budget=3600, held=0.55, steps=steps)
     assert found.step == "polish"
     table = found.table().set_index("step")
     assert table.l0["reuse"] > 2 * table.l0["own release"]
@@ -135,7 +135,7 @@ def test_another_width_leads_straight_to_training_anew():
         wide[5].load_state_dict(old[5].state_dict())
     new = small.release("wide", model=wide)
     d = replace(small.trained(), training=small.trained().training | dict(tokens=60_000))
-    found = adapt(small.old(), new, d, traffic(), budget=120)
+    found = adapt(small.old(), new, d, traffic(), budget=3600)
     told = {r.step: r.refused for r in found.rungs}
     for step in ("reuse", "closed form", "polish", "warm start"):
         assert "20 wide, was 12" in told[step]
@@ -190,7 +190,7 @@ def test_a_budget_of_nothing_is_refused(name):
 
 def test_costs_are_known_before_and_kept():
     new = small.fine_tuned(0.3)
-    found = adapt(small.old(), new, small.trained(), traffic(), budget=Budget(60, tokens=500))
+    found = adapt(small.old(), new, small.trained(), traffic(), budget=Budget(3600, tokens=500))
     told = {r.step: r.refused for r in found.rungs}
     assert "tokens, 500 are allowed" in told["polish"] and "500 are allowed" in told["retrain"]
     assert found.dictionary is None

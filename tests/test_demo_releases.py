@@ -15,6 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from interpkit.adapt.maps import fit_map
+from interpkit.adapt.paired import paired_activations
 from interpkit.core.digests import digest_file
 from interpkit.core.errors import ExitCode
 from interpkit.core.files import read_json
@@ -69,7 +71,7 @@ def test_releases_are_small_and_of_their_own_shape(folder, releases):
         assert not torch.equal(r.model.lm_head.weight, r.model.model.embed_tokens.weight)
         assert r.decision.spec() == dict(kind="logit_difference", positive=FRAUD, negative=LEGIT)
     assert len({r.fingerprint for r in releases.values()}) == len(DEMO)
-    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 10e6
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 11e6
 
 
 def test_truth_says_nothing_of_the_machine_it_was_made_on(folder):
@@ -91,6 +93,55 @@ def test_concept_release_changed_only_above_the_site(releases):
         n.startswith(("model.embed_tokens", "model.layers.0.", "model.layers.1.")) for n in changed
     )
     assert {n.split(".")[2] for n in changed if n.startswith("model.layers")} == {"2", "3"}
+
+
+def test_rotated_release_decides_as_v1_and_is_read_in_other_units(releases, dictionary):
+    v1, turned = releases["v1"], releases["v2-rotated"]
+    rows = demo_rows("v2-rotated", 300)
+    site = dictionary.sites[0]
+    before, after = (r.run(rows) for r in (v1, turned))
+    assert (before - after).abs().max() < 1e-4
+    both = paired_activations(v1, turned, rows, [site], tokens=2048)
+    moved = fit_map(both.old[site], both.new[site], both.held(site))
+    eye = torch.eye(64)
+    assert (moved.A @ moved.A.T - eye).abs().max() < 1e-3  # orthogonal
+    assert (moved.A - eye).abs().max() > 0.5
+    assert moved.rest < 1e-9
+    l0 = [dictionary.encode(site, h).l0 for h in (both.old[site], both.new[site])]
+    assert l0[1] > 3 * l0[0]  # the old dictionary reads noise
+
+
+def test_rotated_release_has_the_logits_of_v1_at_every_token(releases):
+    tokens = torch.as_tensor(demo_quarter("v2-rotated", 100).tokens)
+    with torch.no_grad():
+        before, after = (releases[n].model(tokens).logits for n in ("v1", "v2-rotated"))
+    assert (before - after).abs().max() < 2e-4
+
+
+def test_rotated_release_is_v1_with_every_matrix_turned(releases):
+    def read_and_written(model):
+        "What each matrix makes of the embeddings, and what it writes towards them."
+        W = {n: w.double() for n, w in model.state_dict().items()}
+        embedded = W["model.embed_tokens.weight"]
+        found = {"lm_head": (W["lm_head.weight"] * W["model.norm.weight"]) @ embedded.T}
+        for n, w in W.items():
+            if n.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+                found[n] = (
+                    w * W[f"{n.split('.self_attn')[0]}.input_layernorm.weight"]
+                ) @ embedded.T
+            elif n.endswith(("gate_proj.weight", "up_proj.weight")):
+                norm = f"{n.split('.mlp')[0]}.post_attention_layernorm.weight"
+                found[n] = (w * W[norm]) @ embedded.T
+            elif n.endswith(("o_proj.weight", "down_proj.weight")):
+                found[n] = embedded @ w
+        return found
+
+    before, after = (read_and_written(releases[n].model) for n in ("v1", "v2-rotated"))
+    assert len(before) == 1 + 4 * 7
+    for n in before:
+        assert torch.allclose(before[n], after[n], atol=1e-4), n
+    turned = releases["v2-rotated"].model.state_dict()
+    assert all((w == 1).all() for n, w in turned.items() if "norm" in n)
 
 
 def test_no_folder_says_how_to_get_it(tmp_path):

@@ -21,7 +21,6 @@ from helpers import refused
 from interpkit.core.digests import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.data.demo import demo_folder, demo_rows
-from interpkit.drift.changed import reasons_table
 from interpkit.gate.about import assumed, probability_note
 from interpkit.gate.askable import refuse_rows_it_learned
 from interpkit.gate.check import KEYWORDS, check, rows_of, schema_notes, training_rows
@@ -182,7 +181,7 @@ def test_alerts_and_threshold_are_those_of_the_policy(given, tiny):
     without = check(**given, alerts=0)
     assert "alerts" not in without.plan.segments
     assert without.plan.alerts == ()
-    reasons = reasons_table(result.printed, result.dictionary.label_table())
+    reasons = result.reasons
     features = reasons[reasons.kind == "feature"].set_index("name")
     assert features.lost.is_monotonic_decreasing
     assert 0.9 < features.lost.sum() <= 1 + 1e-9  # ten of sixteen hold nearly all of it

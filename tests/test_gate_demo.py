@@ -1,5 +1,7 @@
 "The demo: its table, how it is judged, and the whole of it behind a marker."
 
+from dataclasses import replace
+
 import pytest
 
 from interpkit.core.files import read_json
@@ -31,9 +33,14 @@ def verdict(*statements):
     )
     outcomes = [s.outcome for s in made]
     whole = "FAIL" if "FAIL" in outcomes else "PASS"
+    action = "REVIEW" if whole == "FAIL" else "REUSE"
     return Verdict(
-        dict(name="v1"), dict(name="v2"), "", "", 100, "PASS", whole, whole, "REVIEW", made
+        dict(name="v1"), dict(name="v2"), "", "", 100, "PASS", whole, whole, action, made
     )
+
+
+def unmet(name, verdict, truth, through="dictionary"):
+    return demo.unmet(name, verdict, verdict, truth, through)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +62,20 @@ def test_an_outcome_that_is_not_true_contradicts(statement, wrong):
 
 def test_v2_concept_has_to_fail_by_effect_at_a_site_that_did_not_move():
     fine = verdict(("effect", "", 0.41, 0.25, "FAIL"))
-    assert demo.unmet("v2-concept", fine, TRUTH) == []
+    assert unmet("v2-concept", fine, TRUTH) == []
     inputs = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("inputs", "", 0.41, 0.25, "FAIL"))
-    assert demo.unmet("v2-concept", inputs, TRUTH) == []
+    assert unmet("v2-concept", inputs, TRUTH) == []
     both = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL"))
-    assert any("did not move" in x for x in demo.unmet("v2-concept", both, TRUTH))
-    assert any("PASS is right" in x for x in demo.unmet("v1-tail", fine, TRUTH))
+    assert any("did not move" in x for x in unmet("v2-concept", both, TRUTH))
+    assert any("REUSE is right" in x for x in unmet("v1-tail", fine, TRUTH))
+
+
+def test_a_dictionary_that_followed_has_to_be_told_of_as_due():
+    first = replace(verdict(("effect", "", 0.9, 0.25, "FAIL")), action="RETRAIN")
+    last = replace(verdict(("effect", "", 0.1, 0.25, "PASS")), action="ADAPT")
+    assert demo.unmet("v2-rotated", first, last, TRUTH) == []
+    assert demo.unmet("v2-rotated", first, first, TRUTH) == ["RETRAIN where ADAPT is right"]
+    assert demo.unmet("v2", first, last, TRUTH) == ["ADAPT where ADAPT + REVIEW is right"]
 
 
 def test_the_gates_judge_by_their_own_rules():
@@ -94,8 +109,8 @@ def test_the_truth_knows_every_release_and_says_what_the_table_needs():
 def test_through_a_clt_effect_has_to_fail_with_whatever_else():
     both = verdict(("effect", "", 0.41, 0.25, "FAIL"), ("activation", "", 0.41, 0.25, "FAIL"))
     without = verdict(("activation", "", 0.41, 0.25, "FAIL"))
-    assert demo.unmet("v2-concept", both, TRUTH, "clt") == []
-    assert demo.unmet("v2-concept", without, TRUTH, "clt") != []
+    assert unmet("v2-concept", both, TRUTH, "clt") == []
+    assert unmet("v2-concept", without, TRUTH, "clt") != []
     truth = demo.truth_about("v2-concept", "clt")
     assert truth["sequences"] >= 3 * demo.CUSTOMERS
     assert truth["shares"]["effect"]["share"] > 0.25
@@ -108,11 +123,14 @@ def test_the_picture_escapes_what_it_shows_and_names_each_release():
         "behaviour": "PASS",
         "reconstruction": "FAIL",
         "input drift": "FAIL",
-        "valid": "PASS",
+        "valid": "FAIL",
+        "before": "RETRAIN",
+        "followed by": "polish",
+        "valid now": "PASS",
         "same": "FAIL",
         "changed": 0.41,
         "verdict": "FAIL",
-        "action": "REVIEW",
+        "action": "ADAPT + REVIEW",
         "truth": 0.4,
         "story": "a & b",
     }
@@ -120,12 +138,13 @@ def test_the_picture_escapes_what_it_shows_and_names_each_release():
     assert "v&lt;2&gt;" in svg
     assert "a &amp; b" in svg
     assert "<script" not in svg
+    assert "now PASS, polish" in svg and "before: RETRAIN" in svg
     assert "41 %" in demo_table.table_text([row])
 
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
     rows = demo.run_demo(tmp_path / "demo")
-    assert [r["unmet"] for r in rows] == [[], [], [], [], []]
+    assert [r["unmet"] for r in rows] == [[]] * 6
     assert rows[-1]["release"] == "v2-concept, CLT"
     assert demo.keep(tmp_path / "demo", tmp_path / "nbs").joinpath("report.html").exists()

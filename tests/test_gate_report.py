@@ -21,7 +21,7 @@ from interpkit.drift.figures import (
     watched_figure,
 )
 from interpkit.drift.measure import measure_all
-from interpkit.drift.page import page_one, short_html, summary_lines
+from interpkit.drift.page import FOLLOW, page_one, short_html, summary_lines
 from interpkit.drift.plan import plan_check, preview
 from interpkit.drift.printed import printed
 from interpkit.drift.simulate import small_world
@@ -312,7 +312,7 @@ def test_retrain_says_that_the_model_is_the_same():
     assert "foreign travel" not in "".join(summary_lines(v, PRINTED))
     assert "night" not in "".join(summary_lines(v, PRINTED))
     assert "no cause to send v2-concept back" in said(v, "Next")
-    assert summary_lines(v)[-1].strip().startswith("ipk train --release")
+    assert summary_lines(v)[-1].strip().startswith("ipk adapt --old OLD --new NEW")
 
 
 def test_review_says_that_the_dictionary_does_not_fit_and_how_to_get_another():
@@ -321,12 +321,11 @@ def test_review_says_that_the_dictionary_does_not_fit_and_how_to_get_another():
     assert v.action == "REVIEW"
     assert "Nor does the old dictionary carry its decisions." in led(v)
     assert (
-        "Before decisions of v2-concept can be explained, a dictionary has to be trained on "
-        "v2-concept, with several thousand sequences that no check uses: "
-        "`ipk train --release NEW --data FILE --out DIR`."
+        "Before decisions of v2-concept can be explained, the dictionary has to follow "
+        "v2-concept, by several thousand sequences that no check uses: "
+        "`ipk adapt --old OLD --new NEW --dictionary DIR --data FILE --out DIR`."
     ) in said(v, "Next")
-    assert "ipk train" not in said(verdict(OTHER_INPUTS), "Next")
-    assert "adapt" not in "\n".join(summary_lines(v, PRINTED)).lower()
+    assert "ipk adapt" not in said(verdict(OTHER_INPUTS), "Next")
     assert said(v, "Same?").startswith("FAIL without the dictionary: 52 % of what the inputs weigh")
     assert [r["reason"] for r in part(v, "What changed").rows] == [
         'input "hour"',
@@ -352,9 +351,7 @@ def test_what_an_unfit_dictionary_says_is_told_as_no_fact(action):
         assert fact not in page
     assert "The sign turned for 9 % of what the inputs weigh; 12 % of the new" in page
     assert "Any feature on its own: on this release, the dictionary is no witness for it." in page
-    assert "`ipk train --release" in page or page.endswith(
-        "ipk train --release NEW --data FILE --out DIR"
-    )
+    assert f"`{FOLLOW}`" in page or page.endswith(FOLLOW)
     _, report = read(report_html(v, plan_of(v.statements), PRINTED))
     reserved = "it is no witness: all that is told below of effects, features and reasons"
     assert report.count(reserved) == 2

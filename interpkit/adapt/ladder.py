@@ -186,7 +186,7 @@ def _repr_html_(self: Adaptation) -> str:
     whole = table_html(shown, head)
     return whole + (self.identity._repr_html_() if self.identity is not None else "")
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3bed4c3b
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #a5948b27
 MOST = 2000  # sequences on which features are compared
 
 
@@ -197,8 +197,9 @@ def _known(
     if step == "reuse":
         return replace(new, validity={}, canary={}), None
     retrained = step == "retrain"
-    old, forth, held = climb.dictionary, climb.forth(), held.iloc[:MOST]
-    sides = (old, fired(climb.old, old, held)), (new, fired(climb.new, new, held))
+    rows = pd.concat([held, climb.rows], ignore_index=True).iloc[:MOST]
+    old, forth = climb.dictionary, climb.forth()
+    sides = (old, fired(climb.old, old, rows)), (new, fired(climb.new, new, rows))
     identity = decoys(identify(*sides, forth), *sides, forth, seed=climb.seed)
     new, identity = renumbered(new, identity, old)
     new = recorded(labelled(new, identity, old, own=retrained), identity)
@@ -231,7 +232,7 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #6775ff60
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3dc6314c
 @at_the_door
 def adapt(
     old: Release,

@@ -50,7 +50,7 @@ def _sampling(sampling) -> str:
         return "unequal: each sequence counts by its weight"
     return "each sequence counts once"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #592fd662
+# %% ../../nbs/08_drift/05b_caveats.ipynb #ff23cace
 def _sites(about: dict, printed: dict | None) -> str:
     sites = about.get("sites") or (printed or {}).get("reconstruction", {}).get("sites", ())
     return sites if isinstance(sites, str) else ", ".join(map(str, sites))
@@ -78,6 +78,8 @@ def checked_rows(v: Verdict, plan: Plan | None = None, printed: dict | None = No
     "Decision, sites, period, sampling, size and dictionary, as named values."
     about = about_of(plan)
     features = f", {plan.features:,} features" if plan and plan.features else ""
+    if v.adapted:
+        features = f", and for {v.names[1]} the one that followed; together{features[1:]}"
     values = {
         "decision": about.get("decision") or "as the release defines it",
         "read at": _sites(about, printed) or "the sites of the dictionary",

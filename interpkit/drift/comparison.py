@@ -142,14 +142,15 @@ def _joined(parts: list, place: np.ndarray):
 def observe(comparison: "Comparison") -> Observed:
     "Run both releases on all rows, once."
     old, new, dictionary = comparison.old, comparison.new, comparison.dictionary
+    on_new = comparison.on_new
     for release in (old, new):
         require_own_rows(release, comparison.rows, (*dictionary.sites, *dictionary.targets))
     kept: dict[str, list] = {}
-    sides = [(s, side) for s in dictionary.sites for side in ("old", "new")]
-    reconstruction = {key: Reconstruction() for key in sides}
+    places = [(s, side) for s in dictionary.sites for side in ("old", "new")]
+    reconstruction = {key: Reconstruction() for key in places}
     for part, batch_old, batch_new in comparison.pairs():
         at_old = attributions(old, dictionary, batch_old)
-        at_new = attributions(new, dictionary, batch_new)
+        at_new = attributions(new, on_new, batch_new)
         for name, matrix in _matrices(at_old, at_new, comparison).items():
             kept.setdefault(name, []).append(matrix)
         vectors = dict(
@@ -159,12 +160,13 @@ def observe(comparison: "Comparison") -> Observed:
             mass=at_new.mass,
             decision_old=at_old.decision,
             decision_new=at_new.decision,
-            spliced_new=spliced_decisions(new, dictionary, batch_new),
+            spliced_new=spliced_decisions(new, on_new, batch_new),
         )
         for name, vector in vectors.items():
             kept.setdefault(name, []).append(vector.detach().cpu().double().numpy())
-        for side, at, batch in (("old", at_old, batch_old), ("new", at_new, batch_new)):
-            for s, sums in reconstructions(at, dictionary, batch).items():
+        sides = (("old", at_old, batch_old), ("new", at_new, batch_new))
+        for (side, at, batch), own in zip(sides, comparison.dictionaries, strict=True):
+            for s, sums in reconstructions(at, own, batch).items():
                 reconstruction[s, side].add(*sums)
         comparison.progress("read", part.stop, len(comparison.rows))
     joined = {name: _joined(parts, comparison.place) for name, parts in kept.items()}
@@ -203,8 +205,22 @@ def incompatibility(release: Release, dictionary: Dictionary, rows: pd.DataFrame
     )
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #3af6acc8
+def _alike(on_new: Dictionary, dictionary: Dictionary) -> Dictionary:
+    "The dictionary of a new release. Raises (exit code 65) where its features are others."
+    if on_new.sites == dictionary.sites and on_new.labels == dictionary.labels:
+        return on_new
+    raise invalid(
+        "a dictionary of the new release with the sites and features of the old one",
+        f"{on_new.n_features} features at {', '.join(map(str, on_new.sites))}",
+        "number them alike: interpkit.adapt.compared.joined(old, new, identity)",
+    )
+
+
 class Comparison:
-    "The old and the new release seen through the old dictionary on one check set."
+    """The old and the new release seen through dictionaries on one check set.
+
+    Both are seen through that of the old release; with `on_new`, the new one through its own, in
+    which a feature has the number that it has in the old one."""
 
     def __init__(
         self,
@@ -215,9 +231,12 @@ class Comparison:
         plan: Plan,
         salt: str = "",  # of the ids in the tables
         progress: Callable | None = None,  # called with (stage, done, total)
+        on_new: Dictionary | None = None,  # of the new release, numbered alike; None: the old one
     ):
         self.old, self.new, self.plan, self.salt = old, new, plan, salt
         self.dictionary = dictionary.to(old.device)
+        own = dictionary if on_new is None else _alike(on_new, dictionary)
+        self.on_new = own.to(old.device)
         self.rows = old.pin(rows)
         self.progress = progress or (lambda stage, done, total: None)
         has_tokens = "input_ids" in rows
@@ -234,7 +253,7 @@ class Comparison:
     @cached_property
     def incompatible(self) -> str:
         "Why the dictionary can't read the new release at all, or ''."
-        return incompatibility(self.new, self.dictionary, self.rows)
+        return incompatibility(self.new, self.on_new, self.rows)
 
     @cached_property
     def observed(self) -> Observed:
@@ -258,6 +277,11 @@ class Comparison:
         "The decision scale of both releases; infinite where all its decisions are alike."
         found = [decision_scale(d, self.weight) for d in self.decisions]
         return found[0] or np.inf, found[1] or np.inf
+
+    @property
+    def dictionaries(self) -> tuple[Dictionary, Dictionary]:
+        "Through which the old and the new release are seen."
+        return self.dictionary, self.on_new
 
     @property
     def sides(self) -> tuple[tuple[Release, np.ndarray, float], ...]:
@@ -315,7 +339,7 @@ def effects_of(
         here = pairs[first:last, 0] - part.start
         sides = ((comparison.old, batch_old), (comparison.new, batch_new))
         for i, (release, batch) in enumerate(sides):
-            ablation = Ablation(release, comparison.dictionary, batch)
+            ablation = Ablation(release, comparison.dictionaries[i], batch)
             found = ablation.effects(here, pairs[first:last, 1])
             effects[i, first:last] = found / comparison.scales[i]
         comparison.progress("ablate", part.stop, len(comparison.rows))

@@ -134,17 +134,29 @@ def measured_by(family, comparison: Comparison) -> pd.DataFrame:
         ),
     )
 
-# %% ../../nbs/08_drift/02b_measure.ipynb #5381f5a7
-def measure_all(comparison: Comparison) -> pd.DataFrame:
+# %% ../../nbs/08_drift/02b_measure.ipynb #0e2772e9
+def measure_all(
+    comparison: Comparison,
+    known: pd.DataFrame | None = None,  # of the same releases and rows through another dictionary
+) -> pd.DataFrame:
     "The table of all families of the comparison's plan, with segments."
     families = load_families(comparison.plan.families)
     asked = [f for f in families if not comparison.incompatible or not _reads(f)]
-    table = pd.concat([measured_by(f, comparison) for f in asked], ignore_index=True)
+    parts = [_known_or_measured(f, comparison, known) for f in asked]
+    table = pd.concat(parts, ignore_index=True)
     table = with_segments(table, comparison)
     missing = {s.name for s in comparison.plan.statements} - set(table.statement)
     if not comparison.incompatible or not missing:
         return table
     return pd.concat([table, wholly_changed(comparison, missing)], ignore_index=True)
+
+
+def _known_or_measured(family, comparison: Comparison, known: pd.DataFrame | None) -> pd.DataFrame:
+    "The rows of a family; where it reads no dictionary, those that are known."
+    if known is None or _reads(family):
+        return measured_by(family, comparison)
+    names = statement_names(family, comparison.dictionary)
+    return known[known.statement.isin(names)]
 
 
 def _reads(family) -> bool:

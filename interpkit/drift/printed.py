@@ -100,9 +100,10 @@ def _gram(W: Tensor, rates: Tensor) -> np.ndarray:  # [F, d], [F] -> [d, d]
     return rows.T @ rows
 
 # %% ../../nbs/08_drift/06b_printed.ipynb #3783f47e
-def _used_directions(comparison: Comparison, target) -> np.ndarray:  # [d, r]
-    "The directions of a target that hold 99 % of the old reconstruction."
-    sums, dictionary = comparison.observed.reconstruction, comparison.dictionary
+def _used_directions(comparison: Comparison, target, side: str) -> np.ndarray:  # [d, r]
+    "The directions of a target that hold 99 % of the old reconstruction, as a side writes them."
+    sums = comparison.observed.reconstruction
+    dictionary = comparison.dictionaries[side == "new"]
     grams = []
     for s in dictionary.sites:
         writes = dictionary.writes(s)
@@ -118,9 +119,9 @@ def subspace(comparison: Comparison) -> dict:
     dictionary, sums = comparison.dictionary, comparison.observed.reconstruction
     out = {}
     for s, target in zip(dictionary.sites, dictionary.targets, strict=True):
-        used = _used_directions(comparison, target)
         outside, bases = {}, {}
         for side in ("old", "new"):
+            used = _used_directions(comparison, target, side)
             covariance = sums[s, side].covariance.cpu().numpy()
             inside = np.trace(used.T @ covariance @ used)
             outside[side] = float(1 - inside / max(np.trace(covariance), 1e-30))
@@ -225,10 +226,11 @@ def printed(
     out["behaviour"] |= dict(main_reason_replaced=main_reason_replaced(comparison))
     part = comparison.rows.head(most)
     sides = (("old", comparison.old), ("new", comparison.new))
+    both = zip(sides, comparison.dictionaries, strict=True)
     out |= dict(
         bypass={side: bypass(comparison, release, side) for side, release in sides},
         reconstruction=reconstruction(comparison),
         subspace=subspace(comparison),
-        deletion={side: deletion_curve(r, comparison.dictionary, part) for side, r in sides},
+        deletion={side: deletion_curve(r, d, part) for (side, r), d in both},
     )
     return _rounded(out)

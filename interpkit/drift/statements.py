@@ -78,7 +78,7 @@ def names_apart(old: dict, new: dict) -> tuple[str, str]:  # name and fingerprin
     was_mark, now_mark = (mark[: max(6, len(same) + 1)] for mark in marks)
     return f"{was} ({was_mark or 'old'})", f"{now} ({now_mark or 'new'})"
 
-# %% ../../nbs/08_drift/00_statements.ipynb #9888588b
+# %% ../../nbs/08_drift/00_statements.ipynb #ab91c462
 @dataclass(frozen=True)
 class Plan:
     "The pre-registration of a check."
@@ -112,11 +112,13 @@ class Plan:
     about: dict = field(default_factory=dict)  # decision, sites, period, sampling, whys in words
     notes: tuple[str, ...] = ()  # what is different between both releases, in words
     asked: str = ""  # digest of the question that a run was begun with
+    adapted: dict = field(default_factory=dict)  # the dictionary that followed, where one did
     version: str = ""  # of interpkit
 
     def to_dict(self) -> dict:
-        "All fields, as plan.json holds them."
-        return asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
+        "All fields, as plan.json holds them; `adapted` only where a dictionary followed."
+        fields = asdict(self) | dict(statements=[s.to_dict() for s in self.statements])
+        return fields if self.adapted else {k: x for k, x in fields.items() if k != "adapted"}
 
     @classmethod
     def from_dict(cls, d: dict) -> "Plan":

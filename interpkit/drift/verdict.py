@@ -6,7 +6,7 @@
 __all__ = ['ORDER', 'EXIT', 'worst', 'statement_table', 'Verdict', 'statement_named', 'needed_by_statement', 'to_collect',
            'sensitivity', 'naming', 'judge']
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #20dfb761
+# %% ../../nbs/08_drift/04_verdict.ipynb #18f9500c
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ from ..core.digests import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
 from ..core.statistics import holm, p_above
-from .actions import action_for, holds_up
+from .actions import action_after, action_for, holds_up
 from .segments import ALERTS, LEAST, LEAST_ALERTS
 from interpkit.drift.statements import (
     Plan,
@@ -72,7 +72,7 @@ def statement_table(statements: Iterable[Statement]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #bce577eb
+# %% ../../nbs/08_drift/04_verdict.ipynb #083a7dcd
 @dataclass(frozen=True)
 class Verdict:
     "What a check found: two questions, one verdict, one action."
@@ -91,6 +91,7 @@ class Verdict:
     sensitivity: dict = field(default_factory=dict)
     collect: int | None = None  # sequences for what a number can settle; None: nothing is so
     notes: tuple[str, ...] = ()
+    adapted: dict = field(default_factory=dict)  # of the plan: the dictionary that followed
 
     def __bool__(self):
         raise TypeError("a verdict is PASS, FAIL or INCONCLUSIVE: ask verdict.passed")
@@ -153,13 +154,14 @@ def statement_named(statements: Iterable[Statement], name: str, segment: str = "
         nearest(name, [s.name for s in known]),
     )
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #9fed7aef
+# %% ../../nbs/08_drift/04_verdict.ipynb #2e9ed986
 def _as_file(verdict: Verdict) -> dict:
     "What verdict.json holds."
     d = asdict(verdict)
     d["verdict"] = d.pop("outcome")
     statements = [s.to_dict() for s in verdict.statements]
-    return d | dict(format=2, statements=statements, exit_code=int(verdict.exit_code))
+    d |= dict(format=2, statements=statements, exit_code=int(verdict.exit_code))
+    return d if verdict.adapted else {k: x for k, x in d.items() if k != "adapted"}
 
 # %% ../../nbs/08_drift/04_verdict.ipynb #eb9101aa
 def _from_file(d: dict) -> dict:
@@ -264,7 +266,7 @@ def naming(
     named = out[shown].drop(columns="p")
     return named.sort_values(["family", "share"], ascending=[False, False], ignore_index=True)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #44d54bba
+# %% ../../nbs/08_drift/04_verdict.ipynb #640abeac
 def judge(
     statements: Sequence[Statement],  # decided
     plan: Plan,
@@ -273,7 +275,9 @@ def judge(
 ) -> Verdict:
     "The verdict of decided statements. Raises (exit code 65) where a question was not asked."
     valid, same = _answer(statements, "valid"), _answer(statements, "same")
-    action = action_for(statements)
+    before = plan.adapted.get("before", {}).get("action", "")
+    action = action_after(statements, before) if plan.adapted else action_for(statements)
+    outcome = "FAIL" if "REVIEW" in action else worst((valid, same))
     changed, other_limits = [], {}
     if table is not None:
         changed = naming(table, plan).to_dict("records")
@@ -286,11 +290,12 @@ def judge(
         plan.sequences,
         valid,
         same,
-        worst((valid, same)),
+        outcome,
         action,
         statements=tuple(statements),
         changed=tuple(changed),
         sensitivity=other_limits,
-        collect=to_collect(statements) if action == "COLLECT" else None,
+        collect=to_collect(statements) if "COLLECT" in action else None,
         notes=tuple(notes),
+        adapted=plan.adapted,
     )

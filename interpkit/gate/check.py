@@ -4,44 +4,35 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'AnyRelease', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'read_for',
-           'rows_of', 'training_rows', 'train', 'limits_of', 'register', 'CheckResult', 'score', 'check']
+           'rows_of', 'training_rows', 'adapt_rows_of', 'train', 'register', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #96286660
+# %% ../../nbs/09_gate/04_check.ipynb #ce7362d6
 import secrets
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
-import torch
 from torch import nn
 
 import interpkit
 from ..core.calls import at_the_door
 from ..core.errors import invalid
-from ..core.files import private_folder, storage_error
 from ..core.groups import blocks_of
 from ..data.checksets import check_digest, hash_split, order_of, read_check_set
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
-from ..drift.comparison import Comparison, incompatibility
-from ..drift.limits import Limits
-from ..drift.measure import measure_all
-from ..drift.page import short_html, summary_lines
+from ..drift.comparison import incompatibility
 from ..drift.plan import plan_check
 from ..drift.plan import preview as preview_of
-from ..drift.printed import printed as printed_numbers
-from ..drift.statements import Plan, decide
-from ..drift.verdict import Verdict, judge
+from ..drift.statements import Plan
 from .about import about_of, assumed, probability_note
 from .askable import refuse_missing_sites, refuse_rows_it_learned
-from .derived import examples_of
-from .evidence import write_evidence
-from .policy import Policy
+from .follow import followed
+from .policy import Policy, limits_of
 from .progress import Progress
-from .report import write_report
+from .scored import CheckResult, result_folder, score
 from ..model.given import no_module
 from ..model.inputs import FunctionInputs
 from ..model.own_rows import require_own_rows
@@ -167,6 +158,19 @@ def training_rows(
         )
     return train_rows, rows
 
+# %% ../../nbs/09_gate/04_check.ipynb #14b08952
+def adapt_rows_of(data: Any, old: Release, rows: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+    "Rows by which a dictionary may follow; raises (65) where some are in the check set `rows`."
+    found = read_for(old, data, policy.label)
+    both = {*found["sequence_id"].astype(str)} & {*rows["sequence_id"].astype(str)}
+    if both:
+        raise invalid(
+            "rows to follow by that are not checked on",
+            f"{len(both):,} sequences stand in both, such as {sorted(both)[0]!r}",
+            "leave them out of the data to adapt by",
+        )
+    return found
+
 # %% ../../nbs/09_gate/04_check.ipynb #5464fce7
 def train(
     release: Release,
@@ -195,12 +199,6 @@ def train(
         objective=asked.objective,
         finish=asked.finish,
     )
-
-# %% ../../nbs/09_gate/04_check.ipynb #8241b18f
-def limits_of(policy: Policy) -> Limits:
-    "The limits of a policy, without their reasons."
-    names = type(policy.limits).model_fields
-    return Limits(**{name: getattr(policy.limits, name).limit for name in names})
 
 # %% ../../nbs/09_gate/04_check.ipynb #747645bb
 def register(
@@ -244,108 +242,7 @@ def register(
     )
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #cfdd25b5
-def _private(folder) -> Path:
-    "A folder for a check, made where there is none; raises (exit code 64 or 75) where that fails."
-    try:
-        return private_folder(folder)
-    except OSError as e:
-        raise storage_error(folder, e) from e
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    "A check that was done: verdict, and all that it follows from."
-
-    verdict: Verdict
-    plan: Plan
-    table: pd.DataFrame
-    printed: dict
-    preview: list
-    dictionary: Dictionary
-    saved: str | None = None  # the folder in which it lies; None: in memory only
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict.passed
-
-    @property
-    def action(self) -> str:
-        return self.verdict.action
-
-    def __bool__(self):
-        return bool(self.verdict)
-
-    def __repr__(self):
-        return repr(self.verdict)
-
-    def __str__(self):
-        return "\n".join(summary_lines(self.verdict, self.printed, self.plan, self.saved))
-
-    def _repr_html_(self):
-        return short_html(self.verdict, self.printed, self.plan, self.saved)
-
-    def save(self, folder) -> Path:
-        "Write the evidence folder, and the report beside it as report.html."
-        folder = _private(folder)
-        evidence = write_evidence(
-            folder / "evidence", self.plan, self.table, self.verdict, self.printed, self.preview
-        )
-        write_report(evidence, folder / "report.html")
-        object.__setattr__(self, "saved", str(folder))  # page 1 says where to verify it
-        return folder
-
-# %% ../../nbs/09_gate/04_check.ipynb #ce968797
-def _examples(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, mode: str) -> dict:
-    "Where the features that changed moved most, as hashes ('ids'), as 'rows', or 'none'."
-    if mode == "none" or comparison.incompatible:
-        return {}
-    if mode == "ids":
-        return examples_of(table, verdict)
-    inputs = [c for c in comparison.rows if not str(c).startswith(("_", "factor:"))]
-    hashes = comparison.frame.sequence.to_numpy()
-    return examples_of(table, verdict, comparison.rows[inputs].set_axis(hashes))
-
-# %% ../../nbs/09_gate/04_check.ipynb #40572ba7
-def _printed(comparison: Comparison, table: pd.DataFrame, verdict: Verdict, examples: str) -> dict:
-    "What is printed and never judged; without what could not be computed, and a warning of that."
-    threshold = comparison.plan.about.get("threshold", 0.0)
-    printed: dict = {}
-    parts = (
-        lambda: printed_numbers(comparison, threshold=threshold),
-        lambda: {"examples": _examples(comparison, table, verdict, examples)},
-    )
-    for part in parts:
-        try:
-            printed |= part()
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as e:  # no text of it: it may hold a row
-            warnings.warn(
-                f"a part that is only printed is left out: {type(e).__name__}", stacklevel=3
-            )
-    return printed
-
-# %% ../../nbs/09_gate/04_check.ipynb #1768e8c5
-def score(
-    old: Release,
-    new: Release,
-    dictionary: Dictionary,
-    rows: pd.DataFrame,
-    plan: Plan,
-    preview=(),
-    salt: str = "",
-    examples: str = "ids",
-    progress=None,
-) -> CheckResult:
-    "Run both releases on the rows and let the verdict follow from the plan."
-    comparison = Comparison(old, new, dictionary, rows, plan, salt, progress)
-    table = measure_all(comparison)
-    verdict = judge(decide(table, plan), plan, table, plan.notes)
-    printed = _printed(comparison, table, verdict, examples)
-    return CheckResult(verdict, plan, table, printed, list(preview), dictionary)
-
-# %% ../../nbs/09_gate/04_check.ipynb #0fd674cf
+# %% ../../nbs/09_gate/04_check.ipynb #6a7158aa
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     "A dictionary for the old release, and the rows that are left to check on."
     train_rows = None if train_data is None else read_for(old, train_data, policy.label)
@@ -357,10 +254,10 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     )
     dictionary = train(old, learn, policy, progress)
     if out is not None:
-        dictionary.save(_private(out) / "dictionary", overwrite=True)
+        dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #f9b4e725
+# %% ../../nbs/09_gate/04_check.ipynb #d74299c3
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -376,6 +273,7 @@ def check(
     train_data: Any = None,  # rows to train that dictionary on, in place of half of the check set
     policy: Policy | dict | str | Path | None = None,  # check.toml; what is said below goes before
     out: str | Path | None = None,  # where to keep evidence, report, dictionary; None: nowhere
+    adapt_data: Any = None,  # other rows, by which a dictionary that is out of order follows
     *,
     sites: list[str] | None = None,  # where activations are read, ['1:out']
     targets: list[str] | None = None,  # what a transcoder or a CLT writes, one per site
@@ -395,6 +293,7 @@ def check(
     own: dict | None = None,  # what the dictionary has on its own release, where that is known
     new_sites: dict | None = None,  # {'old module': 'new module'}, where names have changed
     training: dict | None = None,  # of a dictionary: {'n_features': 512, 'k': 16}
+    adapt: dict | None = None,  # how a dictionary follows: {'budget': 60}, in seconds
 ) -> CheckResult:
     "Check a new release against an old one: registered, scored, decided; raises InterpkitError."
     given = locals()  # by name; taken before there are other names
@@ -403,13 +302,21 @@ def check(
     old = as_release(old, "old", policy, inputs, decision)
     new = as_new(new, policy, inputs, decision)
     rows = rows_of(data, old, policy.label)
-    return _checked(old, new, rows, dictionary, train_data, policy, out)
+    return _checked(old, new, rows, dictionary, train_data, policy, out, adapt_data)
 
-# %% ../../nbs/09_gate/04_check.ipynb #0ceb72a6
+# %% ../../nbs/09_gate/04_check.ipynb #df15765b
 def _checked(
-    old: Release, new: Release, rows: pd.DataFrame, dictionary, train_data, policy: Policy, out
+    old: Release,
+    new: Release,
+    rows: pd.DataFrame,
+    dictionary,
+    train_data,
+    policy: Policy,
+    out,
+    adapt_data,
 ) -> CheckResult:
     "What `check` does once it knows its releases, rows and policy."
+    learn = None if adapt_data is None else adapt_rows_of(adapt_data, old, rows, policy)
     progress = Progress()
     salt = secrets.token_hex(16)
     try_out(old, new, rows)
@@ -422,6 +329,8 @@ def _checked(
     dictionary = dictionary.to(old.device)
     plan, preview = register(old, new, dictionary, rows, policy, salt)
     result = score(old, new, dictionary, rows, plan, preview, salt, policy.examples, progress)
+    if learn is not None:
+        result = followed(result, old, new, rows, learn, policy, salt, progress)
     if out is not None:
         result.save(out)
     return result

@@ -104,7 +104,7 @@ def limit_lines(limits: LimitsOf) -> list[str]:
         ]
     return lines
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #197673b3
+# %% ../../nbs/09_gate/07_check_toml.ipynb #3825246b
 def dictionary_lines(policy: Policy) -> list[str]:
     "The lines about the dictionary: what it has on its own release, and how one is trained."
     own = policy.own.model_dump(exclude_none=True)
@@ -121,6 +121,14 @@ def dictionary_lines(policy: Policy) -> list[str]:
             toml_line(name, x, fields[name].description or "")
             for name, x in policy.training.model_dump().items()
         ],
+        "",
+        "[adapt]  # how a dictionary that is out of order follows, given rows by --adapt-data",
+        toml_line("budget", policy.adapt.budget, "seconds that it may take; 0: none follows"),
+        toml_line(
+            "steps",
+            policy.adapt.steps,
+            "of closed form, polish, warm start, retrain; []: the first three",
+        ),
     ]
 
 # %% ../../nbs/09_gate/07_check_toml.ipynb #6477e8c2

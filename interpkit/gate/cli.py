@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json', 'OldRelease', 'NewRelease', 'CheckSet',
-           'OldDictionary', 'DictionaryData', 'RunFolder', 'Watch', 'Examples', 'ReleaseToRead', 'TrainingData',
-           'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens', 'Rate', 'Finish',
-           'EvidenceFolder', 'Digest', 'PublicKey', 'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey',
-           'ReleaseToSee', 'SomeCheckSet', 'OldBeside', 'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of',
-           'name_of', 'preflight_words', 'say_verdict', 'check', 'run_training', 'training_words', 'train', 'verify',
-           'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error', 'run', 'main']
+           'OldDictionary', 'DictionaryData', 'RowsToFollow', 'RunFolder', 'Watch', 'Examples', 'ReleaseToRead',
+           'TrainingData', 'NewFolder', 'Sites', 'Targets', 'Wiring', 'Objective', 'Features', 'Active', 'Tokens',
+           'Rate', 'Finish', 'OldFolder', 'LearnData', 'Seconds', 'EvidenceFolder', 'Digest', 'PublicKey',
+           'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey', 'ReleaseToSee', 'SomeCheckSet', 'OldBeside',
+           'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of', 'name_of', 'say_verdict', 'check', 'run_training',
+           'training_words', 'train', 'adapt', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor',
+           'options_of', 'usage_error', 'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #fdb40d7a
+# %% ../../nbs/09_gate/08_cli.ipynb #3c2ebbb9
 import json
 import os
 import shutil
@@ -25,9 +26,10 @@ from ..core.cautions import fitness_words
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
+from .evidence import evidence_of
 from .evidence import verify as verified
 from .exits import code_of, flushed
-from .forecast import alerts_advice, declared_words
+from .forecast import preflight_words
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
 from .policy import Policy
@@ -72,56 +74,26 @@ def name_of(place: str) -> str:
     "The last part of a path or hub id, for the name of a folder."
     return Path(place).name or "release"
 
-# %% ../../nbs/09_gate/08_cli.ipynb #103a8b12
-def preflight_words(
-    result: dict,  # of the preflight
-    preview: list[dict],  # of preview.json
-    run: Path,
-) -> list[str]:
-    "What a person should know before anything costly runs, one line each."
-    lines = [f"Note: {note}." for note in result["notes"]] + declared_words(result)
-    if not result["for_sign_off"]:
-        lines.append("Note: not for sign-off, since the code of a release is not fingerprinted.")
-    kind = "statements"
-    if not result["registered"]:
-        kind = "kinds of statements, if about ten features will be watched"
-        lines.append(
-            f"No dictionary given: one is trained for {result['old']} "
-            f"and kept in {run / 'dictionary'}. Half of the rows go into its training, unless "
-            "--train-data FILE gives it others, several thousand."
-        )
-    short = [r for r in preview if not r["settles"]]
-    lines.append(
-        f"{result['sequences']:,} sequences settle {len(preview) - len(short)} "
-        f"of {len(preview)} {kind}, where the truth is at most half or at least twice the limit."
-    )
-    for r in short[:5]:
-        where = f" in {r['segment']}" if r["segment"] else ""
-        have = f"{r['sequences']:,} there, {r['needed']:,} needed"
-        lines.append(f"  not {r['statement']}{where}: {have}")
-    if len(short) > 5:
-        lines.append(f"  and {len(short) - 5} more")
-    if advice := alerts_advice(preview, result.get("alerts", 0.0)):
-        lines.append(f"Alerts: {advice}.")
-    return lines
-
-# %% ../../nbs/09_gate/08_cli.ipynb #e40f80d6
+# %% ../../nbs/09_gate/08_cli.ipynb #a0ce6671
 def say_verdict(run: Path, as_json: bool):
     "Say what the evidence of a run says, and exit with its code."
     found = verified(run)
     verdict, digest = found.verdict, found.digest
     print(Page(run))
-    print(f"\nReport: {run / 'report.html'}\nEvidence: {run / 'evidence'} (digest {digest[:12]})")
+    print(f"\nReport: {run / 'report.html'}\nEvidence: {evidence_of(run)} (digest {digest[:12]})")
     if as_json:
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #fac88f17
+# %% ../../nbs/09_gate/08_cli.ipynb #41e7bc0c
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
 OldDictionary = Annotated[str, typer.Option(help="Its dictionary; without it, one is trained.")]
 DictionaryData = Annotated[str, typer.Option(help="Rows to train that dictionary on.")]
+RowsToFollow = Annotated[
+    str, typer.Option(help="Other rows: a dictionary that is out of order follows by them.")
+]
 RunFolder = Annotated[str, typer.Option(help="Folder of this run; default: runs/OLD--NEW.")]
 Watch = Annotated[
     list[str] | None,
@@ -137,6 +109,7 @@ def check(
     data: CheckSet,
     dictionary: OldDictionary = "",
     train_data: DictionaryData = "",
+    adapt_data: RowsToFollow = "",
     out: RunFolder = "",
     config: Config = None,
     watch: Watch = None,
@@ -150,8 +123,9 @@ def check(
     "Check a new release against an old one: PASS 0, FAIL 10, INCONCLUSIVE 11."
     policy = policy_of(config, watched=watch, examples=examples, device=device, seed=seed)
     run = Path(out or f"runs/{name_of(old)}--{name_of(new)}")
-    places = dict(old=old, new=new, data=data, dictionary=dictionary, train_data=train_data)
-    p = validated(Preflight, places | dict(run=str(run)))
+    places = dict(old=old, new=new, data=data, dictionary=dictionary)
+    places |= dict(train_data=train_data, adapt_data=adapt_data, run=str(run))
+    p = validated(Preflight, places)
 
     def told(job: str, result: dict):
         if job == "preflight":
@@ -248,6 +222,32 @@ def train(
     training = {f"training__{name}": x for name, x in how.items()}
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
+
+# %% ../../nbs/09_gate/08_cli.ipynb #733e0288
+OldFolder = Annotated[str, typer.Option(help="The dictionary of the old release.")]
+LearnData = Annotated[str, typer.Option(help="Rows to learn from and to judge by.")]
+Seconds = Annotated[float, typer.Option(help="What it may take.")]
+
+
+@app.command()
+def adapt(
+    old: OldRelease,
+    new: NewRelease,
+    dictionary: OldFolder,
+    data: LearnData,
+    out: NewFolder,
+    budget: Seconds = 600.0,
+    config: Config = None,
+    device: Device = None,
+    seed: Seed = None,
+):
+    "Let a dictionary follow a model update: 0 where a step works, 10 where none does."
+    from interpkit.gate.adapting import adapt_to  # runs models: torch
+
+    policy = policy_of(config, device=device, seed=seed, adapt__budget=budget)
+    made = adapt_to(old, new, dictionary, data, out, policy)
+    print(made)
+    raise typer.Exit(int(ExitCode.PASS if made.taken else ExitCode.FAIL))
 
 # %% ../../nbs/09_gate/08_cli.ipynb #be872061
 EvidenceFolder = Annotated[

@@ -11,13 +11,16 @@ from html import escape
 from ..core.show import COLOURS, MARKS
 from ..drift.words import share
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #7d010fec
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #22a53eff
 HEADS = {
     "release": "release",
     "behaviour": "behaviour",
     "reconstruction": "FVU",
     "input drift": "input drift",
     "valid": "valid",
+    "before": "before",
+    "followed by": "followed by",
+    "valid now": "valid now",
     "same": "same",
     "changed": "not shared",
     "action": "action",
@@ -26,8 +29,13 @@ HEADS = {
 }
 
 
+def _short(x: float) -> str:
+    "A share where there is little room."
+    return share(x).replace("under ", "< ")
+
+
 def _value(column: str, x) -> str:
-    return share(x) if column in ("changed", "truth") else str(x)
+    return share(x) if column in ("changed", "truth") else str(x) or "-"
 
 # %% ../../nbs/09_gate/08a_demo_table.ipynb #4e0c0705
 def table_text(rows: list[dict]) -> str:
@@ -40,7 +48,7 @@ def table_text(rows: list[dict]) -> str:
         for line in table
     )
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #03f31ef4
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #68a481c5
 COLUMNS_AT = {  # where a column begins, in pixels
     "release": 16,
     "behaviour": 140,
@@ -48,9 +56,9 @@ COLUMNS_AT = {  # where a column begins, in pixels
     "input drift": 300,
     "valid": 410,
     "same": 532,
-    "action": 662,
-    "truth": 752,
-    "story": 832,
+    "action": 656,
+    "truth": 784,
+    "story": 848,
 }
 
 
@@ -97,25 +105,34 @@ def _heads(height: int) -> list[str]:
     ]
     return drawn
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #7eacb5cd
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #41a9c997
 def _outcome(y: int, row: dict, column: str) -> str:
     "An outcome with its mark and colour; interpkit's own in bold, *same* with the share."
     outcome = row[column]
     text = f"{MARKS[outcome]} {outcome}"
     if column == "same":
-        text += f" {share(row['changed'])}"
+        text += f" {_short(row['changed'])}"
     weight = "bold" if column in ("valid", "same") else "normal"
     return _put(COLUMNS_AT[column], y, text, COLOURS[outcome], weight=weight)
 
-# %% ../../nbs/09_gate/08a_demo_table.ipynb #c82ee7e4
+# %% ../../nbs/09_gate/08a_demo_table.ipynb #f9513502
+def _before(y: int, row: dict) -> list[str]:
+    "Under a row: by which step a dictionary followed, and what was to be done before; or none."
+    if not row["followed by"]:
+        return []
+    told = {"valid": f"now {row['valid now']}, {row['followed by']}"}
+    told["action"] = f"before: {row['before']}"
+    return [_put(COLUMNS_AT[c], y + 15, text, "#555555", 11) for c, text in told.items()]
+
+
 def _row_drawn(y: int, row: dict) -> list[str]:
     line = f'<line x1="8" y1="{y - 22}" x2="1234" y2="{y - 22}" stroke="#c9c9c9"/>'
     drawn = [line, _put(COLUMNS_AT["release"], y, row["release"], weight="bold")]
     for column in ("behaviour", "reconstruction", "input drift", "valid", "same"):
         drawn.append(_outcome(y, row, column))
     drawn.append(_put(COLUMNS_AT["action"], y, row["action"]))
-    drawn.append(_put(COLUMNS_AT["truth"], y, share(row["truth"])))
-    return drawn + _story(y, row["story"])
+    drawn.append(_put(COLUMNS_AT["truth"], y, _short(row["truth"])))
+    return drawn + _before(y, row) + _story(y, row["story"])
 
 # %% ../../nbs/09_gate/08a_demo_table.ipynb #fa4af73e
 def table_svg(rows: list[dict]) -> str:

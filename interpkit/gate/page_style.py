@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CSS', 'CSS_TABLES', 'CSS_PAPER']
 
-# %% ../../nbs/09_gate/00c_page_style.ipynb #d512acb9
+# %% ../../nbs/09_gate/00c_page_style.ipynb #a119ead7
 CSS = """
 @page { size: A4; margin: 15mm 16mm }
 body {
@@ -26,6 +26,7 @@ section {
   display: grid; grid-template-columns: 36mm 1fr; gap: 0 5mm;
   border-top: 1px solid #c9c9c9; padding: 2.2mm 0 1mm
 }
+section > div { min-width: 0 }
 section h2 { font-size: 10.5pt; margin: 0 }
 section h2 small {
   display: block; font-weight: normal; color: #555; font-size: 8.5pt;

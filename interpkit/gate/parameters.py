@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECRETS', 'Model', 'JOBS', 'SHELL', 'refuse_names', 'Parameters', 'model_at', 'expected', 'first_problem',
-           'validated', 'described', 'Preflight', 'TrainSae', 'TrainClt', 'Drift', 'Report', 'papermill_line',
+           'validated', 'described', 'Preflight', 'TrainSae', 'TrainClt', 'Drift', 'Adapt', 'Report', 'papermill_line',
            'values_in', 'refuse_hidden', 'refuse_missing', 'from_cell']
 
 # %% ../../nbs/09_gate/00_parameters.ipynb #693f71c8
@@ -119,7 +119,7 @@ def described(model: type[Parameters]) -> list[str]:
         lines.append(f"{name:<12}{field.description}{default}")
     return lines
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #fce7c3a1
+# %% ../../nbs/09_gate/00_parameters.ipynb #07691bbe
 class Preflight(Parameters):
     "Which releases, on which sequences, and where the run is kept."
 
@@ -141,6 +141,11 @@ class Preflight(Parameters):
     train_data: str = Field(
         default="",
         description="rows to train a dictionary on; empty: half of the check set",
+    )
+    adapt_data: str = Field(
+        default="",
+        description="rows by which the dictionary may follow a release that it doesn't fit; "
+        "empty: none follows",
     )
     policy: str = Field(default="", description="check.toml; empty: all defaults")
 
@@ -177,15 +182,26 @@ class Drift(Parameters):
 
     run: str = Field(min_length=1, description="folder of this run", examples=["runs/v1--v2"])
 
+# %% ../../nbs/09_gate/00_parameters.ipynb #bb2361f6
+class Adapt(Parameters):
+    "The dictionary follows a release that it does not fit, and the check is made again."
+
+    run: str = Field(min_length=1, description="folder of this run", examples=["runs/v1--v2"])
+
 # %% ../../nbs/09_gate/00_parameters.ipynb #a7f52ee6
 class Report(Parameters):
     "Verdict and report of a run."
 
     run: str = Field(min_length=1, description="folder of this run", examples=["runs/v1--v2"])
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #52531bc5
+# %% ../../nbs/09_gate/00_parameters.ipynb #f6e36a1f
 JOBS: dict[str, type[Parameters]] = dict(
-    preflight=Preflight, train_sae=TrainSae, train_clt=TrainClt, drift=Drift, report=Report
+    preflight=Preflight,
+    train_sae=TrainSae,
+    train_clt=TrainClt,
+    drift=Drift,
+    adapt=Adapt,
+    report=Report,
 )
 
 

@@ -74,9 +74,10 @@ def table(rows: list[dict], kind: str = "") -> str:
     body = "".join(map(_row_html, rows))
     return f"{opened}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
 
-# %% ../../nbs/09_gate/01_report.ipynb #832c60ff
+# %% ../../nbs/09_gate/01_report.ipynb #a2dfae76
 ASKED = {
     "Checked": "Which decision, on which traffic?",
+    "Followed": "How did the dictionary follow the release?",
     "Same?": "Does the model decide for the same reasons?",
     "Alerts": "And where its decisions are highest?",
     "What changed": "Which reasons, and by how much?",
@@ -107,7 +108,7 @@ def _part_html(part: Part) -> str:
     title = f"<h2>{safe(part.title)}{asked}</h2>"
     return f"<section>{title}<div>{''.join(_part_body(part))}</div></section>"
 
-# %% ../../nbs/09_gate/01_report.ipynb #d04b3345
+# %% ../../nbs/09_gate/01_report.ipynb #2ec29aa9
 SIGN = (
     "<div class=sign><span>Decision: accept / send back</span>"
     "<span>Name</span><span>Date</span></div>"
@@ -127,7 +128,7 @@ def _lead_html(verdict: Verdict, lead: Part) -> str:
 def page_one_html(verdict: Verdict, printed: dict | None = None, plan: Plan | None = None) -> str:
     "Page 1: what was found, what it rests on, and what to do next."
     lead, *parts = page_one(verdict, printed, plan, run=".")
-    sign = SIGN if verdict.action == "REVIEW" and not not_for_sign_off(plan) else ""
+    sign = SIGN if "REVIEW" in verdict.action and not not_for_sign_off(plan) else ""
     told = _lead_html(verdict, lead) + "\n".join(map(_part_html, parts))
     return f"<main class=page>{told}{sign}</main>"
 

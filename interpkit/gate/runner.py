@@ -7,7 +7,7 @@ __all__ = ['NO_LOCKS', 'OWN', 'kernel_failure', 'storage_failure', 'cell_failure
            'plan_jobs', 'lock', 'locked', 'refuse_foreign_folder', 'write_policy', 'own_files', 'remove_if_nothing',
            'at_absolute_places', 'run_jobs', 'run_check']
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #1a762fa8
+# %% ../../nbs/09_gate/06c_runner.ipynb #f8664e5e
 import errno
 import os
 import sys
@@ -27,9 +27,9 @@ from interpkit.core.files import (
 from .failures import AGAIN, kept_error, shortage
 from .kernel import Line, execute, own_kernel
 from .notebooks import job_notebook, refuse_exits
-from .parameters import JOBS, Drift, Parameters, Preflight, Report
+from .parameters import JOBS, Adapt, Drift, Parameters, Preflight, Report
 from .policy import Policy
-from .results import absolute, asked, begun_with, forget, result_of
+from .results import PLACES, absolute, asked, begun_with, forget, result_of
 from .warm import Warm, imports_for, manager_of
 
 # %% ../../nbs/09_gate/06c_runner.ipynb #f1a9d0f9
@@ -135,7 +135,7 @@ def training_job(policy: Policy) -> str:
     "The job that trains a dictionary under a policy."
     return "train_sae" if policy.training.wiring == "sae" else "train_clt"
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #848c1c8e
+# %% ../../nbs/09_gate/06c_runner.ipynb #37dd7bd5
 def plan_jobs(p: Preflight) -> list[tuple[str, Parameters]]:
     "The jobs of a check in their order, with their parameters."
     jobs: list[tuple[str, Parameters]] = [("preflight", p)]
@@ -150,7 +150,10 @@ def plan_jobs(p: Preflight) -> list[tuple[str, Parameters]]:
             policy=p.policy,
         )
         jobs.append((job, JOBS[job](**train)))
-    return [*jobs, ("drift", Drift(run=p.run)), ("report", Report(run=p.run))]
+    jobs.append(("drift", Drift(run=p.run)))
+    if p.adapt_data:
+        jobs.append(("adapt", Adapt(run=p.run)))
+    return [*jobs, ("report", Report(run=p.run))]
 
 # %% ../../nbs/09_gate/06c_runner.ipynb #559d97bc
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
@@ -239,12 +242,10 @@ def remove_if_nothing(run: Path, error: InterpkitError):
         with suppress(OSError):  # one that holds other things stays
             folder.rmdir()
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #da216a8a
+# %% ../../nbs/09_gate/06c_runner.ipynb #2937deb0
 def at_absolute_places(p: Preflight) -> Preflight:
     "The same parameters with absolute paths, since kernels may run elsewhere."
-    places = {
-        n: absolute(getattr(p, n)) for n in ("old", "new", "data", "dictionary", "train_data")
-    }
+    places = {n: absolute(getattr(p, n)) for n in PLACES}
     return p.model_copy(update=places | dict(run=os.path.abspath(p.run)))
 
 # %% ../../nbs/09_gate/06c_runner.ipynb #6c5d57ac

@@ -9,7 +9,7 @@ __all__ = ['verified_words', 'key_made', 'sign_folder']
 from .evidence import Verified, evidence_of, verify
 from .signatures import new_key, public_key, sign
 
-# %% ../../nbs/09_gate/07c_signing.ipynb #ed1acbc4
+# %% ../../nbs/09_gate/07c_signing.ipynb #53d67da4
 def _signed_words(found: Verified, key: str | None) -> str:
     "Who signed, and whether anybody knows whose key that is."
     if not found.signatures:
@@ -18,6 +18,17 @@ def _signed_words(found: Verified, key: str | None) -> str:
     if key is None:
         return f"Signed: {told}\n        Whose key that is, a public key tells: --key public.pem"
     return f"Signed: {told}\n        The key {public_key(key)[:12]} is that of {key}."
+
+
+def _before_words(adapted: dict) -> list[str]:
+    "What the check said before a dictionary followed; none where none did."
+    if not adapted:
+        return []
+    before = f"{adapted['before']['verdict']}, {adapted['before']['action']}"
+    return [
+        f"A dictionary followed, by {adapted['step']}: {adapted['dictionary'][:12]}. Through the "
+        f"one before, the check said {before}."
+    ]
 
 
 def verified_words(found: Verified, key: str | None = None) -> str:
@@ -30,6 +41,7 @@ def verified_words(found: Verified, key: str | None = None) -> str:
         [
             f"{found.verdict.headline}; and the files agree with each other: all of them follow "
             f"from the plan and from the table of {found.rows:,} rows.",
+            *_before_words(found.verdict.adapted),
             f"Digest {found.digest}",
             _signed_words(found, key),
             standard,
