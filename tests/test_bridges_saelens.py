@@ -14,7 +14,7 @@ import torch
 from helpers import refused
 from safetensors.torch import load_file, save_file
 from small_language import SITES, D, directions, world
-from small_saelens import HOOK, made
+from small_saelens import CROSSING, HOOK, crossing, made
 
 from interpkit.bridges.from_saelens import from_saelens
 from interpkit.bridges.saelens import to_saelens
@@ -459,6 +459,71 @@ def test_a_site_without_a_hook_name_comes_home(tmp_path):
     assert from_saelens(folder, world().old, rows()).sites == (site,)
 
 
+# Transcoders
+
+READS, WRITES = Site("model.layers.1.post_attention_layernorm", "in"), Site("model.layers.1.mlp")
+
+
+def written(w, x):
+    "What one source writes: features, bias and skip."
+    skip = 0 if w.W_skip is None else x @ w.W_skip
+    return w.decode(w.encode(x)) + skip
+
+
+@pytest.mark.parametrize("kind", CROSSING)
+def test_a_transcoder_comes_in_and_goes_out_with_the_same_function(tmp_path, kind):
+    theirs, x = crossing(kind), acts(300)
+    theirs.save_model(tmp_path / "theirs")
+    for source in (theirs, tmp_path / "theirs"):
+        ours = from_saelens(source, world().old, rows())
+        assert (ours.wiring, ours.sites, ours.targets) == ("transcoder", (READS,), (WRITES,))
+        w = ours.at(READS)
+        assert (w.W_skip is None) == ("skip" not in kind)
+        with torch.no_grad():
+            expected = theirs.decode(theirs.encode(x))
+            expected = theirs(x) if w.W_skip is not None else expected
+        assert torch.allclose(written(w, x), expected, atol=1e-4)
+        assert bool((w.encode(x) == 0).any())
+        assert bool((w.encode(x) > 0).any())
+    back = load(to_saelens(ours, tmp_path / "back", release=world().old))
+    assert back.cfg.architecture().startswith("jumprelu")
+    assert back.cfg.metadata.hook_name_out == "blocks.1.hook_mlp_out"
+    with torch.no_grad():
+        assert torch.allclose(back(x), expected, atol=1e-4)
+    again = from_saelens(tmp_path / "back", world().old, rows())
+    assert (again.labels, again.targets) == (ours.labels, ours.targets)
+    assert torch.allclose(written(again.at(READS), x), expected, atol=1e-4)
+
+
+def test_one_layer_of_several_transcoders_is_given_away(tmp_path):
+    w = directions(0, 20)
+    skip = replace(w, W_skip=torch.randn(D, D, generator=torch.Generator().manual_seed(1)))
+    places = [(Site(f"model.layers.{i}", "in"), Site(f"model.layers.{i}.mlp")) for i in (0, 1)]
+    reads, writes = zip(*places, strict=True)
+    both = Dictionary(reads, (w, skip), wiring="per_layer", targets=writes)
+    for i, weights in enumerate((w, skip)):
+        theirs = load(to_saelens(both, tmp_path / str(i), site=reads[i]))
+        with torch.no_grad():
+            assert torch.allclose(theirs(acts(50)), written(weights, acts(50)), atol=1e-5)
+        assert theirs.cfg.metadata.hook_name == f"blocks.{i}.hook_resid_pre"
+        assert theirs.cfg.metadata.hook_name_out == f"blocks.{i}.hook_mlp_out"
+
+
+def test_a_transcoder_that_does_not_say_where_it_writes_is_asked(tmp_path):
+    theirs = crossing()
+    theirs.cfg.metadata.hook_name_out = None
+    refused(lambda: from_saelens(theirs, world().old, rows()), "target=", code=64)
+    ours = from_saelens(theirs, world().old, rows(), target="model.layers.1.mlp")
+    assert ours.targets == (WRITES,)
+    wide = Site("model.layers.1.mlp.up_proj")
+    refused(lambda: from_saelens(theirs, world().old, rows(), target=wide), "width")
+    refused(lambda: from_saelens(made(), world().old, rows(), target=WRITES), "an SAE", code=64)
+    with_norm = dict(normalize_activations="expected_average_only_in")
+    refused(lambda: from_saelens(saved(tmp_path / "n", crossing(), with_norm), world().old, rows()))
+    cut = saved(tmp_path / "c", crossing(), without=["W_skip"])
+    refused(lambda: from_saelens(cut, world().old, rows()), "W_skip is missing")
+
+
 # Refused
 
 
@@ -468,7 +533,7 @@ def test_a_site_without_a_hook_name_comes_home(tmp_path):
         (dict(architecture="topk"), "batchtopk"),
         (dict(activation_fn="topk"), "topk"),
         (dict(architecture="batchtopk"), "save_inference_model"),
-        (dict(architecture="jumprelu_transcoder"), "jumprelu_transcoder"),
+        (dict(architecture="temporal"), "temporal"),
         (dict(architecture="matching_pursuit"), "train_dictionary"),
         (dict(normalize_activations="layer_norm"), "layer_norm"),
         (dict(normalize_activations="constant_norm_rescale"), "constant_norm_rescale"),

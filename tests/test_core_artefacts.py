@@ -518,3 +518,18 @@ def test_a_place_in_which_no_folder_can_be_is_one_clear_error():
     with pytest.raises(InterpkitError, match="a place that can be written to: /proc/x") as e:
         write(Path("/proc/x"), NEW)
     assert e.value.code == 64
+
+
+@pytest.mark.parametrize("what", ["a folder", "a link to itself", "a file as its folder"])
+def test_what_stands_in_the_way_of_a_file_is_no_matter_of_another_try(tmp_path, what):
+    "A scheduler repeats what ends with 75, and a folder that has a file's name stays one."
+    place = tmp_path / "policy.json"
+    if what == "a folder":
+        (place / "x").mkdir(parents=True)
+    elif what == "a link to itself":
+        place = tmp_path / "loop" / "policy.json"
+        (tmp_path / "loop").symlink_to("loop")
+    else:
+        (tmp_path / "file").write_text("x")
+        place = tmp_path / "file" / "policy.json"
+    refused(lambda: write_json(place, {}), "a place that can be written to", code=64)

@@ -12,6 +12,7 @@ from small_transformers import SPEAKS, token_rows
 from small_transformers import tiny as speaking
 from torch import nn
 
+from interpkit.dictionary.labels import token_names
 from interpkit.model.block_kinds import mlp_sites
 from interpkit.model.canaries import canary, compare_canary
 from interpkit.model.hook_names import site_from_hook_name
@@ -271,3 +272,28 @@ def test_a_language_model_without_a_decision_is_told_the_usual_ones():
     assert named.run(rows).shape == (10,)
     two = Release.from_module(model, "tokens", dict(kind="top_two"), device="cpu")
     assert bool((two.run(two.pin(rows)) >= 0).all())
+
+
+def test_a_tokenizers_words_are_those_of_labels_live_and_saved(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    words = {f"Ġword{i}" if i % 2 else f"part{i}": i for i in range(40)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="part0"))
+    decision = dict(kind="logit_difference", positive=4, negative=3)
+    how = dict(inputs="tokens", decision=decision, device="cpu")
+    live = Release.from_module(speaking("Llama", SPEAKS), **how, tokenizer=tokenizer)
+    assert live.fingerprint == Release.from_module(live.model, **how).fingerprint
+    saved = live.save(tmp_path / "r")
+    names = token_names(live)
+    assert names == token_names(saved)
+    assert names[4] == "part4"
+    assert "word5" in names[5]
+    assert token_names(Release.from_module(live.model, **how)) == {}
+    by_dict = Release.from_module(live.model, **how, tokenizer=words)
+    assert token_names(by_dict) == names
+    for wrong in ("gpt2", {}, {"a": "b"}, 7):
+        refused(
+            lambda w=wrong: Release.from_module(live.model, **how, tokenizer=w),
+            "AutoTokenizer",
+            code=64,
+        )

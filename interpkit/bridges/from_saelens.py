@@ -48,7 +48,7 @@ def _own(head: dict) -> dict:
         )
     return own
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #29a5c398
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #fd19a33b
 def _settings(raw: dict) -> dict:
     "What counts in a `cfg.json`, in the words of SAELens 6."
     head = raw["metadata"] if isinstance(raw.get("metadata"), dict) and raw["metadata"] else raw
@@ -61,6 +61,7 @@ def _settings(raw: dict) -> dict:
         centred=bool(raw.get("apply_b_dec_to_input", True)),
         dtype=str(raw.get("dtype", "float32")).removeprefix("torch."),
         d_in=raw.get("d_in"),
+        d_out=raw.get("d_out", raw.get("d_in")),
         d_sae=raw.get("d_sae"),
         head_index=head.get("hook_head_index"),
         hook_name=head.get("hook_name") or raw.get("hook_point"),
@@ -70,12 +71,23 @@ def _settings(raw: dict) -> dict:
         own=_own(head),
     )
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #bc14b33c
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #8d903c16
 READS = {  # architecture -> its tensors beside W_enc, W_dec and b_dec
     "standard": ("b_enc",),
     "jumprelu": ("b_enc", "threshold"),
     "gated": ("b_gate", "b_mag", "r_mag"),
+    "transcoder": ("b_enc",),
+    "skip_transcoder": ("b_enc", "W_skip"),
+    "jumprelu_transcoder": ("b_enc", "threshold"),
+    "jumprelu_skip_transcoder": ("b_enc", "threshold", "W_skip"),
 }
+
+
+def _crosses(cfg: dict) -> bool:
+    "Whether it is a transcoder, which reads one place and writes another."
+    return cfg["architecture"].endswith("transcoder")
+
+
 TRAIN = "train one here: train_dictionary(release, rows)"
 MEND = {
     "topk": "features that compete have no thresholds: train with SAELens' batchtopk, "
@@ -100,7 +112,7 @@ def _refuse_function(cfg: dict):
             TRAIN,
         )
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #5e563b18
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #e3bcb24c
 def _refuse_place(cfg: dict):
     "Raise (exit code 65) where an SAE does not write the site that it reads."
     head, hook, hook_out = cfg["head_index"], cfg["hook_name"], cfg["hook_name_out"]
@@ -110,7 +122,10 @@ def _refuse_place(cfg: dict):
             f"one of attention head {head}",
             "take an SAE of hook_attn_out, or of hook_z with all heads",
         )
-    if hook_out not in (None, "", hook):
+    if _crosses(cfg):
+        if cfg["norm"] != "none":
+            raise invalid("a transcoder of activations as they are", cfg["norm"], TRAIN)
+    elif hook_out not in (None, "", hook):
         raise invalid(
             "an SAE, which writes where it reads",
             f"one that reads {hook} and writes {hook_out}",
@@ -129,7 +144,7 @@ def _refuse(cfg: dict):
             "write there the type of the weights",
         )
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #bca3cfb7
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #5f12b7fa
 def _is_finite(name: str, t: Tensor) -> bool:
     "Whether all numbers are; a threshold may be infinite, which means never active."
     finite = torch.isfinite(t)
@@ -143,9 +158,9 @@ def _refuse_tensors(tensors: dict, cfg: dict):
     factor = tensors.get("scaling_factor")
     if factor is not None and bool((factor == 1).all()):
         del tensors["scaling_factor"]  # older versions wrote ones that nobody used
-    d, F = cfg["d_in"], cfg["d_sae"]
-    shapes = dict(W_enc=[d, F], W_dec=[F, d], b_dec=[d])
-    shapes |= {n: [F] for n in READS[cfg["architecture"]]}
+    d, F, d_out = cfg["d_in"], cfg["d_sae"], cfg["d_out"] if _crosses(cfg) else cfg["d_in"]
+    shapes = dict(W_enc=[d, F], W_dec=[F, d_out], b_dec=[d_out])
+    shapes |= {n: [d_out, d] if n == "W_skip" else [F] for n in READS[cfg["architecture"]]}
     given = {n: list(t.shape) for n, t in tensors.items()}
     wrong = [f"{n} {given.get(n, 'is missing')}" for n in shapes if given.get(n) != shapes[n]]
     wrong += [f"{n} {given[n]} as well" for n in given if n not in shapes]
@@ -165,7 +180,7 @@ def _activation(t: dict[str, Tensor], gated: bool) -> tuple[Tensor, Tensor, Tens
     gain, bias = t["r_mag"].exp(), t["b_mag"]
     return gain, bias, bias - gain * t["b_gate"]
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #4673ed06
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #80fc8c92
 def _folded(tensors: dict, cfg: dict, scale: float = 1.0) -> SiteWeights:
     "The same as product, bias and threshold; `scale` multiplies the activations first."
     as_deployed = getattr(torch, cfg["dtype"])
@@ -174,10 +189,11 @@ def _folded(tensors: dict, cfg: dict, scale: float = 1.0) -> SiteWeights:
     W_dec = t["W_dec"] / scale
     b_dec = t["b_dec"] / scale
     gain, b_enc, threshold = _activation(t, cfg["architecture"] == "gated")
-    if cfg["centred"]:
+    if cfg["centred"] and not _crosses(cfg):
         b_enc = b_enc - gain * (b_dec.double() @ W_enc.double()).float()
     threshold = threshold.clamp(min=0).expand_as(b_enc)
-    weights = SiteWeights(W_enc * gain, b_enc, threshold, W_dec, b_dec)
+    skip = t["W_skip"].T if "W_skip" in t else None
+    weights = SiteWeights(W_enc * gain, b_enc, threshold, W_dec, b_dec, skip)
     length = weights.W_dec[:, 0].norm(dim=1)
     if not bool(((length - 1).abs() < 1e-5)[length > 0].all()):
         weights = unit_rows(weights)
@@ -275,7 +291,24 @@ def _site_of(cfg: dict, release: Release, site: Site | str | None) -> Site:
         )
     return site_from_hook_name(cfg["hook_name"], release.model)
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #7b462e18
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #0649da99
+def _target_of(cfg: dict, release: Release, site: Site, target: Site | str | None) -> Site:
+    "Where it writes: a transcoder's target by name or hook, an SAE's own site."
+    if not _crosses(cfg):
+        if target is not None:
+            given = f"target={str(target)!r} for an SAE"
+            raise bad_parameter("no target: an SAE writes where it reads", given, "leave it out")
+        return site
+    name = target or cfg["own"].get("target") or cfg["hook_name_out"]
+    if not name:
+        raise bad_parameter(
+            "the site that this transcoder writes",
+            f"no hook_name_out in {CONFIG}",
+            "name it: from_saelens(folder, release, rows, target='model.layers.3.mlp:out')",
+        )
+    return site_named(str(name), release.model)
+
+
 def _refuse_width(release: Release, site: Site, rows: pd.DataFrame, d: int):
     "Raise (exit code 65) where activations at the site have another width than `d`."
     batch = release.batch(rows.iloc[:2])
@@ -288,14 +321,15 @@ def _refuse_width(release: Release, site: Site, rows: pd.DataFrame, d: int):
             "release.sites() prints the widths",
         )
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #86ad7538
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #173a5e10
 def from_saelens(
     where,  # the folder of a SAELens SAE, or the SAE itself
     release: Release,  # that it shall interpret
     rows: pd.DataFrame,  # of that release, to measure on: at least a few hundred
     site: Site | str | None = None,  # that it reads; default: what its folder says, or its hook
+    target: Site | str | None = None,  # that a transcoder writes; default: the same
 ) -> Dictionary:
-    """An SAE of SAELens as a dictionary, measured and certified on `release`.
+    """An SAE or transcoder of SAELens as a dictionary, measured and certified on `release`.
 
     Labels that interpkit wrote are kept, other features are labelled from `rows`.
     Raises (exit code 65) where no dictionary does the same.
@@ -303,15 +337,18 @@ def from_saelens(
     is_folder = isinstance(where, (str, os.PathLike))
     cfg, weights = _read(Path(where)) if is_folder else _read_live(where)
     site = _site_of(cfg, release, site)
-    _refuse_width(release, site, rows, weights.d)
+    target = _target_of(cfg, release, site, target)
+    for place, width in ((site, weights.d), (target, weights.d_out)):
+        _refuse_width(release, place, rows, width)
     imported = {k: cfg[k] for k in ("architecture", "model_name", "hook_name")}
     imported |= dict(sae_lens_version=cfg["version"], weights=cfg["weights"])
     own = cfg["own"]
     labels = tuple(map(str, own.get("labels", ())))
     training = own.get("training", {}) | dict(imported=imported)
-    dictionary = Dictionary(
-        (site,), (weights,), labels, training, figures=tuple(own.get("figures", ()))
-    ).to(release.device)
+    how: dict = dict(wiring="transcoder", targets=(target,)) if _crosses(cfg) else {}
+    figures = tuple(own.get("figures", ()))
+    made = Dictionary((site,), (weights,), labels, training, figures=figures, **how)
+    dictionary = made.to(release.device)
     rows = release.pin(rows)
     if not own.get("labels"):
         dictionary = label_dictionary(release, dictionary, rows)

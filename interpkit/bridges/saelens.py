@@ -17,14 +17,14 @@ from ..model.hook_names import hook_name_from_site
 from ..model.releases import Release
 from ..model.sites import Site
 
-# %% ../../nbs/06_bridges/00_saelens.ipynb #f1e8bff8
+# %% ../../nbs/06_bridges/00_saelens.ipynb #62164556
 def _one_site(dictionary: Dictionary, site: Site | str | None) -> Site:
     "The site that is given away. Raises (exit code 64 or 65) where a folder has no room for it."
-    if dictionary.wiring != "sae":
+    if dictionary.wiring == "clt":
         raise invalid(
-            "a dictionary with wiring 'sae', the one that SAELens' jumprelu has",
+            "an SAE, or transcoders of which each writes to one place",
             f"wiring {dictionary.wiring!r}",
-            "keep it as it is: dictionary.save(folder)",
+            "keep it as it is: dictionary.save(folder); or give it to circuit-tracer",
         )
     if site is None and len(dictionary.sites) > 1:
         first = str(dictionary.sites[0])
@@ -37,13 +37,19 @@ def _one_site(dictionary: Dictionary, site: Site | str | None) -> Site:
     dictionary.at(site)  # refuses a site that the dictionary does not read
     return site
 
-# %% ../../nbs/06_bridges/00_saelens.ipynb #42a12cc9
+# %% ../../nbs/06_bridges/00_saelens.ipynb #68e52e29
+def _target(dictionary: Dictionary, site: Site) -> Site:
+    "Where the features of a site write."
+    return dictionary.targets[dictionary.sites.index(site)]
+
+
 def _metadata(dictionary: Dictionary, site: Site) -> dict:
     "What SAELens has no field for: labels, training record, and where it was measured."
     first = dictionary.offsets[site]
     own = slice(first, first + dictionary.at(site).n_features)
     keys = ("release", "fingerprint", "dictionary", "measured")
-    return dict(
+    writes = {} if dictionary.wiring == "sae" else dict(target=str(_target(dictionary, site)))
+    return writes | dict(
         site=str(site),
         sites=[str(s) for s in dictionary.sites],
         labels=list(dictionary.labels[own]),
@@ -52,16 +58,19 @@ def _metadata(dictionary: Dictionary, site: Site) -> dict:
         validity={k: dictionary.validity[k] for k in keys if k in dictionary.validity},
     )
 
-# %% ../../nbs/06_bridges/00_saelens.ipynb #1b6144f1
+# %% ../../nbs/06_bridges/00_saelens.ipynb #f7cacc1c
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.0"  # of SAELens; a folder that says less than 6.0 is read in an older form
 
 
 def _config(dictionary: Dictionary, site: Site, model=None) -> dict:
     "The content of `cfg.json`."
-    weights = dictionary.at(site)
-    return dict(
-        architecture="jumprelu",
+    weights, target = dictionary.at(site), _target(dictionary, site)
+    writes = {} if dictionary.wiring == "sae" else dict(d_out=weights.d_out)
+    out = dict(hook_name_out=hook_name_from_site(target, model)) if writes else {}
+    skip = "" if weights.W_skip is None else "_skip"
+    return writes | dict(
+        architecture=f"jumprelu{skip}_transcoder" if writes else "jumprelu",
         d_in=weights.d,
         d_sae=weights.n_features,
         dtype=str(weights.W_enc.dtype).removeprefix("torch."),
@@ -75,10 +84,11 @@ def _config(dictionary: Dictionary, site: Site, model=None) -> dict:
             model_name=dictionary.validity.get("release"),
             hook_name=hook_name_from_site(site, model),
             interpkit=_metadata(dictionary, site),
+            **out,
         ),
     )
 
-# %% ../../nbs/06_bridges/00_saelens.ipynb #2583a214
+# %% ../../nbs/06_bridges/00_saelens.ipynb #220601c3
 def to_saelens(
     dictionary: Dictionary,
     folder: str | Path,
@@ -92,6 +102,8 @@ def to_saelens(
     site = _one_site(dictionary, site)
     weights = dictionary.at(site)
     tensors = {n: getattr(weights, n) for n in TENSORS} | dict(W_dec=weights.W_dec[:, 0])
+    if weights.W_skip is not None:
+        tensors["W_skip"] = weights.W_skip.T  # [d_out, d] there
     copies = {n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}
     with new_artefact(folder, "saelens", overwrite=overwrite) as tmp:
         save_file(copies, tmp / WEIGHTS)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIT', 'large_groups', 'large_groups_sentence', 'few_blocks', 'blind_spot', 'copies_of_the_row_before',
-           'looks_forgotten', 'unfit_words']
+           'looks_forgotten', 'unfit_words', 'fitness_words']
 
 # %% ../../nbs/00_core/02d_cautions.ipynb #be6e6297
 from collections import Counter
@@ -175,7 +175,7 @@ def looks_forgotten(
         "short then."
     )
 
-# %% ../../nbs/00_core/02d_cautions.ipynb #231603b9
+# %% ../../nbs/00_core/02d_cautions.ipynb #0e7380a5
 FIT = dict(splice_error=0.10, error_share=0.30)  # at most, on the dictionary's own release
 
 
@@ -192,3 +192,9 @@ def unfit_words(measured: Mapping[str, float]) -> str:
         f"unfit for a check at the usual limits: {', '.join(over)}. More active features per token "
         "(k) help most, then more features (n_features), then more tokens"
     )
+
+
+def fitness_words(measured: Mapping[str, float]) -> str:
+    "The same as a sentence, which also says that a dictionary is fit."
+    told = unfit_words(measured) or "fit for a check at the usual limits"
+    return f"{told[0].upper()}{told[1:]}."

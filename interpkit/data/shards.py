@@ -10,6 +10,7 @@ __all__ = ['DTYPES', 'KIND', 'WORDS', 'shard_name', 'lengths_key', 'store_plan',
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,8 @@ def write_shard(file: Path, tensors: dict) -> str:
             raise storage_error(file, e) from e
         raise
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
     return digest
 
 # %% ../../nbs/02_data/03_shards.ipynb #ba08c832

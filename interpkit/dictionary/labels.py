@@ -69,7 +69,9 @@ def readable(names: dict[int, str]) -> dict[int, str]:
 
 # %% ../../nbs/04_dictionary/03e_labels.ipynb #e5d8703f
 def token_names(release: Release) -> dict[int, str]:
-    "id -> name from the release folder's `vocab.json` or tokenizer; empty where there is none."
+    "id -> name by the tokenizer of a release, live or in its folder; empty where there is none."
+    if release.vocabulary:
+        return readable({i: n for n, i in release.vocabulary.items()})
     folder = release.folder
     if folder is None:
         return {}

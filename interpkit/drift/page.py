@@ -6,16 +6,14 @@
 __all__ = ['LEAD', 'FAILED', 'OPEN', 'OPEN_AFTER', 'FOLLOW', 'SAVE', 'CHECK', 'COMMAND', 'lead', 'flips_beside', 'lead_words',
            'basis', 'next_words', 'command', 'Part', 'page_one', 'summary_lines', 'short_html']
 
-# %% ../../nbs/08_drift/05d_page.ipynb #d835a099
+# %% ../../nbs/08_drift/05d_page.ipynb #8ba91780
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..core.digests import digest_json
 from .actions import reasons_changed
 from .answers import same_words, valid_words
-from .canvas import in_any_theme
 from interpkit.drift.caveats import (
     behaviour_words,
     bypass_words,
@@ -31,7 +29,7 @@ from interpkit.drift.caveats import (
     sensitivity_words,
 )
 from .changed import changed_table, changed_words, segments_told
-from .figures import statements_figure
+from .figures import themed_statements
 from .followed import followed_rows, followed_words
 from interpkit.drift.parts import (
     alerts_words,
@@ -43,9 +41,7 @@ from .verdict import Verdict, needed_by_statement
 from interpkit.drift.words import (
     among,
     amount,
-    is_multiple,
     joined,
-    known,
     listed,
     named,
     one_line,
@@ -398,7 +394,7 @@ def summary_lines(
             lines.append(f"  {part.command}")
     return lines
 
-# %% ../../nbs/08_drift/05d_page.ipynb #e811aaf3
+# %% ../../nbs/08_drift/05d_page.ipynb #f9fd257d
 def _cells(row: Iterable, tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(one_line(x))}</{tag}>" for x in row) + "</tr>"
 
@@ -413,15 +409,6 @@ def _fragment(part: Part) -> str:
     return f"{text}<table>{_cells(part.rows[0], 'th')}{rows}</table>"
 
 
-def _drawn(v: Verdict) -> str:
-    "The statements of all features together beside their limits; '' where nothing was measured."
-    drawn = [s for s in v.statements if not s.watched]
-    if not any(known(s) and not is_multiple(s) for s in drawn):
-        return ""
-    name = f"statements-{digest_json([v.headline, [s.ratio for s in drawn]])[:8]}"
-    return in_any_theme(statements_figure(drawn, name))
-
-
 def short_html(
     v: Verdict, printed: dict | None = None, plan: Plan | None = None, run: str | None = None
 ) -> str:
@@ -429,4 +416,4 @@ def short_html(
     first, *parts = page_one(v, printed, plan, run)
     told = escape(" ".join(first.sentences[:-1]))
     head = f"<h3>{escape(first.title)}</h3><p><em>{told}</em></p>"
-    return head + "".join(map(_fragment, parts)) + _drawn(v)
+    return head + "".join(map(_fragment, parts)) + themed_statements(v.statements, v.headline)

@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from ..core.cautions import fitness_words
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
@@ -164,7 +165,7 @@ def run_training(
 
 # %% ../../nbs/09_gate/08_cli.ipynb #1388fab2
 def training_words(result: dict, out: str) -> str:
-    "What a training has made, in two lines."
+    "What a training has made, in three lines: the last says whether a check would take it."
     measured = [
         f"{name.replace('_', ' ')} {x:,}"
         if isinstance(x, int)
@@ -172,7 +173,7 @@ def training_words(result: dict, out: str) -> str:
         for name, x in result["measured"].items()
     ]
     made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
-    return f"{made}\n{', '.join(measured)}"
+    return f"{made}\n{', '.join(measured)}\n{fitness_words(result['measured'])}"
 
 # %% ../../nbs/09_gate/08_cli.ipynb #96c89f55
 ReleaseToRead = Annotated[str, typer.Option(help="The release: a folder or hub id.")]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #8caa04db
+# %% ../../nbs/01_model/05_releases.ipynb #dcae5932
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from interpkit.model.decisions import (
 )
 from .fingerprints import module_fingerprint
 from .frozen import freeze, pick_device, vocabulary_size
-from .given import no_folder, no_module
+from .given import no_folder, no_module, vocabulary_of
 from .hook_names import choose_sites, hook_name_from_site
 from .hooks import as_tokens, first_tensor
 from .hub_folders import hub_folder, hub_parts, is_path
@@ -52,7 +52,7 @@ from .saved import ASKED, probe_rows, require_same
 from .sites import Site
 from .weights import main_dtype
 
-# %% ../../nbs/01_model/05_releases.ipynb #3988e9c6
+# %% ../../nbs/01_model/05_releases.ipynb #4b8c5162
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -72,6 +72,7 @@ class Release:
     folder: Path | None = None
     for_sign_off: bool = False
     notes: tuple[str, ...] = ()
+    vocabulary: dict[str, int] | None = None  # token name -> id, where a tokenizer was given
     bond: Bond | None = None  # to the live module it was copied from, while that can be reached
 
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
@@ -188,7 +189,7 @@ def run(
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
 
-# %% ../../nbs/01_model/05_releases.ipynb #418aab7b
+# %% ../../nbs/01_model/05_releases.ipynb #029bcac3
 @patch(cls_method=True)
 @at_the_door
 def from_module(
@@ -200,6 +201,7 @@ def from_module(
     name: str = "release",  # what people call it
     device: str = "auto",  # auto, cpu or cuda
     columns: list | None = None,  # that `inputs` reads, where it is a function or None
+    tokenizer=None,  # that made the tokens, or {name: id}: labels then say its text
 ) -> Release:
     """A release of a copy of a live module.
 
@@ -224,6 +226,7 @@ def from_module(
         where,
         dtype=main_dtype(model.state_dict().values()),
         notes=("not for sign-off: code not fingerprinted",),
+        vocabulary=vocabulary_of(tokenizer),
         bond=bond_of(made, model, name, inputs, decision),
     )
 
@@ -377,7 +380,7 @@ def _told(live: Release) -> dict:
         told |= dict(columns=list(live.inputs.columns))
     return told
 
-# %% ../../nbs/01_model/05_releases.ipynb #ed528aa5
+# %% ../../nbs/01_model/05_releases.ipynb #2b67cba1
 @patch
 @at_the_door
 def save(
@@ -386,7 +389,7 @@ def save(
     factory: Callable
     | None = None,  # builds the model: factory(**factory_args); default: its class
     factory_args: dict | None = None,  # plain values
-    vocabulary: dict | None = None,  # token name -> id, kept as vocab.json
+    vocabulary: dict | None = None,  # token name -> id, kept as vocab.json; default: its own
     overwrite: bool = False,
     files: Iterable[str | Path] = (),  # that its code reads beside it: what was fitted, no pickles
     rows: pd.DataFrame | None = None,  # on which live and saved release are compared
@@ -407,8 +410,8 @@ def save(
     spec = {part: plain(getattr(self, part).spec(), part) for part in ("inputs", "decision")}
     with new_artefact(folder, "release", overwrite) as tmp:
         write_model(self.model, tmp, hf)
-        if vocabulary:
-            write_json(tmp / "vocab.json", vocabulary)
+        if names := vocabulary or self.vocabulary:
+            write_json(tmp / "vocab.json", names)
         write_head(tmp, build, spec, files, factory_args=factory_args or {}, **_told(self))
         again = _built_again(self, tmp, build)
         require_same(self, again, build, None if rows is None else as_frame(rows))

@@ -158,7 +158,7 @@ def from_dense(
     values = codes.detach().reshape(-1).index_select(0, place)
     return cls.at(place, values, tuple(codes.shape))
 
-# %% ../../nbs/03_sparse/00_codes.ipynb #73568f6e
+# %% ../../nbs/03_sparse/00_codes.ipynb #e1d5866a
 @patch(as_prop=True)
 def token(self: SparseCodes) -> Tensor:  # int64 [n]
     "The token of each active feature."
@@ -166,7 +166,7 @@ def token(self: SparseCodes) -> Tensor:  # int64 [n]
     size = len(self.indices) if self.tokens.is_cuda else None  # a GPU then need not be waited for
     return torch.repeat_interleave(numbers, self.tokens.diff(), output_size=size)
 
-# %% ../../nbs/03_sparse/00_codes.ipynb #e37a0b82
+
 @patch
 def wrong(self: SparseCodes, most: int | None = None) -> str:
     "In what codes are no sparse codes of at most `most` features; '' where they are."

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -146,7 +147,8 @@ def cut_after(log: Path, taken: int):
         aside.write_text("".join(f"{text}\n" for text in lines if step_of(text) <= taken))
         os.replace(aside, log)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 # %% ../../nbs/05_training/03a_watch.ipynb #aac79917
 class Log:
