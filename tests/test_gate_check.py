@@ -403,7 +403,7 @@ def test_changed_columns_and_vocabularies_are_named(tiny, tmp_path):
             folder = tmp_path / name
             folder.mkdir()
             (folder / "vocab.json").write_text(json.dumps(vocabulary))
-        return SimpleNamespace(name=name, inputs_columns=columns, folder=folder)
+        return SimpleNamespace(name=name, inputs_columns=columns, folder=folder, vocabulary=None)
 
     assert schema_notes(release("a", ["x", "y"]), release("b", ["y", "z"])) == [
         "b no longer reads the column 'x'",
