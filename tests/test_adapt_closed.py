@@ -68,6 +68,17 @@ def test_a_rotation_is_exact_with_two_tokens_per_direction_and_noise_stays():
     assert wide.A.shape == (16, 9) and wide.rest < 1e-4
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.2, 2.0])
+def test_other_units_are_found_in_directions_that_hardly_vary(factor):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 16, generator=g) * torch.logspace(-4, 0, 16)
+    held = torch.arange(300) % 5 == 0
+    assert (fit_map(x, factor * x + 1, held).A - factor * torch.eye(16)).abs().max() < 1e-3
+    Q = torch.linalg.qr(torch.randn(16, 16, generator=g)).Q
+    found = fit_map(x, factor * x @ Q, held)
+    assert (found.A - factor * Q).abs().max() < 1e-2 * factor
+
+
 def exact_update(d, n=400, seed=0):
     "Activations at all sites, and what an affine map of its own makes of each."
     g = torch.Generator().manual_seed(seed)

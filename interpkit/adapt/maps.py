@@ -40,17 +40,19 @@ def share_left(
     error = float((y - made).square().sum())
     return error / variance if variance > 0 else float(error > 0)
 
-# %% ../../nbs/08a_adapt/01_maps.ipynb #d7906314
+# %% ../../nbs/08a_adapt/01_maps.ipynb #eeff645b
 def _starts(
     x: Tensor,  # [N, d_from] centred
     y: Tensor,  # [N, d_to] centred
 ) -> dict[str, Tensor]:  # kind -> [d_from, d_to]
-    "Maps without a fitted number of their own size: no change, and the best rotation."
+    "Maps of fewer numbers than their size: no change, the best rotation, and both rescaled."
     if x.shape[1] != y.shape[1]:
         return {"zero": x.new_zeros(x.shape[1], y.shape[1])}
-    u, _, v = torch.linalg.svd(x.T @ y)
-    eye = torch.eye(x.shape[1], dtype=x.dtype)
-    return {"none": eye, "procrustes": u @ v}
+    u, s, v = torch.linalg.svd(x.T @ y)
+    eye, turn = torch.eye(x.shape[1], dtype=x.dtype), u @ v
+    size = x.square().sum().clamp(min=1e-30)
+    scaled = {"scale": eye * (x * y).sum() / size, "scaled procrustes": turn * s.sum() / size}
+    return {"none": eye, "procrustes": turn, **scaled}
 
 # %% ../../nbs/08a_adapt/01_maps.ipynb #5577c65a
 PENALTIES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)  # in units of the mean variance of a direction

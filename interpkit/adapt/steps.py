@@ -6,7 +6,7 @@
 __all__ = ['STEPS', 'PER_WIDTH', 'LEAST', 'FAR', 'TOO_FAR', 'WAYS', 'Refused', 'Climb', 'Rates', 'measured_rates', 'planned_cost',
            'by_closed_form', 'by_polish', 'by_warm_start', 'by_retraining']
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #de81472d
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #db1e96c8
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .budget import Clock, Cost
 from .closed import Moved, closed_form, how_moved
+from .judged import with_first
 from .mapped import active_per_token, parts_of, untied, with_l0
 from .maps import AffineMap, fit_map
 from .paired import Paired, paired_activations
@@ -33,7 +34,7 @@ from ..training.continued import Continued
 from ..training.recipe import Recipe
 from ..training.train import train_dictionary
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #482f6102
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #b8fb881a
 STEPS = ("reuse", "closed form", "polish", "warm start", "retrain")
 PER_WIDTH = dict(closed=32, polish=128, far=512, warm=3000, retrain=16_000)  # tokens
 LEAST = dict(closed=2, polish=64)
@@ -44,7 +45,7 @@ TOO_FAR = 0.10  # above which the closed form is skipped
 class Refused(Exception):
     "Why a step is not taken."
 
-# %% ../../nbs/08a_adapt/07a_steps.ipynb #3b4b694c
+# %% ../../nbs/08a_adapt/07a_steps.ipynb #dadfafb8
 @dataclass
 class Climb:
     "One update that is being followed: both releases, the old dictionary, rows to learn from."
@@ -58,6 +59,9 @@ class Climb:
     found: dict[str, Dictionary] = field(default_factory=dict)  # step -> what it gave
     taken: dict[int, Paired] = field(default_factory=dict)  # tokens asked for -> activations
     judging: float = 0.0  # seconds that it takes to judge a dictionary
+
+    def __post_init__(self):
+        self.dictionary = with_first(self.dictionary)
 
     @property
     def sites(self) -> tuple[Site, ...]:
