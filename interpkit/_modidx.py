@@ -1966,6 +1966,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan._groups_by_segment': ( '08_drift/plan.html#_groups_by_segment',
                                                                                    'interpkit/drift/plan.py'),
+                                      'interpkit.drift.plan._of_first': ('08_drift/plan.html#_of_first', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan._origin': ('08_drift/plan.html#_origin', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan._own_shares': ('08_drift/plan.html#_own_shares', 'interpkit/drift/plan.py'),
                                       'interpkit.drift.plan._too_small': ('08_drift/plan.html#_too_small', 'interpkit/drift/plan.py'),

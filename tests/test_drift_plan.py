@@ -19,6 +19,7 @@ from small_language import truth, world
 import interpkit
 from interpkit.core.digests import canonical
 from interpkit.core.statistics import Interval
+from interpkit.dictionary.validity import certify
 from interpkit.drift.limits import Limits
 from interpkit.drift.measure import load_families, measure
 from interpkit.drift.parts import pool_words
@@ -522,3 +523,20 @@ def test_the_code_digest_does_not_change_with_the_report(copied):
     before = code_digest(load_families())
     add_a_line(copied / "gate" / "report.py")
     assert before == code_digest(load_families())
+
+
+def test_a_chain_of_updates_is_judged_by_what_its_first_dictionary_had():
+    c = small_world(n=400)
+    loose = Limits(splice_error=0.99, error_share=0.9)
+    coarse = certify(c.old, c.dictionary.subset(range(1, 16)), c.rows)
+    plain, scores = plan_check(c.old, coarse, c.rows, limits=loose)
+    assert scores.splice.ratio > 0.001
+    first = dict(splice_error=scores.splice.ratio / 2, error_share=1.0)  # the second had more
+    followed = replace(coarse, training=coarse.training | dict(first=first))
+    chained, _ = plan_check(c.old, followed, c.rows, limits=loose)
+    was, now = ({s.name: s for s in p.statements if not s.segment} for p in (plain, chained))
+    assert now["splice error"].limit == pytest.approx(first["splice_error"] + 0.05, rel=1e-3)
+    assert now["splice error"].limit < was["splice error"].limit
+    assert now["error share"] == was["error share"]
+    stated, _ = plan_check(c.old, followed, c.rows, limits=loose, own=dict(splice_error=0.2))
+    assert stated.own["splice_error"] == 0.2  # what a policy states goes before

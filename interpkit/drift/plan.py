@@ -181,7 +181,7 @@ def cautions_of(scores: OldScores, rows: pd.DataFrame, salt: str = "") -> tuple[
         found.append(few_blocks(blocks_of(rows["timestamp"])))
     return tuple(sentence for sentence in found if sentence)
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #f81a9bb9
+# %% ../../nbs/08_drift/03a_plan.ipynb #0eb5a434
 def _origin(old: Release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
     "Fields of a plan that say what it was made from."
     return dict(
@@ -191,6 +191,13 @@ def _origin(old: Release, dictionary: Dictionary, rows: pd.DataFrame) -> dict:
         sequences=len(rows),
         groups=int(rows["group_id"].nunique()) if "group_id" in rows else len(rows),
     )
+
+
+def _of_first(dictionary: Dictionary, scores: OldScores) -> dict:
+    "What the first dictionary of a chain had on its own release, where that was less."
+    first = dictionary.training.get("first", {})
+    now = dict(splice_error=scores.splice.ratio, error_share=max(e.ratio for e in scores.error))
+    return {name: first[name] for name, x in now.items() if first.get(name, np.inf) < x}
 
 
 def _own_shares(scores: OldScores, own: dict) -> dict:
@@ -220,7 +227,7 @@ def limits_by_segment(
         found[name] = limits_of(inside, limits, {}, shares)
     return found
 
-# %% ../../nbs/08_drift/03a_plan.ipynb #10383273
+# %% ../../nbs/08_drift/03a_plan.ipynb #236acfa8
 DEFAULTS = Limits()
 
 
@@ -248,6 +255,7 @@ def plan_check(
     verify_canary(old, dictionary)
     rows, own = old.pin(rows), own or {}
     scores = score_old(old, dictionary, rows, alerts)
+    own = _of_first(dictionary, scores) | own
     fit_or_raise(dictionary, scores, limits)
     chosen = watched_features(dictionary, scores, watched_share, watched)
     loaded = load_families(families)
