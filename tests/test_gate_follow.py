@@ -191,6 +191,33 @@ def test_where_no_step_works_the_first_check_stands_with_the_reason():
     assert "--adapt-data" in str(silent)
 
 
+@pytest.mark.parametrize("n, said", [(1, "at least 60"), (3, "at least 60"), (None, "differ")])
+def test_rows_that_show_nothing_leave_the_first_check_as_it_is(n, said):
+    new = small.release("turned", small.CHANGES["rotated"], shift=1.0)
+    alike = learn().assign(**dict.fromkeys(small.COLUMNS, 0.0))
+    given = alike if n is None else learn().head(n)
+    found = checked(new, rows().head(300), dictionary=small.trained(), adapt_data=given)
+    assert found.before is None and said in found.why_not
+
+
+ODD = (
+    (dict(held=1), "held"),
+    (dict(held=0.0), "held"),
+    (dict(held=True), "held"),
+    (dict(seed="x"), "seed"),
+    (dict(seed=-1), "seed"),
+    (dict(rows=[dict.fromkeys(small.COLUMNS, 0.0)]), "sequence_id"),
+    (dict(dictionary="folder"), "adapt(old, new, dictionary, rows)"),
+)
+
+
+@pytest.mark.parametrize("given, said", ODD)
+def test_odd_parameters_of_adapt_are_refused_by_name(given, said):
+    how = dict(old=small.old(), new=small.old(), dictionary=small.trained(), rows=learn()) | given
+    error = refused(lambda: adapt(**how), code=65 if "rows" in given else 64)
+    assert said in str(error)
+
+
 def test_what_is_checked_is_not_learned_from():
     new = small.release("turned", small.CHANGES["rotated"])
     how = dict(dictionary=small.trained())

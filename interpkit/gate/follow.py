@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['NOT_VALID', 'is_out', 'adapted_of', 'under_new_names', 'followed']
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #df4f84cb
+# %% ../../nbs/09_gate/03e_follow.ipynb #3d29ccef
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ..adapt.compared import joined
+from ..adapt.compared import joined, places_of
 from ..adapt.identity import Identity
 from ..adapt.ladder import Adaptation, Rung, adapt
 from ..adapt.steps import STEPS
@@ -88,7 +88,7 @@ def under_new_names(
     own = replace(new, model=new.model.under_new_names, default_sites=sites)
     return certify(own, replace(dictionary, sites=sites, targets=targets), rows)
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #8d202a4b
+# %% ../../nbs/09_gate/03e_follow.ipynb #6078f36d
 NOT_VALID = "the dictionary that followed is not valid on the check set"
 
 
@@ -117,7 +117,8 @@ def followed(
     one, other = joined(before.dictionary, made.dictionary, made.identity, descended)
     ready = under_new_names(made.dictionary, new, learn, policy.new.sites)
     adapted = adapted_of(made, before.verdict, learn) | dict(dictionary=ready.fingerprint)
-    plan = plan_after(before.plan, one.n_features, adapted)
+    watched = places_of(before.plan.watched, before.dictionary, one)
+    plan = plan_after(before.plan, one.n_features, watched, adapted)
     how = (before.preview, salt, policy.examples, progress, other, before)
     after = score(old, new, one, rows, plan, *how)
     if after.verdict.valid == "FAIL":
