@@ -100,6 +100,16 @@ def test_nothing_is_laundered_by_a_dictionary_that_follows():
     assert "does not reason as old did" in str(moved) and "in effect" in str(moved)
 
 
+def test_a_transcoder_whose_target_was_turned_ends_as_adapt():
+    "Its source stands where it stood, so the first check takes the old decoder for a reason."
+    new = small.release("turned", small.CHANGES["rotated"])
+    limits = dict(splice_error=0.6, allowance=0.5, error_share=0.7)
+    found = checked(new, dictionary=small.transcoder(), limits=limits)
+    assert (found.before.action, found.action) == ("REVIEW", "ADAPT")
+    other = other_rule(small.CHANGES["rotated"])
+    assert checked(other, dictionary=small.transcoder(), limits=limits).action == "ADAPT + REVIEW"
+
+
 class Wrapped(torch.nn.Module):
     "The network under another name."
 
@@ -371,8 +381,10 @@ def test_the_jobs_follow_report_and_verify(asked, tmp_path):
     assert ipk(["verify", str(run)]) == 0
     again = jobs.adapt(Adapt(run=str(run)))  # as a killed job would begin again
     assert again["dictionary"] == made["dictionary"] and again["evidence"] != ""
-    write_json(run / "adapt" / "result.json", made | dict(evidence="0" * 64))
-    refused(lambda: verify(run), "adapt/result.json", code=65)
+    others = (dict(evidence="0" * 64), dict(step="polish"), dict(why="none did"))
+    for other in (*others, dict(dictionary="0" * 64), dict(action="REUSE")):
+        write_json(run / "adapt" / "result.json", made | other)
+        refused(lambda: verify(run), "adapt/result.json", code=65)
     (run / "adapt" / "result.json").unlink()
     refused(lambda: verify(run), "adapt/result.json", code=65)
 

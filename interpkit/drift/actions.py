@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['is_effect', 'site_moved', 'reasons_changed', 'action_for', 'action_after', 'holds_up']
 
-# %% ../../nbs/08_drift/03b_actions.ipynb #5175f686
-from collections.abc import Iterable, Sequence
+# %% ../../nbs/08_drift/03b_actions.ipynb #267c3fe1
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from .statements import Statement
 
@@ -55,17 +56,19 @@ def action_for(statements: Sequence[Statement]) -> str:
     moved = all(site_moved(statements, s.segment) == "yes" for s in effects)
     return "RETRAIN" if moved and model else "COLLECT"
 
-# %% ../../nbs/08_drift/03b_actions.ipynb #48e4728a
+# %% ../../nbs/08_drift/03b_actions.ipynb #1769aed6
 def action_after(
     statements: Sequence[Statement],  # through a dictionary that followed the new release
-    before: str,  # what to do by the check before
+    adapted: Mapping[str, Any],  # the plan's, as `drift.followed.Followed`
 ) -> str:
     """What to do once a dictionary followed: ADAPT, and REVIEW or COLLECT beside it where due.
 
     Without ADAPT where it is not shown to be valid."""
     valid, same = ({s.outcome for s in statements if s.question == q} for q in ("valid", "same"))
     adapt = ["ADAPT"] if valid == {"PASS"} else []
-    if before == "REVIEW" or "FAIL" in same:
+    before = adapted.get("before", {}).get("action", "")
+    stands = before == "REVIEW" and not adapted.get("elsewhere", False)
+    if stands or "FAIL" in same:
         return " + ".join([*adapt, "REVIEW"])
     if "FAIL" in valid:
         return action_for(statements)  # as if none had followed

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AFTER', 'told_before', 'plan_after', 'other_plan', 'before_problem', 'dictionary_problem', 'adapt_problem']
 
-# %% ../../nbs/09_gate/01e_after.ipynb #7eb5ab93
+# %% ../../nbs/09_gate/01e_after.ipynb #e5ace1f7
 from dataclasses import replace
 
 from ..core.artefacts import open_artefact
@@ -14,7 +14,7 @@ from ..core.files import read_json
 from ..drift.statements import Plan
 from ..drift.verdict import Verdict
 from .standard import EMERGING
-from .story import ADAPTED, Story
+from .story import ADAPTED, Story, contradiction
 
 # %% ../../nbs/09_gate/01e_after.ipynb #27875cdb
 def told_before(verdict: Verdict) -> dict:
@@ -46,7 +46,7 @@ def other_plan(before: Plan, after: Plan) -> str:
         others.append("watched features")
     return f"other {' and other '.join(others)} than the check before" if others else ""
 
-# %% ../../nbs/09_gate/01e_after.ipynb #fa58748b
+# %% ../../nbs/09_gate/01e_after.ipynb #4241b0c7
 def before_problem(story: Story) -> str:
     "Whether the second check speaks of another first one; '' where it doesn't, or there is none."
     if story.first is None:
@@ -64,8 +64,10 @@ def dictionary_problem(story: Story) -> str:
     if story.first is None:
         return "a dictionary without the check that was made through it" if folder.exists() else ""
     open_artefact(folder, "dictionary")
-    there = read_json(folder / "dictionary.json").get("fingerprint")
-    return "" if there == story.plan.adapted.get("dictionary") else "another dictionary"
+    there, told = read_json(folder / "dictionary.json"), story.plan.adapted
+    elsewhere = there.get("targets") != there.get("sites")
+    same = there.get("fingerprint") == told.get("dictionary")
+    return "" if same and elsewhere == told.get("elsewhere", False) else "another dictionary"
 
 
 def adapt_problem(story: Story) -> str:
@@ -76,6 +78,11 @@ def adapt_problem(story: Story) -> str:
         return (
             "missing, so this dictionary is not the one that the run made" if made_by_jobs else ""
         )
+    told, verdict = story.plan.adapted, story.verdict
+    due = dict(step=told.get("step"), dictionary=told.get("dictionary"), why="")
+    due |= dict(verdict=verdict.outcome, action=verdict.action)
+    if story.first and (problem := contradiction(result, due)):
+        return problem
     if result["evidence"] != digest:
         wrote = f"the evidence {result['evidence'][:12]}" if result["evidence"] else "no evidence"
         return f"it wrote {wrote}, and adapted/evidence has the digest {digest[:12] or '-'}"

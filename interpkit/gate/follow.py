@@ -34,7 +34,7 @@ def is_out(verdict: Verdict) -> bool:
     "Whether the old dictionary is out of order on the new release, so that one is to follow."
     return verdict.valid == "FAIL" or verdict.action == "RETRAIN"
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #713e0a07
+# %% ../../nbs/09_gate/03e_follow.ipynb #75df90b0
 def _number(x: float | None) -> float | None:
     return None if x is None or x != x else six(float(x))
 
@@ -68,6 +68,7 @@ def adapted_of(made: Adaptation, before: Verdict, rows: pd.DataFrame) -> dict[st
         decoys=_at_most(identity),
         steps=[_step(rung) for rung in made.rungs],
         before=told_before(before),
+        elsewhere=dictionary.targets != dictionary.sites,
     )
 
 # %% ../../nbs/09_gate/03e_follow.ipynb #89cba55a
