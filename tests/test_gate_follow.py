@@ -20,6 +20,7 @@ from interpkit.core.artefacts import write_manifest
 from interpkit.core.files import read_json, write_json
 from interpkit.dictionary.validity import verify_canary
 from interpkit.drift.comparison import Comparison
+from interpkit.drift.families import rows_of
 from interpkit.drift.measure import measure_all
 from interpkit.gate import jobs
 from interpkit.gate.check import check, register
@@ -108,6 +109,24 @@ def test_a_transcoder_whose_target_was_turned_ends_as_adapt():
     assert (found.before.action, found.action) == ("REVIEW", "ADAPT")
     other = other_rule(small.CHANGES["rotated"])
     assert checked(other, dictionary=small.transcoder(), limits=limits).action == "ADAPT + REVIEW"
+
+
+class Read:
+    "A family of a team's own that reads the dictionary: the overlap lost of activations."
+
+    name, question, limit = "read", "same", 0.2
+
+    def measure(self, comparison):
+        seen = comparison.observed
+        lost, both = abs(seen.active_new - seen.active_old), seen.active_new + seen.active_old
+        return rows_of(comparison, self.name, lost.sum(1), both.sum(1))
+
+
+def test_a_family_that_reads_the_dictionary_is_asked_again_through_the_new_one(tmp_path):
+    new = small.release("turned", small.CHANGES["rotated"])
+    found = checked(new, dictionary=small.trained(), families=[f"{__name__}:Read"])
+    assert (found.before.action, found.action) == ("REVIEW", "ADAPT")
+    verify(found.save(tmp_path))
 
 
 class Wrapped(torch.nn.Module):
@@ -330,7 +349,7 @@ def test_a_review_of_the_first_check_stands_whatever_the_second_says(saved):
 
     found = turned()
     before = found.plan.adapted["before"] | dict(action="REVIEW")
-    plan = replace(found.plan, adapted=found.plan.adapted | dict(before=before))
+    plan = replace(found.plan, adapted=found.plan.adapted | dict(before=before, stands=True))
     verdict = judge(decide(found.table, plan), plan, found.table)
     assert (verdict.action, verdict.outcome, verdict.same) == ("ADAPT + REVIEW", "FAIL", "PASS")
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..core.forms import Form
 from .words import joined, share
 
-# %% ../../nbs/08_drift/05ca_followed.ipynb #2fe21d81
+# %% ../../nbs/08_drift/05ca_followed.ipynb #78f838fd
 class Before(Form):
     "The check through the old dictionary."
 
@@ -47,7 +47,7 @@ class Followed(Form):
     decoys: float | None  # share of decoys that passed for the same feature, at most
     steps: list[Step]
     before: Before
-    elsewhere: bool = False  # whether it writes elsewhere than it reads
+    stands: bool = True  # whether a REVIEW of the check before does, in any case
 
 # %% ../../nbs/08_drift/05ca_followed.ipynb #f68400f3
 HOW = {

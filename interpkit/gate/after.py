@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['AFTER', 'told_before', 'plan_after', 'other_plan', 'before_problem', 'dictionary_problem', 'adapt_problem']
 
-# %% ../../nbs/09_gate/01e_after.ipynb #e5ace1f7
+# %% ../../nbs/09_gate/01e_after.ipynb #19796e48
 from dataclasses import replace
 
 from ..core.artefacts import open_artefact
 from ..core.digests import canonical, digest_json
 from ..core.files import read_json
+from ..drift.actions import stands_after
 from ..drift.statements import Plan
 from ..drift.verdict import Verdict
 from .standard import EMERGING
@@ -46,7 +47,7 @@ def other_plan(before: Plan, after: Plan) -> str:
         others.append("watched features")
     return f"other {' and other '.join(others)} than the check before" if others else ""
 
-# %% ../../nbs/09_gate/01e_after.ipynb #4241b0c7
+# %% ../../nbs/09_gate/01e_after.ipynb #277aacbd
 def before_problem(story: Story) -> str:
     "Whether the second check speaks of another first one; '' where it doesn't, or there is none."
     if story.first is None:
@@ -65,9 +66,11 @@ def dictionary_problem(story: Story) -> str:
         return "a dictionary without the check that was made through it" if folder.exists() else ""
     open_artefact(folder, "dictionary")
     there, told = read_json(folder / "dictionary.json"), story.plan.adapted
+    if there.get("fingerprint") != told.get("dictionary"):
+        return "another dictionary"
     elsewhere = there.get("targets") != there.get("sites")
-    same = there.get("fingerprint") == told.get("dictionary")
-    return "" if same and elsewhere == told.get("elsewhere", False) else "another dictionary"
+    stands = stands_after(story.first.verdict.statements, elsewhere)
+    return "" if told.get("stands", True) or not stands else "by it, the REVIEW before stands"
 
 
 def adapt_problem(story: Story) -> str:

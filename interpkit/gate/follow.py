@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_VALID', 'is_out', 'adapted_of', 'under_new_names', 'followed']
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #3d29ccef
+# %% ../../nbs/09_gate/03e_follow.ipynb #fe65c408
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..core.errors import InterpkitError
 from ..data.checksets import check_digest
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import certify
+from ..drift.actions import stands_after
 from ..drift.verdict import Verdict
 from .after import plan_after, told_before
 from .askable import refuse_rows_it_learned
@@ -34,7 +35,7 @@ def is_out(verdict: Verdict) -> bool:
     "Whether the old dictionary is out of order on the new release, so that one is to follow."
     return verdict.valid == "FAIL" or verdict.action == "RETRAIN"
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #75df90b0
+# %% ../../nbs/09_gate/03e_follow.ipynb #75737c24
 def _number(x: float | None) -> float | None:
     return None if x is None or x != x else six(float(x))
 
@@ -68,7 +69,7 @@ def adapted_of(made: Adaptation, before: Verdict, rows: pd.DataFrame) -> dict[st
         decoys=_at_most(identity),
         steps=[_step(rung) for rung in made.rungs],
         before=told_before(before),
-        elsewhere=dictionary.targets != dictionary.sites,
+        stands=stands_after(before.statements, dictionary.targets != dictionary.sites),
     )
 
 # %% ../../nbs/09_gate/03e_follow.ipynb #89cba55a
