@@ -23,6 +23,7 @@ from interpkit.drift.comparison import Comparison
 from interpkit.drift.families import rows_of
 from interpkit.drift.measure import measure_all
 from interpkit.gate import jobs
+from interpkit.gate.after import other_plan
 from interpkit.gate.check import check, register
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.evidence import verify
@@ -295,6 +296,14 @@ def wider(plan):
 def test_a_second_plan_promises_what_the_first_did(saved):
     forged(saved / "adapted" / "evidence", wider)
     refused(lambda: verify(saved), "follow", code=65)
+
+
+def test_a_second_plan_is_the_one_that_follows_from_the_first():
+    plan, before = turned().plan, turned().before.plan
+    assert other_plan(before, plan) == ""
+    others = (dict(emerging=0), dict(watched=()), dict(features=8), dict(draws=9), dict(seed=9))
+    for other in others:
+        assert next(iter(other)) in other_plan(before, replace(plan, **other))
 
 
 def of_another_check(saved, tmp_path):

@@ -23,7 +23,7 @@ def told_before(verdict: Verdict) -> dict:
     answers = dict(valid=verdict.valid, same=verdict.same, verdict=verdict.outcome)
     return answers | dict(action=verdict.action, digest=digest_json(verdict.to_dict()))
 
-# %% ../../nbs/09_gate/01e_after.ipynb #0eaf0d1f
+# %% ../../nbs/09_gate/01e_after.ipynb #574bf06b
 def plan_after(
     plan: Plan,  # of the check through the old dictionary
     features: int,  # of both dictionaries together
@@ -32,8 +32,8 @@ def plan_after(
 ) -> Plan:
     "The plan of the check through the dictionary that followed."
     emerging = min(EMERGING, features - len(plan.watched))
-    own = dict(features=features, watched=watched, emerging=emerging, adapted=adapted)
-    return replace(plan, **own)
+    numbers = replace(plan, features=features, watched=watched, emerging=emerging)
+    return replace(numbers, adapted=adapted)
 
 
 def other_plan(before: Plan, after: Plan) -> str:
