@@ -70,6 +70,13 @@ def trained() -> Dictionary:
     return train_dictionary(old(), rows(2500, 9), n_features=64, k=6, tokens=120_000)
 
 
+@lru_cache
+def transcoder() -> Dictionary:
+    "What the old release computes between its first layer and its site."
+    how = dict(n_features=96, k=12, tokens=40_000, wiring="transcoder", targets=[SITE])
+    return train_dictionary(old(), rows(2500, 9), ["0:out"], **how)
+
+
 def turn(seed: int = 0) -> torch.Tensor:  # [12, 12]
     "A rotation."
     g = torch.Generator().manual_seed(seed)

@@ -20,8 +20,10 @@ from interpkit.core.artefacts import write_manifest
 from interpkit.core.files import read_json, write_json
 from interpkit.dictionary.validity import verify_canary
 from interpkit.drift.comparison import Comparison
+from interpkit.drift.families import rows_of
 from interpkit.drift.measure import measure_all
 from interpkit.gate import jobs
+from interpkit.gate.after import other_plan
 from interpkit.gate.check import check, register
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.evidence import verify
@@ -98,6 +100,34 @@ def test_nothing_is_laundered_by_a_dictionary_that_follows():
     shares = [r.verdict.statement("effect").ratio for r in (plain, moved)]
     assert abs(shares[1] / shares[0] - 1) < 0.25  # what it says is what the first one says
     assert "does not reason as old did" in str(moved) and "in effect" in str(moved)
+
+
+def test_a_transcoder_whose_target_was_turned_ends_as_adapt():
+    "Its source stands where it stood, so the first check takes the old decoder for a reason."
+    new = small.release("turned", small.CHANGES["rotated"])
+    limits = dict(splice_error=0.6, allowance=0.5, error_share=0.7)
+    found = checked(new, dictionary=small.transcoder(), limits=limits)
+    assert (found.before.action, found.action) == ("REVIEW", "ADAPT")
+    other = other_rule(small.CHANGES["rotated"])
+    assert checked(other, dictionary=small.transcoder(), limits=limits).action == "ADAPT + REVIEW"
+
+
+class Read:
+    "A family of a team's own that reads the dictionary: the overlap lost of activations."
+
+    name, question, limit = "read", "same", 0.2
+
+    def measure(self, comparison):
+        seen = comparison.observed
+        lost, both = abs(seen.active_new - seen.active_old), seen.active_new + seen.active_old
+        return rows_of(comparison, self.name, lost.sum(1), both.sum(1))
+
+
+def test_a_family_that_reads_the_dictionary_is_asked_again_through_the_new_one(tmp_path):
+    new = small.release("turned", small.CHANGES["rotated"])
+    found = checked(new, dictionary=small.trained(), families=[f"{__name__}:Read"])
+    assert (found.before.action, found.action) == ("REVIEW", "ADAPT")
+    verify(found.save(tmp_path))
 
 
 class Wrapped(torch.nn.Module):
@@ -191,6 +221,33 @@ def test_where_no_step_works_the_first_check_stands_with_the_reason():
     assert "--adapt-data" in str(silent)
 
 
+@pytest.mark.parametrize("n, said", [(1, "at least 60"), (3, "at least 60"), (None, "differ")])
+def test_rows_that_show_nothing_leave_the_first_check_as_it_is(n, said):
+    new = small.release("turned", small.CHANGES["rotated"], shift=1.0)
+    alike = learn().assign(**dict.fromkeys(small.COLUMNS, 0.0))
+    given = alike if n is None else learn().head(n)
+    found = checked(new, rows().head(300), dictionary=small.trained(), adapt_data=given)
+    assert found.before is None and said in found.why_not
+
+
+ODD = (
+    (dict(held=1), "held"),
+    (dict(held=0.0), "held"),
+    (dict(held=True), "held"),
+    (dict(seed="x"), "seed"),
+    (dict(seed=-1), "seed"),
+    (dict(rows=[dict.fromkeys(small.COLUMNS, 0.0)]), "sequence_id"),
+    (dict(dictionary="folder"), "adapt(old, new, dictionary, rows)"),
+)
+
+
+@pytest.mark.parametrize("given, said", ODD)
+def test_odd_parameters_of_adapt_are_refused_by_name(given, said):
+    how = dict(old=small.old(), new=small.old(), dictionary=small.trained(), rows=learn()) | given
+    error = refused(lambda: adapt(**how), code=65 if "rows" in given else 64)
+    assert said in str(error)
+
+
 def test_what_is_checked_is_not_learned_from():
     new = small.release("turned", small.CHANGES["rotated"])
     how = dict(dictionary=small.trained())
@@ -239,6 +296,14 @@ def wider(plan):
 def test_a_second_plan_promises_what_the_first_did(saved):
     forged(saved / "adapted" / "evidence", wider)
     refused(lambda: verify(saved), "follow", code=65)
+
+
+def test_a_second_plan_is_the_one_that_follows_from_the_first():
+    plan, before = turned().plan, turned().before.plan
+    assert other_plan(before, plan) == ""
+    others = (dict(emerging=0), dict(watched=()), dict(features=8), dict(draws=9), dict(seed=9))
+    for other in others:
+        assert next(iter(other)) in other_plan(before, replace(plan, **other))
 
 
 def of_another_check(saved, tmp_path):
@@ -293,7 +358,7 @@ def test_a_review_of_the_first_check_stands_whatever_the_second_says(saved):
 
     found = turned()
     before = found.plan.adapted["before"] | dict(action="REVIEW")
-    plan = replace(found.plan, adapted=found.plan.adapted | dict(before=before))
+    plan = replace(found.plan, adapted=found.plan.adapted | dict(before=before, stands=True))
     verdict = judge(decide(found.table, plan), plan, found.table)
     assert (verdict.action, verdict.outcome, verdict.same) == ("ADAPT + REVIEW", "FAIL", "PASS")
 
@@ -344,8 +409,10 @@ def test_the_jobs_follow_report_and_verify(asked, tmp_path):
     assert ipk(["verify", str(run)]) == 0
     again = jobs.adapt(Adapt(run=str(run)))  # as a killed job would begin again
     assert again["dictionary"] == made["dictionary"] and again["evidence"] != ""
-    write_json(run / "adapt" / "result.json", made | dict(evidence="0" * 64))
-    refused(lambda: verify(run), "adapt/result.json", code=65)
+    others = (dict(evidence="0" * 64), dict(step="polish"), dict(why="none did"))
+    for other in (*others, dict(dictionary="0" * 64), dict(action="REUSE")):
+        write_json(run / "adapt" / "result.json", made | other)
+        refused(lambda: verify(run), "adapt/result.json", code=65)
     (run / "adapt" / "result.json").unlink()
     refused(lambda: verify(run), "adapt/result.json", code=65)
 

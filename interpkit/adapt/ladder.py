@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['MOST', 'Rung', 'why_refused', 'Adaptation', 'adapt']
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #e53677ec
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #1a0acda1
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from ..core.calls import at_the_door
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
 from ..core.tables import as_frame
-from ..data.checksets import check_digest, hash_split
+from ..data.checksets import check_digest, hash_split, require_columns
 from ..data.seen import row_hashes, sketch
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import require_measurable
@@ -92,11 +93,39 @@ def _apart(learn: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
                 )
     return learn, held
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #71b9c289
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #52196fe6
 def _split(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Rows to learn from and rows to judge by, in whole groups."
+    if isinstance(share, bool) or not 0 < share < 1:
+        mend = "held=1/3, or rows of their own"
+        raise bad_parameter("a share of the rows between 0 and 1 as held", repr(share), mend)
     held = hash_split(rows, share, salt="adapt")
     return rows[~held], rows[held]
+
+
+def _parts(rows: pd.DataFrame, held: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Rows to learn from and rows to judge by, both with ids."
+    require_columns(rows, ["sequence_id"])
+    if isinstance(held, (int, float)):
+        return _split(rows, held)
+    aside = as_frame(held)
+    require_columns(aside, ["sequence_id"])
+    return _apart(rows, aside)
+
+
+def _require_asked(old: Any, new: Any, dictionary: Any, seed: Any) -> None:
+    "Raise (exit code 64) where a parameter is of another kind."
+    given = (old, new, dictionary)
+    kinds = (Release, Release, Dictionary)
+    if not all(isinstance(x, kind) for x, kind in zip(given, kinds, strict=True)):
+        raise bad_parameter(
+            "two Releases, a Dictionary and a DataFrame, in this order",
+            ", ".join(type(x).__name__ for x in given),
+            "adapt(old, new, dictionary, rows), with Release.load(folder) and "
+            "Dictionary.load(folder)",
+        )
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise bad_parameter("a seed: a whole number from 0 on", repr(seed), "seed=0")
 
 
 def _begin(
@@ -219,10 +248,10 @@ def _learnt_before(record: dict) -> list[dict]:
     own = {name: record[name] for name in ("data", "sequences", "seen") if name in record}
     return [own, *record.get("before", ())] if own else list(record.get("before", ()))
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #42f3aa33
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #57676c6d
 def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
     "The steps that may be taken, in their order. Raises (exit code 64) for unknown ones."
-    wanted = STEPS if asked is None else tuple(asked)
+    wanted = STEPS if asked is None else (asked,) if isinstance(asked, str) else tuple(asked)
     unknown = [s for s in wanted if s not in STEPS]
     if unknown or not wanted:
         raise bad_parameter(
@@ -232,7 +261,7 @@ def _steps(asked: Iterable[str] | None) -> tuple[str, ...]:
         )
     return tuple(s for s in STEPS if s in wanted)
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3dc6314c
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #3cbe3a38
 @at_the_door
 def adapt(
     old: Release,
@@ -249,11 +278,11 @@ def adapt(
 
     Raises (exit code 64, or 65 for what rows, releases and dictionary hold) where it can't be
     asked; a step that does not work is no error, and is told with its figures."""
+    _require_asked(old, new, dictionary, seed)
     wanted, limits = _steps(steps), as_limits(limits)
     rows = require_measurable(old, dictionary, rows, "adapt")
     budget = budget if isinstance(budget, Budget) else Budget(**_seconds(budget))
-    share = isinstance(held, (int, float))
-    learn, aside = _split(rows, held) if share else _apart(rows, as_frame(held))
+    learn, aside = _parts(rows, held)
     climb = _begin(old, new, dictionary, learn, budget, seed)
     start, aside = time.monotonic(), old.pin(aside)
     own = judge(old, dictionary, aside)

@@ -89,7 +89,7 @@ class Paired:
         where = ", ".join(map(str, self.old))
         return f"Paired({self.tokens:,} tokens through both releases at {where})"
 
-# %% ../../nbs/08a_adapt/00_paired.ipynb #ad3a4c69
+# %% ../../nbs/08a_adapt/00_paired.ipynb #0ca1ff46
 def paired_activations(
     old: Release,
     new: Release,
@@ -103,6 +103,8 @@ def paired_activations(
     Raises (exit code 65) where they read other positions, and where a value is not finite."""
     if tokens is not None and tokens < 1:
         raise bad_parameter("at least one token", f"tokens={tokens}", "tokens=2048")
+    if not len(rows):
+        raise invalid("rows to read with both releases", "0 rows", "pass more rows")
     sites = list(dict.fromkeys(sites))
     rows, order = old.pin(rows), np.random.default_rng(seed).permutation(len(rows))
     kept: dict[Site, list] = {site: [] for site in sites}

@@ -12,7 +12,7 @@ from typing import Any
 from ..core.forms import Form
 from .words import joined, share
 
-# %% ../../nbs/08_drift/05ca_followed.ipynb #01508e31
+# %% ../../nbs/08_drift/05ca_followed.ipynb #78f838fd
 class Before(Form):
     "The check through the old dictionary."
 
@@ -47,6 +47,7 @@ class Followed(Form):
     decoys: float | None  # share of decoys that passed for the same feature, at most
     steps: list[Step]
     before: Before
+    stands: bool = True  # whether a REVIEW of the check before does, in any case
 
 # %% ../../nbs/08_drift/05ca_followed.ipynb #f68400f3
 HOW = {

@@ -266,7 +266,7 @@ def naming(
     named = out[shown].drop(columns="p")
     return named.sort_values(["family", "share"], ascending=[False, False], ignore_index=True)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #640abeac
+# %% ../../nbs/08_drift/04_verdict.ipynb #a4df6777
 def judge(
     statements: Sequence[Statement],  # decided
     plan: Plan,
@@ -275,8 +275,7 @@ def judge(
 ) -> Verdict:
     "The verdict of decided statements. Raises (exit code 65) where a question was not asked."
     valid, same = _answer(statements, "valid"), _answer(statements, "same")
-    before = plan.adapted.get("before", {}).get("action", "")
-    action = action_after(statements, before) if plan.adapted else action_for(statements)
+    action = action_after(statements, plan.adapted) if plan.adapted else action_for(statements)
     outcome = "FAIL" if "REVIEW" in action else worst((valid, same))
     changed, other_limits = [], {}
     if table is not None:

@@ -223,10 +223,10 @@ def train(
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
     print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #733e0288
+# %% ../../nbs/09_gate/08_cli.ipynb #85612145
 OldFolder = Annotated[str, typer.Option(help="The dictionary of the old release.")]
 LearnData = Annotated[str, typer.Option(help="Rows to learn from and to judge by.")]
-Seconds = Annotated[float, typer.Option(help="What it may take.")]
+Seconds = Annotated[float | None, typer.Option(help="What it may take; 600.")]
 
 
 @app.command()
@@ -236,7 +236,7 @@ def adapt(
     dictionary: OldFolder,
     data: LearnData,
     out: NewFolder,
-    budget: Seconds = 600.0,
+    budget: Seconds = None,
     config: Config = None,
     device: Device = None,
     seed: Seed = None,

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['NOT_VALID', 'is_out', 'adapted_of', 'under_new_names', 'followed']
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #df4f84cb
+# %% ../../nbs/09_gate/03e_follow.ipynb #fe65c408
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ..adapt.compared import joined
+from ..adapt.compared import joined, places_of
 from ..adapt.identity import Identity
 from ..adapt.ladder import Adaptation, Rung, adapt
 from ..adapt.steps import STEPS
@@ -20,6 +20,7 @@ from ..core.errors import InterpkitError
 from ..data.checksets import check_digest
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import certify
+from ..drift.actions import stands_after
 from ..drift.verdict import Verdict
 from .after import plan_after, told_before
 from .askable import refuse_rows_it_learned
@@ -34,7 +35,7 @@ def is_out(verdict: Verdict) -> bool:
     "Whether the old dictionary is out of order on the new release, so that one is to follow."
     return verdict.valid == "FAIL" or verdict.action == "RETRAIN"
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #713e0a07
+# %% ../../nbs/09_gate/03e_follow.ipynb #75737c24
 def _number(x: float | None) -> float | None:
     return None if x is None or x != x else six(float(x))
 
@@ -68,6 +69,7 @@ def adapted_of(made: Adaptation, before: Verdict, rows: pd.DataFrame) -> dict[st
         decoys=_at_most(identity),
         steps=[_step(rung) for rung in made.rungs],
         before=told_before(before),
+        stands=stands_after(before.statements, dictionary.targets != dictionary.sites),
     )
 
 # %% ../../nbs/09_gate/03e_follow.ipynb #89cba55a
@@ -88,7 +90,7 @@ def under_new_names(
     own = replace(new, model=new.model.under_new_names, default_sites=sites)
     return certify(own, replace(dictionary, sites=sites, targets=targets), rows)
 
-# %% ../../nbs/09_gate/03e_follow.ipynb #8d202a4b
+# %% ../../nbs/09_gate/03e_follow.ipynb #6078f36d
 NOT_VALID = "the dictionary that followed is not valid on the check set"
 
 
@@ -117,7 +119,8 @@ def followed(
     one, other = joined(before.dictionary, made.dictionary, made.identity, descended)
     ready = under_new_names(made.dictionary, new, learn, policy.new.sites)
     adapted = adapted_of(made, before.verdict, learn) | dict(dictionary=ready.fingerprint)
-    plan = plan_after(before.plan, one.n_features, adapted)
+    watched = places_of(before.plan.watched, before.dictionary, one)
+    plan = plan_after(before.plan, one.n_features, watched, adapted)
     how = (before.preview, salt, policy.examples, progress, other, before)
     after = score(old, new, one, rows, plan, *how)
     if after.verdict.valid == "FAIL":

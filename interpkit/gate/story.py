@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ADAPTED', 'COPIES', 'Part', 'FIRST', 'LAST', 'question_digest', 'origin_of', 'Story', 'question_problem',
-           'preflight_problem', 'training_problem', 'drift_problem', 'result_of_report', 'report_problem',
-           'copy_problem', 'page_problem', 'refuse_other_story']
+           'preflight_problem', 'training_problem', 'drift_problem', 'contradiction', 'result_of_report',
+           'report_problem', 'copy_problem', 'page_problem', 'refuse_other_story']
 
 # %% ../../nbs/09_gate/01d_story.ipynb #dd436b6c
 import re
@@ -106,7 +106,7 @@ def training_problem(story: Story, job: str) -> str:
         return ""
     return "it trained another dictionary than the plan names"
 
-# %% ../../nbs/09_gate/01d_story.ipynb #9ba17666
+# %% ../../nbs/09_gate/01d_story.ipynb #561e4ce1
 def drift_problem(story: Story) -> str:
     "In what the drift job's result differs from the evidence; '' where it doesn't."
     result = story.result("drift")
@@ -119,17 +119,17 @@ def drift_problem(story: Story) -> str:
             f"it wrote the evidence {result['evidence'][:12]}, and manifest.json has the "
             f"digest {story.digest[:12]}"
         )
-    return _contradiction(result, dict(verdict=story.verdict.outcome, action=story.verdict.action))
+    return contradiction(result, dict(verdict=story.verdict.outcome, action=story.verdict.action))
 
 
-def _contradiction(result: dict, derived: dict) -> str:
+def contradiction(result: dict, derived: dict) -> str:
     "The first part of a result that the evidence contradicts; '' where there is none."
     others = [name for name, x in derived.items() if result.get(name) != x]
     if not others:
         return ""
     return f"it says {others[0]} {result.get(others[0])!r}, the evidence {derived[others[0]]!r}"
 
-# %% ../../nbs/09_gate/01d_story.ipynb #2bc872d1
+# %% ../../nbs/09_gate/01d_story.ipynb #bf958b39
 def result_of_report(verdict: Verdict, digest: str) -> dict:
     "What the job report says of a verdict and the digest of its evidence."
     return dict(
@@ -146,7 +146,7 @@ def result_of_report(verdict: Verdict, digest: str) -> dict:
 def report_problem(story: Story) -> str:
     "In what the report job's result differs from the evidence; '' where it doesn't."
     result, derived = story.result("report"), result_of_report(story.verdict, story.digest)
-    return "" if result is None else _contradiction(result, derived)
+    return "" if result is None else contradiction(result, derived)
 
 # %% ../../nbs/09_gate/01d_story.ipynb #5ee52df6
 COPIES = ("preregistration.json", "preview.json", "verdict.json")
