@@ -2578,6 +2578,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'interpkit.gate.jobs.refuse_changed_plan': ( '09_gate/jobs.html#refuse_changed_plan',
                                                                                   'interpkit/gate/jobs.py'),
                                      'interpkit.gate.jobs.refuse_others': ('09_gate/jobs.html#refuse_others', 'interpkit/gate/jobs.py'),
+                                     'interpkit.gate.jobs.refuse_unscored': ('09_gate/jobs.html#refuse_unscored', 'interpkit/gate/jobs.py'),
                                      'interpkit.gate.jobs.registered_plan': ('09_gate/jobs.html#registered_plan', 'interpkit/gate/jobs.py'),
                                      'interpkit.gate.jobs.report': ('09_gate/jobs.html#report', 'interpkit/gate/jobs.py'),
                                      'interpkit.gate.jobs.rows_to_check': ('09_gate/jobs.html#rows_to_check', 'interpkit/gate/jobs.py'),

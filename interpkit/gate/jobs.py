@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NO_ROWS', 'Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 'loaded', 'preflight', 'store_of',
            'train_and_keep', 'train_sae', 'train_clt', 'refuse_changed_inputs', 'refuse_changed_plan',
-           'registered_plan', 'refuse_others', 'named_before', 'prepared', 'drift', 'keep_evidence', 'scored_before',
-           'adapt', 'keep_adapted', 'report', 'look_up']
+           'registered_plan', 'refuse_others', 'named_before', 'prepared', 'drift', 'keep_evidence', 'refuse_unscored',
+           'scored_before', 'adapt', 'keep_adapted', 'report', 'look_up']
 
 # %% ../../nbs/09_gate/05a_jobs.ipynb #a2ea79fe
 import shutil
@@ -320,7 +320,17 @@ def keep_evidence(run: Path, result) -> dict:
     verdict, digest = result.verdict, digest_file(evidence / "manifest.json")
     return dict(verdict=verdict.outcome, action=verdict.action, evidence=digest)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #973dde89
+# %% ../../nbs/09_gate/05a_jobs.ipynb #1421508f
+def refuse_unscored(run: Path):
+    "Raise (exit code 65) where the job drift of a run has no result."
+    if result_of(run, "drift") is None:
+        raise invalid(
+            f"a run whose new release was scored: {run}",
+            "no drift/result.json",
+            "run the job drift first: ipk check runs all jobs in their order",
+        )
+
+
 def scored_before(run: Path, dictionary: Dictionary) -> CheckResult:
     "The check that the job drift has written, from its evidence."
     evidence = run / "evidence"
@@ -336,12 +346,7 @@ def scored_before(run: Path, dictionary: Dictionary) -> CheckResult:
 def adapt(p: Adapt) -> dict:
     "Let the dictionary follow where it is out of order, and check again through the new one."
     run = Path(p.run)
-    if result_of(run, "drift") is None:
-        raise invalid(
-            f"a run whose new release was scored: {run}",
-            "no drift/result.json",
-            "run the job drift first: ipk check runs all jobs in their order",
-        )
+    refuse_unscored(run)
     shutil.rmtree(run / ADAPTED, ignore_errors=True)  # of an earlier start
     if not is_out(verify_alone(run / "evidence").verdict):
         return dict(step="", why="", evidence="", dictionary="")
@@ -369,17 +374,12 @@ def keep_adapted(run: Path, result: CheckResult) -> dict:
     verdict = dict(verdict=result.verdict.outcome, action=result.verdict.action)
     return told | made | verdict | dict(evidence=digest_file(evidence / "manifest.json"))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #519132c0
+# %% ../../nbs/09_gate/05a_jobs.ipynb #2f74cbc0
 @recorded("report")
 def report(p: Report) -> dict:
     "Verify the evidence, write verdict.json and report.html."
     run = Path(p.run)
-    if result_of(run, "drift") is None:
-        raise invalid(
-            f"a run whose new release was scored: {run}",
-            "no drift/result.json",
-            "run the job drift first: ipk check runs all jobs in their order",
-        )
+    refuse_unscored(run)
     verified = verify_scored(run)
     write_report(evidence_of(run), run / "report.html")
     write_json(run / "verdict.json", verified.verdict.to_dict())
