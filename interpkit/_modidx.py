@@ -2867,6 +2867,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'interpkit.gate.scored._add_inputs': ('09_gate/scored.html#_add_inputs', 'interpkit/gate/scored.py'),
                                        'interpkit.gate.scored._examples': ('09_gate/scored.html#_examples', 'interpkit/gate/scored.py'),
                                        'interpkit.gate.scored._printed': ('09_gate/scored.html#_printed', 'interpkit/gate/scored.py'),
+                                       'interpkit.gate.scored.forget_adapted': ( '09_gate/scored.html#forget_adapted',
+                                                                                 'interpkit/gate/scored.py'),
                                        'interpkit.gate.scored.result_folder': ( '09_gate/scored.html#result_folder',
                                                                                 'interpkit/gate/scored.py'),
                                        'interpkit.gate.scored.save_adapted': ( '09_gate/scored.html#save_adapted',

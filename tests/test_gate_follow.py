@@ -22,8 +22,9 @@ from interpkit.dictionary.validity import verify_canary
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.families import rows_of
 from interpkit.drift.measure import measure_all
+from interpkit.drift.statements import Statement
 from interpkit.gate import jobs
-from interpkit.gate.after import other_plan
+from interpkit.gate.after import dictionary_problem, other_plan
 from interpkit.gate.check import check, register
 from interpkit.gate.cli import run as ipk
 from interpkit.gate.evidence import verify
@@ -32,6 +33,7 @@ from interpkit.gate.parameters import Adapt
 from interpkit.gate.policy import Policy
 from interpkit.gate.results import result_of
 from interpkit.gate.scored import score
+from interpkit.gate.story import Story
 from interpkit.model.releases import Release
 
 LOOSE = dict(splice_error=0.4, allowance=0.15)  # its own among alerts is 9 to 11 %
@@ -279,6 +281,27 @@ def test_both_checks_are_verified_and_speak_of_each_other(saved, tmp_path):
     refused(lambda: verify(saved), "report.html", code=65)  # it tells of the second check
 
 
+def test_only_what_a_check_wrote_is_removed_before_another_is_saved(saved):
+    (saved / "adapted" / "notes.txt").write_text("mine")
+    (saved / "adapted" / "evidence.old").mkdir()
+    before = turned().before
+    before.save(saved)
+    kept = sorted(p.name for p in (saved / "adapted").iterdir())
+    assert kept == ["evidence.old", "notes.txt"]
+    assert verify(saved).verdict.action == "RETRAIN"
+
+
+def test_the_first_check_is_kept_where_following_is_cut_off(tmp_path, monkeypatch):
+    def cut_off(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interpkit.gate.check.followed", cut_off)
+    new = small.release("turned", small.CHANGES["rotated"], shift=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        checked(new, dictionary=small.trained(), out=tmp_path / "run")
+    assert verify(tmp_path / "run").verdict.action == "RETRAIN"
+
+
 def forged(folder: Path, change, name="preregistration.json"):
     "A file of an evidence folder changed, and its manifest written anew."
     content = read_json(folder / name)
@@ -349,6 +372,20 @@ def test_what_is_told_of_a_dictionary_has_its_form(name, saved):
         folder = saved / "adapted" / "evidence"
         forged(folder, lambda plan, value=value: plan["adapted"].update({name: value}))
         refused(lambda folder=folder: verify(folder), code=65)
+
+
+def test_a_second_plan_cannot_say_that_a_review_does_not_stand(saved):
+    found = turned()
+    failed = Statement("effect", "same", 0.15, outcome="FAIL")
+    stayed = Statement("activation", "moved", 0.05, outcome="PASS")
+    before = replace(found.before.verdict, statements=(failed, stayed))
+    one = Story(saved, saved / "evidence", found.before.plan, before, "")
+    problems = []
+    for stands in (True, False):
+        plan = replace(found.plan, adapted=found.plan.adapted | dict(stands=stands))
+        two = Story(saved, saved / "adapted" / "evidence", plan, found.verdict, "", one)
+        problems.append(dictionary_problem(two))
+    assert problems == ["", "by it, the REVIEW before stands"]
 
 
 def test_a_review_of_the_first_check_stands_whatever_the_second_says(saved):

@@ -304,7 +304,7 @@ def check(
     rows = rows_of(data, old, policy.label)
     return _checked(old, new, rows, dictionary, train_data, policy, out, adapt_data)
 
-# %% ../../nbs/09_gate/04_check.ipynb #df15765b
+# %% ../../nbs/09_gate/04_check.ipynb #918ae987
 def _checked(
     old: Release,
     new: Release,
@@ -330,6 +330,8 @@ def _checked(
     plan, preview = register(old, new, dictionary, rows, policy, salt)
     result = score(old, new, dictionary, rows, plan, preview, salt, policy.examples, progress)
     if learn is not None:
+        if out is not None:
+            result.save(out)  # following may take long, and what is found is not lost by it
         result = followed(result, old, new, rows, learn, policy, salt, progress)
     if out is not None:
         result.save(out)

@@ -8,7 +8,7 @@ __all__ = ['NO_ROWS', 'Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 
            'registered_plan', 'refuse_others', 'named_before', 'prepared', 'drift', 'keep_evidence', 'refuse_unscored',
            'scored_before', 'adapt', 'keep_adapted', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #a2ea79fe
+# %% ../../nbs/09_gate/05a_jobs.ipynb #dd8859fc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,8 @@ from interpkit.gate.results import (
     result_of,
     salt_of,
 )
-from .scored import CheckResult, save_adapted, score, write_check
-from .story import ADAPTED, origin_of, question_digest, result_of_report
+from .scored import CheckResult, forget_adapted, save_adapted, score, write_check
+from .story import origin_of, question_digest, result_of_report
 from ..model.releases import Release
 
 # %% ../../nbs/09_gate/05a_jobs.ipynb #0243b975
@@ -289,7 +289,7 @@ def prepared(run: Path) -> tuple[Inputs, Dictionary, pd.DataFrame, dict]:
     refuse_others(here, named_before(run, settings))
     return inputs, dictionary, rows, settings | dict(here=here)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #764431ff
+# %% ../../nbs/09_gate/05a_jobs.ipynb #3cc83479
 @recorded("drift")
 def drift(p: Drift) -> dict:
     "Score the new release and write the evidence folder."
@@ -299,7 +299,7 @@ def drift(p: Drift) -> dict:
         write_plan(run, settings, inputs, dictionary)
     plan = registered_plan(run)
     refuse_others(settings["here"], origin_of(plan))
-    shutil.rmtree(run / ADAPTED, ignore_errors=True)  # of an earlier scoring
+    forget_adapted(run)
     result = score(
         inputs.old,
         inputs.new,
@@ -320,7 +320,7 @@ def keep_evidence(run: Path, result) -> dict:
     verdict, digest = result.verdict, digest_file(evidence / "manifest.json")
     return dict(verdict=verdict.outcome, action=verdict.action, evidence=digest)
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #1421508f
+# %% ../../nbs/09_gate/05a_jobs.ipynb #3fb5c729
 def refuse_unscored(run: Path):
     "Raise (exit code 65) where the job drift of a run has no result."
     if result_of(run, "drift") is None:
@@ -347,7 +347,7 @@ def adapt(p: Adapt) -> dict:
     "Let the dictionary follow where it is out of order, and check again through the new one."
     run = Path(p.run)
     refuse_unscored(run)
-    shutil.rmtree(run / ADAPTED, ignore_errors=True)  # of an earlier start
+    forget_adapted(run)
     if not is_out(verify_alone(run / "evidence").verdict):
         return dict(step="", why="", evidence="", dictionary="")
     inputs, dictionary, rows, settings = prepared(run)
