@@ -92,6 +92,8 @@ def test_the_same_function_in_other_units_ends_as_adapt(name):
     text = str(found)
     for said in ("Through the dictionary of old", "linear maps", "This is no approval"):
         assert said in text
+    assert "What the dictionary reads is as before" not in text  # the site has moved
+    assert "The features fire " in text
 
 
 def test_nothing_is_laundered_by_a_dictionary_that_follows():
