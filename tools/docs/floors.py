@@ -122,6 +122,12 @@ FOLDERS = (  # in the order in which they are read
         "A dictionary follows its model to the next release, and its features stay who they are.",
     ),
     Folder(
+        "08b_serve",
+        "Serve",
+        "serving",
+        "Interpretation in production: under a budget, and with a trust label on every answer.",
+    ),
+    Folder(
         "09_gate",
         "Gate",
         "validation",
