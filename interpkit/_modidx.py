@@ -1727,6 +1727,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'interpkit/drift/comparison.py'),
                                             'interpkit.drift.comparison.Comparison.__init__': ( '08_drift/comparison.html#comparison.__init__',
                                                                                                 'interpkit/drift/comparison.py'),
+                                            'interpkit.drift.comparison.Comparison._ids': ( '08_drift/comparison.html#comparison._ids',
+                                                                                            'interpkit/drift/comparison.py'),
                                             'interpkit.drift.comparison.Comparison.decisions': ( '08_drift/comparison.html#comparison.decisions',
                                                                                                  'interpkit/drift/comparison.py'),
                                             'interpkit.drift.comparison.Comparison.dictionaries': ( '08_drift/comparison.html#comparison.dictionaries',

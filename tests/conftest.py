@@ -13,9 +13,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported
 
 LONGEST = (  # in seconds of one core, longest first
-    *("gate_jobs", "training_objectives", "gate_attacks", "training_fit", "gate_evidence"),
-    *("bridges_jax", "training_finish", "core_statistics", "gate_check", "sparse_triton_kernels"),
-    *("gate_exits", "gate_privacy", "gate_follow"),
+    *("gate_jobs", "gate_follow", "training_objectives", "gate_attacks", "training_fit"),
+    *("gate_evidence", "bridges_jax", "training_finish", "core_statistics", "gate_check"),
+    *("sparse_triton_kernels", "gate_exits", "gate_privacy"),
     *("demo_releases", "house_docs", "training_trainer", "drift_simulate", "packaging"),
 )
 COLUMNS = [f"x{i}" for i in range(6)]

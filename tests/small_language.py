@@ -187,6 +187,7 @@ def without(model, ids, k: int, codes, f: int, W_dec) -> float:
     return alone(model, ids, {k: lambda h: h - codes[:, [f]] * W_dec[f]})[0]
 
 
+@lru_cache
 def every_effect(side: str) -> np.ndarray:  # [sequences, features]
     "What the decision loses without each feature, ablated one at a time."
     w = world()

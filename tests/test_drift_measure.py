@@ -1,6 +1,7 @@
 "The tables of the families, worked out one sequence at a time from their definitions."
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ def compare(plan=None, rows=None, new=None):
     w = world()
     rows = w.rows if rows is None else rows
     return Comparison(w.old, new or w.new, w.dictionary, rows, plan or plan_of(), "salt")
+
+
+@lru_cache
+def whole_table():
+    "All rows of all families, once; whoever changes it takes a copy."
+    return measure_all(compare())
 
 
 def of(table, name, segment=""):
@@ -329,14 +336,14 @@ def test_a_sequence_without_active_features_counts_as_nothing_and_stays():
 
 
 def test_groups_and_weights_are_those_of_the_rows():
-    whole = of(measure_all(compare()), "effect")
+    whole = of(whole_table(), "effect")
     assert whole.weight.tolist() == world().rows.weight.tolist()
     assert [len(set(whole.group[whole.index // 2 == g])) for g in range(7)] == [1] * 7
     assert whole.group.nunique() == 7
 
 
 def test_ids_are_hashed_with_a_salt():
-    t, w = measure_all(compare()), world()
+    t, w = whole_table(), world()
     rows = w.rows
     assert not set(t.sequence) & set(rows.sequence_id)
     assert not set(t.group) & set(rows.group_id)
@@ -346,7 +353,7 @@ def test_ids_are_hashed_with_a_salt():
 
 
 def test_segments_hold_the_rows_of_their_sequences():
-    t, rows = measure_all(compare()), world().rows
+    t, rows = whole_table(), world().rows
     for name in ("effect", "activation", "inputs", "error share at model.layers.1:out"):
         for s in ("north", "south"):
             part = of(t, name, s)
@@ -357,7 +364,7 @@ def test_segments_hold_the_rows_of_their_sequences():
 
 def test_order_of_rows_and_size_of_batches_change_nothing(monkeypatch):
     key = ["statement", "segment", "sequence"]
-    once = measure_all(compare()).sort_values(key, ignore_index=True)
+    once = whole_table().sort_values(key, ignore_index=True)
 
     def same(again):
         again = again.sort_values(key, ignore_index=True)
@@ -374,7 +381,7 @@ def test_order_of_rows_and_size_of_batches_change_nothing(monkeypatch):
 
 
 def test_a_seed_changes_the_draws_and_nothing_else():
-    first, second = measure_all(compare()), measure_all(compare(plan_of(seed=1)))
+    first, second = whole_table(), measure_all(compare(plan_of(seed=1)))
     differ = set()
     for name in first.statement.unique():
         a, b = of(first, name).numerator, of(second, name).numerator

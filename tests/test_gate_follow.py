@@ -72,6 +72,12 @@ def other_rule(change=None):
     return new
 
 
+@lru_cache
+def moved():
+    "The check of a release whose site was turned, and which decides by another rule."
+    return checked(other_rule(small.CHANGES["rotated"]), dictionary=small.trained())
+
+
 # verdicts
 
 
@@ -99,11 +105,10 @@ def test_the_same_function_in_other_units_ends_as_adapt(name):
 def test_nothing_is_laundered_by_a_dictionary_that_follows():
     plain = checked(other_rule(), dictionary=small.trained())
     assert plain.action == "REVIEW" and plain.before is None and plain.adaptation is None
-    moved = checked(other_rule(small.CHANGES["rotated"]), dictionary=small.trained())
-    assert moved.action == "ADAPT + REVIEW" and int(moved.verdict.exit_code) == 10
-    shares = [r.verdict.statement("effect").ratio for r in (plain, moved)]
+    assert moved().action == "ADAPT + REVIEW" and int(moved().verdict.exit_code) == 10
+    shares = [r.verdict.statement("effect").ratio for r in (plain, moved())]
     assert abs(shares[1] / shares[0] - 1) < 0.25  # what it says is what the first one says
-    assert "does not reason as old did" in str(moved) and "in effect" in str(moved)
+    assert "does not reason as old did" in str(moved()) and "in effect" in str(moved())
 
 
 def test_a_transcoder_whose_target_was_turned_ends_as_adapt():
@@ -217,10 +222,10 @@ def test_where_no_step_works_the_first_check_stands_with_the_reason():
         (dict(adapt=dict(budget=1e-6)), "s were allowed"),
         (dict(adapt=dict(steps=["warm start"], budget=1.0)), "warm start"),
     ):
-        found = checked(new, dictionary=small.trained(), **given)
+        found = checked(new, rows().head(600), dictionary=small.trained(), **given)
         assert found.action == "RETRAIN" and found.before is None
         assert why in found.why_not and f"No dictionary followed: {found.why_not}" in str(found)
-    silent = checked(new, dictionary=small.trained(), adapt=dict(budget=0))
+    silent = checked(new, rows().head(600), dictionary=small.trained(), adapt=dict(budget=0))
     assert silent.action == "RETRAIN" and silent.why_not == ""
     assert "--adapt-data" in str(silent)
 
@@ -268,9 +273,15 @@ def test_a_misspelt_step_is_refused_before_anything_runs():
 # evidence
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    "The run of `turned`, whose report is drawn once."
+    return turned().save(tmp_path_factory.mktemp("drawn") / "run")
+
+
 @pytest.fixture
-def saved(tmp_path):
-    return turned().save(tmp_path / "run")
+def saved(drawn, tmp_path):
+    return Path(shutil.copytree(drawn, tmp_path / "run"))
 
 
 def test_both_checks_are_verified_and_speak_of_each_other(saved, tmp_path):
@@ -300,7 +311,7 @@ def test_the_first_check_is_kept_where_following_is_cut_off(tmp_path, monkeypatc
     monkeypatch.setattr("interpkit.gate.check.followed", cut_off)
     new = small.release("turned", small.CHANGES["rotated"], shift=1.0)
     with pytest.raises(KeyboardInterrupt):
-        checked(new, dictionary=small.trained(), out=tmp_path / "run")
+        checked(new, rows().head(600), dictionary=small.trained(), out=tmp_path / "run")
     assert verify(tmp_path / "run").verdict.action == "RETRAIN"
 
 
@@ -333,10 +344,7 @@ def test_a_second_plan_is_the_one_that_follows_from_the_first():
 
 def of_another_check(saved, tmp_path):
     shutil.rmtree(saved / "evidence")
-    other = checked(
-        other_rule(small.CHANGES["rotated"]), dictionary=small.trained(), adapt_data=None
-    )
-    other.save(tmp_path / "other")
+    moved().before.save(tmp_path / "other")
     shutil.copytree(tmp_path / "other" / "evidence", saved / "evidence")
 
 

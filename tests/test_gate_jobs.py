@@ -34,11 +34,12 @@ from interpkit.gate.doctor import clash, kernel_problem
 from interpkit.gate.evidence import verify
 from interpkit.gate.failures import kept_error
 from interpkit.gate.forecast import declared_words
+from interpkit.gate.kernel import KERNEL, own_kernel
 from interpkit.gate.notebooks import job_notebook, refuse_exits
 from interpkit.gate.parameters import JOBS, Drift, Preflight, Report, from_cell
 from interpkit.gate.policy import Policy
 from interpkit.gate.results import Page, result_of
-from interpkit.gate.warm import Warm, imports_for
+from interpkit.gate.warm import Warm, imports_for, manager_of
 
 IPK = [sys.executable, "-m", "interpkit.gate.cli"]
 BAD, RETRY = ExitCode.BAD_PARAMETERS, ExitCode.RETRY
@@ -445,6 +446,21 @@ def bare(tmp_path):
     return execute
 
 
+@pytest.fixture
+def forked(tmp_path, warm):
+    "The same in a kernel from the process of this file, which has imported what jobs need."
+    from papermill import execute_notebook
+
+    def execute(job: str, **given) -> str:
+        out = tmp_path / f"{job}.ipynb"
+        kernel = dict(kernel_name=KERNEL, kernel_manager_class=manager_of(warm), language="python")
+        with own_kernel():
+            execute_notebook(job_notebook(job), out, given, **kernel, progress_bar=False)
+        return out.read_text()
+
+    return execute
+
+
 def stopped(call, *parts: str):
     "The notebook of `call()` ends with an error whose text has these parts."
     from papermill.exceptions import PapermillExecutionError
@@ -456,30 +472,30 @@ def stopped(call, *parts: str):
         assert part in str(caught.value.evalue), (part, caught.value.evalue)
 
 
-def test_the_notebooks_of_a_check_run_one_after_another(asked, bare):
+def test_the_notebooks_of_a_check_run_one_after_another(asked, bare, forked):
     assert "settles" in bare("preflight", **asked.model_dump())
-    stopped(lambda: bare("drift", run=asked.run, rnu="x"), "did you mean 'run'")
+    stopped(lambda: forked("drift", run=asked.run, rnu="x"), "did you mean 'run'")
     assert "<svg" in bare("drift", run=asked.run)
     stopped(lambda: bare("report", run=asked.run), "FAIL, REVIEW")
     assert result_of(asked.run, "report")["verdict"] == "FAIL"
 
 
 def test_the_notebook_of_the_report_ends_without_an_error_where_the_release_passed(
-    runs, tmp_path, bare
+    runs, tmp_path, forked
 ):
     run = Path(shutil.copytree(runs / "same", tmp_path / "run"))
     shutil.rmtree(run / "report")
-    assert "PASS" in bare("report", run=str(run))
+    assert "PASS" in forked("report", run=str(run))
     assert result_of(run, "report")["verdict"] == "PASS"
 
 
 @pytest.mark.parametrize("job", [pytest.param("train_sae", marks=pytest.mark.slow), "train_clt"])
-def test_the_notebooks_that_train_leave_a_dictionary_and_a_result(tiny, bare, tmp_path, job):
+def test_the_notebooks_that_train_leave_a_dictionary_and_a_result(tiny, forked, tmp_path, job):
     "That of an SAE runs in `test_training_that_ends_leaves_a_dictionary` too."
     policy = dict(training=dict(n_features=32, k=8, tokens=20_000))
     if job == "train_clt":
         policy |= dict(sites=["0:in"], targets=["0:out"])
-    shown = bare(
+    shown = forked(
         job,
         release=tiny.v1,
         data=tiny.data,
@@ -497,11 +513,11 @@ def test_the_notebooks_that_train_leave_a_dictionary_and_a_result(tiny, bare, tm
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_notebook_without_parameters_says_which_it_needs_and_shows_a_line_to_paste(job, bare):
+def test_a_notebook_without_parameters_says_which_it_needs_and_shows_a_line_to_paste(job, forked):
     needed = [name for name, field in JOBS[job].model_fields.items() if field.is_required()]
     first = f"asked: {needed[0]}: {JOBS[job].model_fields[needed[0]].description}"
     pasted = f"papermill {job}.ipynb {job}-done.ipynb -p {needed[0]} "
-    stopped(lambda: bare(job), first, f"no value for {', '.join(needed)}", pasted)
+    stopped(lambda: forked(job), first, f"no value for {', '.join(needed)}", pasted)
 
 
 @pytest.mark.parametrize("name", ["_run", "run_", "__run", "In", "Out", "open", "p"])
@@ -514,9 +530,9 @@ def test_a_run_under_another_name_is_no_run(asked, name):
     refused(lambda: from_cell(Drift, kernel | {"run": asked.run, name: "another"}), code=BAD)
 
 
-def test_no_notebook_passes_for_a_run_that_it_was_not_given(asked, bare):
-    stopped(lambda: bare("report", run="", _run=asked.run), "'_run'", "did you mean 'run'")
-    stopped(lambda: bare("report", run=""), "no value for run")
+def test_no_notebook_passes_for_a_run_that_it_was_not_given(asked, forked):
+    stopped(lambda: forked("report", run="", _run=asked.run), "'_run'", "did you mean 'run'")
+    stopped(lambda: forked("report", run=""), "no value for run")
 
 
 def test_no_job_notebook_imports_the_demo():

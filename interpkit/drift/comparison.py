@@ -204,7 +204,7 @@ def incompatibility(release: Release, dictionary: Dictionary, rows: pd.DataFrame
         if wide[s] != d
     )
 
-# %% ../../nbs/08_drift/01_comparison.ipynb #3af6acc8
+# %% ../../nbs/08_drift/01_comparison.ipynb #a5836111
 def _alike(on_new: Dictionary, dictionary: Dictionary) -> Dictionary:
     "The dictionary of a new release. Raises (exit code 65) where its features are others."
     if on_new.sites == dictionary.sites and on_new.labels == dictionary.labels:
@@ -261,6 +261,11 @@ class Comparison:
         return observe(self)
 
     @cached_property
+    def _ids(self) -> pd.api.extensions.ExtensionArray:  # [sequences]
+        "Whose rows these are; looking one up in a frame costs more than what is drawn for it."
+        return self.rows["sequence_id"].array
+
+    @cached_property
     def weight(self) -> np.ndarray:  # [sequences]
         "The sampling weights."
         return self.frame.weight.to_numpy()
@@ -314,8 +319,7 @@ class Comparison:
 
     def generator(self, row: int, purpose: str) -> np.random.Generator:
         "Random numbers that depend on the plan's seed and the sequence alone."
-        sequence_id = self.rows["sequence_id"].iloc[row]
-        return np.random.default_rng(hashed_seed(self.plan.seed, purpose, sequence_id))
+        return np.random.default_rng(hashed_seed(self.plan.seed, purpose, self._ids[row]))
 
 # %% ../../nbs/08_drift/01_comparison.ipynb #c45607eb
 def release_decisions(release: Release, comparison: Comparison) -> np.ndarray:  # [sequences]

@@ -130,7 +130,7 @@ def _numbers_in(column: pd.Series) -> np.ndarray:  # float32 [n]
         column = column.where(column.notna(), np.nan).astype(float)
     return column.to_numpy(np.float32, na_value=np.nan)
 
-# %% ../../nbs/01_model/01b_column_rows.ipynb #672b794b
+# %% ../../nbs/01_model/01b_column_rows.ipynb #efc0a2c9
 def column_batch(
     rows: pd.DataFrame,
     columns: Iterable[str] | None = None,  # default: all that are inputs
@@ -138,11 +138,14 @@ def column_batch(
     "Numeric columns as one float matrix [B, columns]. Raises (exit code 65) at other columns."
     named, columns = columns is not None, list(columns or input_columns(rows))
     require_columns(rows, columns)
-    _require_numeric(rows, columns, named)
-    frame = rows[columns].copy()
-    for c in columns:
-        if frame[c].dtype == object or isinstance(frame[c].dtype, pd.CategoricalDtype):
-            frame[c] = _numbers_in(rows[c])
+    frame = rows[columns]
+    plain = all(isinstance(t, np.dtype) and t.kind in "biuf" for t in frame.dtypes)
+    if not columns or not plain:  # looking at a column costs more than a forward
+        _require_numeric(rows, columns, named)
+        frame = frame.copy()
+        for c in columns:
+            if frame[c].dtype == object or isinstance(frame[c].dtype, pd.CategoricalDtype):
+                frame[c] = _numbers_in(rows[c])
     numbers = frame.to_numpy(np.float32, na_value=np.nan)
     _require_finite_numbers(numbers, rows, columns)
     return Batch(
