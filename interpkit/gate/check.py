@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'AnyRelease', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'read_for',
            'rows_of', 'training_rows', 'adapt_rows_of', 'train', 'register', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #ce7362d6
+# %% ../../nbs/09_gate/04_check.ipynb #9bd65a48
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,7 +30,7 @@ from ..drift.statements import Plan
 from .about import about_of, assumed, probability_note
 from .askable import refuse_missing_sites, refuse_rows_it_learned
 from .follow import followed
-from .policy import Policy, limits_of
+from .policy import Policy, fit_limits, limits_of
 from .progress import Progress
 from .scored import CheckResult, result_folder, score
 from ..model.given import no_module
@@ -171,7 +171,7 @@ def adapt_rows_of(data: Any, old: Release, rows: pd.DataFrame, policy: Policy) -
         )
     return found
 
-# %% ../../nbs/09_gate/04_check.ipynb #5464fce7
+# %% ../../nbs/09_gate/04_check.ipynb #968429c7
 def train(
     release: Release,
     rows: pd.DataFrame,
@@ -198,6 +198,8 @@ def train(
         targets=None if asked.wiring == "sae" else targets,
         objective=asked.objective,
         finish=asked.finish,
+        attempts=asked.attempts,
+        limits=fit_limits(policy),
     )
 
 # %% ../../nbs/09_gate/04_check.ipynb #747645bb

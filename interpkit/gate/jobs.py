@@ -166,7 +166,7 @@ def store_of(folder: Path, *what) -> Path:
             )
     return store
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #34c8743b
+# %% ../../nbs/09_gate/05a_jobs.ipynb #22799c77
 def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and save it; a killed training goes on."
     release = as_release(p.release, "release", policy)
@@ -186,6 +186,7 @@ def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
         features=dictionary.n_features,
         sequences=len(rows),
         measured=dictionary.validity["measured"],
+        attempts=dictionary.training.get("attempts", []),
     )
 
 

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'Following', 'read_policy', 'as_written',
-           'with_flags', 'Policy', 'limits_of']
+           'with_flags', 'Policy', 'limits_of', 'fit_limits']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #77a0dc14
+# %% ../../nbs/09_gate/00a_policy.ipynb #16c1f523
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..core.cautions import FIT
 from ..core.errors import ExitCode, InterpkitError, bad_parameter
 from ..core.files import is_deep, read_bytes
 from ..core.forms import read_form
@@ -70,7 +71,7 @@ class NewNames(Parameters):
         default_factory=dict, description="old name of a module = its new name"
     )
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #e7dd6d95
+# %% ../../nbs/09_gate/00a_policy.ipynb #ae536401
 class Training(Parameters):
     "How a dictionary is trained; 0 takes the default for the width of the site."
 
@@ -91,6 +92,12 @@ class Training(Parameters):
         "less for wide sites",
     )
     finish: int = Field(default=0, ge=0, description="steps on the model's own decision at the end")
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        description="trainings at most where n_features and k are 0: an unfit one is followed by "
+        "one with twice of both and as many tokens",
+    )
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #956a40df
 class Following(Parameters):
@@ -228,3 +235,8 @@ def limits_of(policy: Policy) -> Limits:
     "The limits of a policy, without their reasons."
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
+
+# %% ../../nbs/09_gate/00a_policy.ipynb #780fba95
+def fit_limits(policy: Policy) -> dict[str, float]:
+    "What a dictionary may lose on its own release before a check under this policy refuses it."
+    return {name: getattr(limits_of(policy), name) for name in FIT}
