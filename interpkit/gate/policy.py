@@ -6,17 +6,18 @@
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'Following', 'read_policy', 'as_written',
            'with_flags', 'Policy', 'limits_of', 'fit_limits']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #16c1f523
+# %% ../../nbs/09_gate/00a_policy.ipynb #03b596af
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..core.cautions import FIT
 from ..core.errors import ExitCode, InterpkitError, bad_parameter
 from ..core.files import is_deep, read_bytes
 from ..core.forms import read_form
+from ..core.row_words import row_words
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 
@@ -157,7 +158,7 @@ def with_flags(policy: dict, flags: dict) -> dict:
             changed[group] = x
     return changed
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #11817087
+# %% ../../nbs/09_gate/00a_policy.ipynb #42f8f21c
 class Policy(Parameters):
     "What a team has decided about its checks."
 
@@ -197,6 +198,11 @@ class Policy(Parameters):
         allow_inf_nan=False,
         description="decisions over it are flagged: 0 for log-odds, another one for probabilities",
     )
+    row: str | list[str] | tuple[str, str] = Field(
+        default="",
+        description="what pages call one row: customer, or ['person', 'people']; empty: what the "
+        "release says, else row of a table, sequence of tokens",
+    )
     watched: list[str | int] = Field(
         default_factory=list, description="labels or numbers of features that must hold one by one"
     )
@@ -221,6 +227,15 @@ class Policy(Parameters):
     new: NewNames = Field(default_factory=NewNames)
     training: Training = Field(default_factory=Training)
     adapt: Following = Field(default_factory=Following)
+
+    @field_validator("row")
+    @classmethod
+    def of_words(cls, given: Any) -> Any:
+        "What a row is called has to be words."
+        try:
+            return given if given == "" else [*row_words(given).to_dict().values()][:2]
+        except InterpkitError as e:
+            raise ValueError(f"{e.asked}: {e.mend}") from None
 
     @classmethod
     def read(cls, given=None, **flags) -> "Policy":

@@ -153,7 +153,7 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #9494ee7d
+# %% ../../nbs/09_gate/05_results.ipynb #a283b9b7
 class Declared(Form):
     "How a check set declares events."
 
@@ -185,6 +185,7 @@ class Prepared(Form):
     pool: str = ""
     rare: dict[str, int] = {}
     events: Declared | None = None
+    row: dict[str, str] = {}  # what one is called
 
 
 class Trained(Form):
