@@ -39,7 +39,6 @@ release.runner -> gate.runner
 # names that left a module which is still there; a method is written Class.method
 NAMES = """
 bridges.circuit_tracer:from_circuit_tracer -> bridges.from_circuit_tracer:from_circuit_tracer
-bridges.saelens:MEND -> bridges.from_saelens:MEND
 bridges.saelens:READS -> bridges.from_saelens:READS
 bridges.saelens:TRAIN -> bridges.from_saelens:TRAIN
 bridges.saelens:from_saelens -> bridges.from_saelens:from_saelens

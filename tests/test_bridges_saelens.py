@@ -524,15 +524,81 @@ def test_a_transcoder_that_does_not_say_where_it_writes_is_asked(tmp_path):
     refused(lambda: from_saelens(cut, world().old, rows()), "W_skip is missing")
 
 
+# Features that compete
+
+
+def explained(sae, x) -> tuple[float, float]:
+    "FVU and L0 of an SAE of SAELens, by its own forward."
+    with torch.no_grad():
+        left, codes = x - sae(x), sae.encode(x)
+    fvu = left.square().sum() / (x - x.mean(0)).square().sum()
+    return float(fvu), float((codes > 0).sum(1).float().mean())
+
+
+@pytest.mark.parametrize("k", [3, 8])
+@pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_topk_sae_gets_thresholds_and_says_what_they_cost(tmp_path, k, rescaled, as_folder):
+    sae = made("topk", k=k, rescale_acts_by_decoder_norm=rescaled, apply_b_dec_to_input=True)
+    where = sae
+    if as_folder:
+        sae.save_model(tmp_path / "a")
+        where = tmp_path / "a"
+    with pytest.warns(UserWarning, match=f"the {k} strongest features"):
+        d = from_saelens(where, world().old, rows())
+    cost = d.training["imported"]["thresholds"]
+    pinned = world().old.pin(rows())
+    batch = world().old.batch(pinned)
+    x = capture(world().old.model, [SITES[1]], batch)[SITES[1]][batch.mask]
+    fvu, l0 = explained(sae, x)
+    assert (cost["k"], cost["tokens"]) == (k, len(x))
+    assert cost["fvu_before"] == pytest.approx(fvu, rel=1e-3)
+    assert cost["l0_before"] == pytest.approx(l0, rel=1e-3)
+    assert cost["l0_after"] == pytest.approx(l0, abs=0.05)
+    codes = d.at(SITES[1]).encode(x)
+    left = x - d.forward({SITES[1]: x[None]})[SITES[1]][0]
+    after = float(left.square().sum() / (x - x.mean(0)).square().sum())
+    assert cost["fvu_after"] == pytest.approx(after, rel=1e-3)
+    both = (codes > 0) & (sae.encode(x) > 0)  # what is active in both has the same code
+    lengths = 1 if rescaled else sae.W_dec.norm(dim=1)
+    assert torch.allclose(codes[both], (sae.encode(x) * lengths)[both], rtol=1e-3, atol=1e-4)
+    again = from_saelens(to_saelens(d, tmp_path / "b"), world().old, rows())
+    assert again.fingerprint == d.fingerprint
+
+
+def test_a_batchtopk_sae_as_training_keeps_it_has_the_thresholds_that_it_is_deployed_with(tmp_path):
+    sae, _ = trained()
+    sae.save_inference_model(tmp_path / "deployed")
+    sae.save_model(tmp_path / "kept")
+    assert read_json(tmp_path / "kept" / "cfg.json")["architecture"] == "batchtopk"
+    deployed, kept = (
+        from_saelens(tmp_path / name, world().old, rows(), site=SITES[1])
+        for name in ("deployed", "kept")
+    )
+    for name in TENSORS:
+        ours, theirs = (getattr(d.weights[0], name) for d in (kept, deployed))
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5), name
+    assert "thresholds" not in kept.training["imported"]  # they are its own
+
+
+def test_features_of_another_model_that_are_never_active_are_no_dictionary(tmp_path):
+    sae = made("topk", k=4)
+    with torch.no_grad():
+        sae.b_enc.fill_(-1e6)
+    refused(lambda: from_saelens(sae, world().old, rows()), "none on these rows", code=65)
+
+
 # Refused
 
 
 @pytest.mark.parametrize(
     "change, says",
     [
-        (dict(architecture="topk"), "batchtopk"),
-        (dict(activation_fn="topk"), "topk"),
-        (dict(architecture="batchtopk"), "save_inference_model"),
+        (dict(architecture="topk"), "k in cfg.json"),
+        (dict(architecture="topk", k=25), "from 1 to 24"),
+        (dict(architecture="topk", k=2.5), "2.5"),
+        (dict(activation_fn="topk", activation_fn_kwargs=dict(k=0)), "k in cfg.json"),
+        (dict(architecture="batchtopk", k=True), "k in cfg.json"),
         (dict(architecture="temporal"), "temporal"),
         (dict(architecture="matching_pursuit"), "train_dictionary"),
         (dict(normalize_activations="layer_norm"), "layer_norm"),
@@ -585,7 +651,6 @@ def test_a_threshold_that_is_never_reached_is_kept(tmp_path):
 
 
 def test_saes_in_memory_that_do_not_fold_are_refused():
-    refused(lambda: from_saelens(made("topk", k=4), world().old, rows()), "compete", "batchtopk")
     refused(
         lambda: from_saelens(made(normalize_activations="layer_norm"), world().old, rows()),
         "layer_norm",

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 
 import datasets
@@ -20,10 +21,12 @@ from helpers import refused
 
 from interpkit.core.digests import canonical
 from interpkit.core.errors import ExitCode, InterpkitError
+from interpkit.core.files import read_json, write_json
 from interpkit.data.demo import demo_folder, demo_rows
 from interpkit.gate.about import assumed, probability_note
 from interpkit.gate.askable import refuse_rows_it_learned
 from interpkit.gate.check import KEYWORDS, check, rows_of, schema_notes, training_rows
+from interpkit.gate.evidence import verify
 from interpkit.gate.policy import Policy
 from interpkit.model.releases import Release
 from interpkit.training.train import train_dictionary
@@ -169,6 +172,29 @@ def test_a_dictionary_is_not_judged_by_the_rows_that_it_learned(tiny, given):
     refuse_rows_it_learned(learned, tiny.rows.tail(620), tiny.old.inputs_columns)  # 20 of them
     same_names = others.assign(sequence_id=tiny.rows.sequence_id.head(600).to_numpy())
     refuse_rows_it_learned(learned, same_names, tiny.old.inputs_columns)  # rows are counted from 0
+
+
+def test_rows_are_called_as_policy_or_release_say(given, tiny, tmp_path):
+    "What a page says is derived again from the evidence, word by word."
+    assert "1,000 rows through both" in str(check(**given))
+    how = dict(inputs=tiny.old.inputs.spec(), decision=dict(kind="scalar"), sites=["1:out"])
+    live = Release.from_module(tiny.old.model, **how, name="v1", row="loan", device="cpu")
+    saved = live.save(tmp_path / "v1", factory=import_module("tiny_fraud").build)
+    assert saved.row.many == "loans" and saved.fingerprint == tiny.old.fingerprint
+    assert check(**given | dict(old=saved)).plan.about["row"]["one"] == "loan"
+    head = read_json(tmp_path / "v1" / "release.json")
+    (tmp_path / "v1" / "manifest.json").unlink()
+    write_json(tmp_path / "v1" / "release.json", head | dict(row=["<b>", "x"]))
+    refused(lambda: Release.load(tmp_path / "v1"), "in release.json", code=65)
+    for words, row in (("people", ["person", "people"]), ("clients", "client")):
+        result = check(**given, row=row, examples="rows", out=tmp_path / words)
+        assert result.plan.about["row"]["many"] == words
+        assert f"1,000 {words} through both" in str(result)
+        page = (tmp_path / words / "report.html").read_text()
+        assert f"1,000 {words} in 1,000 groups" in page
+        assert verify(tmp_path / words).verdict.headline == result.verdict.headline
+    for wrong in ("<b>", "feature", ["person"], 3):
+        refused(lambda w=wrong: check(**given, row=w), "row", code=64)
 
 
 def test_alerts_and_threshold_are_those_of_the_policy(given, tiny):

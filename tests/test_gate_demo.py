@@ -1,6 +1,9 @@
 "The demo: its table, how it is judged, and the whole of it behind a marker."
 
+import re
 from dataclasses import replace
+from html import unescape
+from pathlib import Path
 
 import pytest
 
@@ -134,12 +137,33 @@ def test_the_picture_escapes_what_it_shows_and_names_each_release():
         "truth": 0.4,
         "story": "a & b",
     }
-    svg = demo_table.table_svg([row])
-    assert "v&lt;2&gt;" in svg
-    assert "a &amp; b" in svg
-    assert "<script" not in svg
-    assert "now PASS, polish" in svg and "before: RETRAIN" in svg
+    wide, narrow = demo_table.table_svg([row]), demo_table.narrow_svg([row])
+    for svg in (wide, narrow):
+        assert "v&lt;2&gt;" in svg
+        assert "a &amp; b" in svg
+        assert "<script" not in svg
+        assert "before: RETRAIN" in svg and "ADAPT + REVIEW" in svg and "41 %" in svg
+    assert "now PASS, polish" in wide and "by polish: now PASS" in narrow
     assert "41 %" in demo_table.table_text([row])
+
+
+def test_the_picture_for_a_phone_is_of_the_same_run_and_fits_there():
+    "What the wide one says of each release stands in it too, in letters of 12 pixels or more."
+    images = Path(__file__).parents[1] / "nbs" / "images"
+    wide, narrow = ((images / name).read_text() for name in demo.PICTURES)
+    title = re.compile("<title>(.*)</title>")
+    assert title.search(wide)[1] == title.search(narrow)[1]
+    for shown in re.findall(r">[●■◆] (?:PASS|FAIL) ([^<]*%)<", wide):
+        assert shown in narrow
+    assert 'viewBox="0 0 390 ' in narrow
+    texts = re.findall(r'<text x="(\d+)"([^>]*)>([^<]*)<', narrow)
+    for x, how, text in texts:
+        size = int(re.search(r'font-size="(\d+)"', how)[1])
+        assert size >= 12
+        if "anchor" not in how:
+            assert int(x) + 0.5 * size * len(unescape(text)) <= 388, text
+    page = (images.parent / "index.ipynb").read_text()
+    assert "demo-narrow.svg" in page and "max-width" in page
 
 
 @pytest.mark.slow

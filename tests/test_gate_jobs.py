@@ -662,17 +662,41 @@ def test_training_that_fails_leaves_nothing(tiny, tmp_path, monkeypatch, parquet
 
 
 SMALL = {"n-features": 32, "k": 8, "tokens": 20_000}
+WIDE = '[limits.splice_error]\nlimit = 0.9\nwhy = "what is trained here is small"\n'
 
 
 def test_training_that_ends_leaves_a_dictionary(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert ipk(["train", *flags(dict(release=tiny.v1, data=tiny.data, out="d") | SMALL)]) == 0
+    Path("wide.toml").write_text(WIDE)
+    asked = dict(release=tiny.v1, data=tiny.data, out="d", config="wide.toml") | SMALL
+    assert ipk(["train", *flags(asked)]) == 0
     made = Dictionary.load(tmp_path / "d")
     assert made.n_features == 32
     assert made.validity["fingerprint"] == tiny.old.fingerprint
     assert made.wiring == "sae"
     [notebook] = (tmp_path / "runs").rglob("train_sae.ipynb")
     assert "splice_error" in notebook.read_text()
+
+
+def test_training_says_whether_it_is_fit_and_ends_with_the_code_of_a_check(
+    tiny, tmp_path, monkeypatch
+):
+    "An unfit dictionary is kept; sizes that nobody gave have grown."
+    monkeypatch.chdir(tmp_path)
+    Path("check.toml").write_text(
+        "[training]\nattempts = 2\ntokens = 5000\n[limits.splice_error]\nlimit = 1e-9\n"
+        'why = "none would do"\n'
+    )
+    asked = dict(release=tiny.v1, data=tiny.data, out="d", config="check.toml")
+    out = StringIO()
+    with redirect_stdout(out):
+        assert ipk(["train", *flags(asked)]) == 65
+    *_, tried, again, made, _, last = out.getvalue().splitlines()
+    assert tried.startswith("Training 1: k ") and again.startswith("Training 2: k ")
+    assert "features in d" in made
+    assert last.startswith("Unfit for a check at its limits: splice error")
+    first, second = Dictionary.load(tmp_path / "d").training["attempts"]
+    assert second["n_features"] == 2 * first["n_features"] and second["k"] == 2 * first["k"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
@@ -854,7 +878,9 @@ def test_killed_again_and_again_a_training_job_ends_with_the_same_weights(
     tiny, tmp_path, monkeypatch, wiring
 ):
     monkeypatch.chdir(tmp_path)
-    how = dict(release=tiny.v1, data=tiny.data) | SMALL | dict(tokens=3_000_000)
+    Path("wide.toml").write_text(WIDE)
+    how = dict(release=tiny.v1, data=tiny.data, config="wide.toml") | SMALL
+    how |= dict(tokens=3_000_000)
     if wiring == "clt":
         how |= dict(wiring="clt", site="0:in", target="0:out")
 

@@ -12,6 +12,8 @@ from helpers import refused
 from interpkit.core import files
 from interpkit.core.errors import InterpkitError
 from interpkit.core.files import write_json
+from interpkit.core.row_words import row_words
+from interpkit.drift.caveats import CONDITIONS
 from interpkit.drift.changed import contributor_rows
 from interpkit.drift.comparison import Comparison
 from interpkit.drift.figures import (
@@ -30,7 +32,7 @@ from interpkit.drift.verdict import judge
 from interpkit.drift.words import interval, share
 from interpkit.gate import report
 from interpkit.gate.numbers import statement_rows
-from interpkit.gate.report import report_html, write_report
+from interpkit.gate.report import HOW_SURE, report_html, write_report
 
 LIMITS = {
     "splice error": ("valid", 0.051),
@@ -766,6 +768,60 @@ def test_a_teams_own_family_is_named_and_its_error_rates_are_not_claimed():
     plan = replace(plan, families=("bank.tests:Mine",))
     not_covered = "Not covered by the simulations: the team's own bank.tests:Mine"
     assert not_covered in said(v, "Error rates", plan=plan)
+
+
+# what a row is called
+
+CLIENT = dict(row=row_words(("client", "clientele"), token="client").to_dict())
+EXAMPLES = dict(examples={"night": [dict(sequence="a1b2", row=dict(age=41))]})
+WHAT_IS_SAID = {
+    "in order": [*FINE, *alerts()],
+    "changed": [*CHANGED, *alerts(0.4), TRAVEL],
+    "at its limit": [*VALID, HERE, *MODEL, AT_LIMIT],
+    "unfit": [statement("splice error", 0.5, 0.4, 0.6), *FINE[1:]],
+    "few": [
+        *FINE,
+        *alerts(0.1, n=30, n_eff=30),
+        statement("effect: rare", 0.1, 0.05, 0.2, n_eff=31),
+    ],
+    "labels": [*FINE, statement("effect", 0.4, 0.35, 0.45, segment="label 1")],
+}
+
+
+@pytest.mark.parametrize("statements", WHAT_IS_SAID.values(), ids=WHAT_IS_SAID)
+def test_a_page_calls_rows_as_its_plan_does(statements):
+    "Each line is the one about sequences with another noun; what people wrote stays as it is."
+    v = verdict(statements, notes=("pilots: sequences of ours",))
+    about = dict(whys=dict(effect="sequences of ours"), decision="the logit of sequences of ours")
+    foreseen = [
+        dict(statement="effect", segment="", limit=0.15, sequences=9, needed=99, settles=False)
+    ]
+    plain, named = (plan_of(statements, about=about | more) for more in ({}, CLIENT))
+
+    def told(plan):
+        page = report_html(v, plan, PRINTED | EXAMPLES, foreseen)
+        return [*summary_lines(v, PRINTED, plan), *page.splitlines()]
+
+    was, now = told(plain), told(named)
+    assert len(was) == len(now)
+    kept = "sequences of ours"
+    for before, after in zip(was, now, strict=True):
+        spoken = before.replace(kept, "KEPT").replace(HOW_SURE, "STUDY").replace(CONDITIONS, "SIM")
+        spoken = spoken.replace("fewer sequences than that", "FEWER")
+        spoken = spoken.replace("sequences", "clientele").replace("sequence", "client")
+        spoken = spoken.replace("per token", "per client").replace(
+            "FEWER", "fewer sequences than that"
+        )
+        spoken = spoken.replace("KEPT", kept).replace("STUDY", HOW_SURE).replace("SIM", CONDITIONS)
+        assert " ".join(spoken.split()) == " ".join(after.split())
+    assert sum("clientele" in line for line in now) >= 10
+    assert sum(kept in line for line in now) >= 3
+
+
+def test_words_of_a_plan_that_are_none_are_not_spoken():
+    for row in ({"one": "<b>", "many": "x", "token": "y"}, {"one": "a"}, "client", 3, None):
+        v, plan = verdict(FINE), plan_of(FINE, about=dict(row=row))
+        assert "1,000 sequences through both" in " ".join(summary_lines(v, PRINTED, plan))
 
 
 # what a validator asks for

@@ -24,6 +24,7 @@ from interpkit.drift.limits import Limits
 from interpkit.drift.scores import fit_or_raise, score_old
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
+from interpkit.training import train
 from interpkit.training.finish import calibrate
 from interpkit.training.train import train_dictionary
 
@@ -122,6 +123,70 @@ def test_training_depends_on_its_seed_alone():
     torch.manual_seed(7)
     assert make(0).fingerprint == first.fingerprint
     assert make(1).fingerprint != first.fingerprint
+
+
+def sizes(attempts):
+    return [(x["k"], x["n_features"]) for x in attempts]
+
+
+def test_sizes_that_nobody_gave_grow_until_the_dictionary_is_fit(tmp_path):
+    how = dict(tokens=5_000, batch_size=256, attempts=3)
+    strict = dict(splice_error=1e-9)
+    with pytest.warns(UserWarning) as told:
+        d = train_dictionary(v1(), table(), limits=strict, store=tmp_path / "all", **how)
+    texts = [str(w.message) for w in told if "unfit" in str(w.message)]
+    tried = d.training["attempts"]
+    assert sizes(tried) == [(8, 192), (16, 384), (32, 768)]
+    assert "training 2 of at most 3" in texts[0] and "k=8, n_features=192" in texts[0]
+    assert "training 3 of at most 3" in texts[1] and "k=16, n_features=384" in texts[1]
+    assert "at its limits" in texts[2] and "the best was kept" in texts[2]
+    kept = [x["k"] for x in tried if x["splice_error"] == min(y["splice_error"] for y in tried)]
+    assert d.training["k"] in kept  # the best of all, not the last
+    assert {p.name for p in (tmp_path / "all").glob("times-*")} == {"times-2", "times-4"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = train_dictionary(v1(), table(), limits=strict, store=tmp_path / "all", **how)
+        assert again.fingerprint == d.fingerprint  # goes on from what is stored
+        once = train_dictionary(v1(), table(), limits=dict(splice_error=0.999), **how)
+        few = train_dictionary(v1(), table(), limits=strict, **(how | dict(attempts=1)))
+    assert "attempts" not in once.training | few.training
+    assert once.fingerprint == few.fingerprint  # the first is what it was
+
+
+@pytest.mark.parametrize("given", [dict(k=8), dict(n_features=192), dict(k=8, n_features=192)])
+def test_sizes_that_were_given_are_kept(given):
+    with pytest.warns(UserWarning, match="k=8, n_features=192: try k=16, n_features=384"):
+        d = train_dictionary(
+            v1(), table(), tokens=2_000, batch_size=256, limits=dict(splice_error=1e-9), **given
+        )
+    assert (d.training["k"], d.n_features) == (8, 192)
+
+
+def test_a_later_training_that_fails_leaves_the_first(monkeypatch):
+    "Memory that is not there for the larger one is no reason to lose what was learnt."
+    first = v1().default_sites[0]
+    made = []
+
+    def no_memory(*args, **kwargs):
+        made.append(args)
+        if len(made) > 1:
+            raise MemoryError
+        return real(*args, **kwargs)
+
+    real = train.calibrate
+    monkeypatch.setattr(train, "calibrate", no_memory)
+    with pytest.warns(UserWarning, match="what was there is kept: MemoryError"):
+        d = train_dictionary(
+            v1(), table(), tokens=2_000, batch_size=256, limits=dict(splice_error=1e-9)
+        )
+    assert d.sites == (first,) and d.n_features == 192
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(attempts=0), dict(limits=dict(splice=0.1)), dict(limits=dict(error_share=2))]
+)
+def test_attempts_and_limits_are_looked_at_first(wrong):
+    refused(lambda: train_dictionary(v1(), table(), **wrong), code=64)
 
 
 def test_an_unfit_dictionary_is_told_when_it_was_trained():

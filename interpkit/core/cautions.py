@@ -175,26 +175,35 @@ def looks_forgotten(
         "short then."
     )
 
-# %% ../../nbs/00_core/02d_cautions.ipynb #0e7380a5
+# %% ../../nbs/00_core/02d_cautions.ipynb #ed037bc6
 FIT = dict(splice_error=0.10, error_share=0.30)  # at most, on the dictionary's own release
 
 
-def unfit_words(measured: Mapping[str, float]) -> str:
-    "Which measurements of a dictionary are over what a check allows by default, or ''."
-    over = [
+def _shares(measured: Mapping[str, float], limits: Mapping[str, float]) -> str:
+    "'splice error 3.0 % (at most 10 %)' of what is limited."
+    return ", ".join(
         f"{name.replace('_', ' ')} {percent(measured[name], 1)} (at most {percent(most)})"
-        for name, most in FIT.items()
-        if not measured.get(name, 0.0) <= most
-    ]
-    if not over:
-        return ""
-    return (
-        f"unfit for a check at the usual limits: {', '.join(over)}. More active features per token "
-        "(k) help most, then more features (n_features), then more tokens"
+        for name, most in limits.items()
+        if name in measured
     )
 
 
-def fitness_words(measured: Mapping[str, float]) -> str:
-    "The same as a sentence, which also says that a dictionary is fit."
-    told = unfit_words(measured) or "fit for a check at the usual limits"
-    return f"{told[0].upper()}{told[1:]}."
+def unfit_words(measured: Mapping[str, float], limits: Mapping[str, float] = FIT) -> str:
+    "Which measurements of a dictionary are over what a check allows, or ''."
+    over = {name: x for name, x in limits.items() if not measured.get(name, 0.0) <= x}
+    if not over:
+        return ""
+    whose = "the usual" if dict(limits) == FIT else "its"
+    return (
+        f"unfit for a check at {whose} limits: {_shares(measured, over)}. More active features "
+        "per token (k) help most, then more features (n_features), then more tokens"
+    )
+
+# %% ../../nbs/00_core/02d_cautions.ipynb #fce3cca3
+def fitness_words(measured: Mapping[str, float], limits: Mapping[str, float] = FIT) -> str:
+    "The same as a sentence, which also says that a dictionary is fit, and by how much."
+    told = unfit_words(measured, limits)
+    if not told:
+        whose = "the usual" if dict(limits) == FIT else "its"
+        told = f"fit for a check at {whose} limits: {_shares(measured, limits)}"
+    return f"{told[0].upper()}{told[1:].removesuffix(': ')}."

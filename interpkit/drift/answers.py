@@ -7,9 +7,10 @@ __all__ = ['PLACES', 'SITE', 'FIRED', 'NO_WITNESS', 'INSIDE', 'VERBS', 'worst_fi
            'valid_words', 'site_words', 'whole_words', 'factor_words', 'identical_words', 'watched_words',
            'emerging_words', 'same_words']
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #8df09283
+# %% ../../nbs/08_drift/05a_answers.ipynb #9586a17f
 from collections.abc import Iterable, Sequence
 
+from ..core.row_words import spoken
 from .actions import is_effect, reasons_changed, site_moved
 from .segments import ALERTS, BUILT_IN, LABELLED
 from .statements import Plan, Statement
@@ -52,13 +53,13 @@ def by_witnesses(v: Verdict, statements: Iterable[Statement]) -> list[Statement]
         return asked
     return [s for s in asked if s.question == "same" and not is_effect(s)]
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #05f0f9c3
+# %% ../../nbs/08_drift/05a_answers.ipynb #5724a1c5
 def _culprits(v: Verdict, question: str, outcome: str) -> list[str]:
     "Where, other than in the whole set, a question has this outcome."
     told = by_witnesses(v, v.statements) if question == "same" else v.statements
     mine = [s for s in told if s.question == question and s.outcome == outcome]
     segments = {s.segment for s in mine if s.segment}
-    places = [PLACES[k] for k in BUILT_IN if k in segments]
+    places = [PLACES[k].format(spoken().many) for k in BUILT_IN if k in segments]
     declared = len(segments - set(BUILT_IN))
     watched = len({s.name for s in mine if s.watched})
     for n, one, many in ((declared, "a segment", "segments"), (watched, "a feature", "features")):
@@ -67,7 +68,7 @@ def _culprits(v: Verdict, question: str, outcome: str) -> list[str]:
     return places
 
 
-PLACES = {ALERTS: "the alerts", LABELLED: "the sequences with label 1"}
+PLACES = {ALERTS: "the alerts", LABELLED: "the {} with label 1"}
 
 
 def _head(v: Verdict, answer: str, whole: Sequence[Statement]) -> tuple[str, str]:
@@ -77,7 +78,7 @@ def _head(v: Verdict, answer: str, whole: Sequence[Statement]) -> tuple[str, str
         return answer, answer
     question = whole[0].question
     by = listed(_culprits(v, question, answer))
-    return f"{answer} by {by}; all sequences together {outcome}", outcome
+    return f"{answer} by {by}; all {spoken().many} together {outcome}", outcome
 
 # %% ../../nbs/08_drift/05a_answers.ipynb #e947883f
 def valid_words(v: Verdict) -> list[str]:
@@ -190,14 +191,14 @@ def _verb(family: str, n: int) -> str:
     many, one = VERBS.get(family, (f"have {family}", f"has {family}"))
     return one if n == 1 else many
 
-# %% ../../nbs/08_drift/05a_answers.ipynb #3c37f3e4
+# %% ../../nbs/08_drift/05a_answers.ipynb #62a26943
 def _feature(s: Statement, turn: bool = True) -> str:
     "A watched feature with what became of it; `turn`: and in which direction."
     label = quoted(s.name.split(": ", 1)[1])
     if not known(s):
         return f"{label} ({s.reason})"
     seen_rarely = s.outcome == "INCONCLUSIVE" and s.n_eff < 50
-    few = f", in {s.n_eff:.0f} sequences only" if seen_rarely else ""
+    few = f", in {s.n_eff:.0f} {spoken().many} only" if seen_rarely else ""
     turned = f", {became(s)}" if turn and became(s) else ""
     return f"{label} {amount(s, s.ratio)} not shared {interval(s)}{few}{turned}"
 

@@ -7,9 +7,10 @@ __all__ = ['LIMITED', 'PASSED_BY', 'MORE', 'CONDITIONS', 'WORSE', 'about_of', 'n
            'limit_rows', 'flip_words', 'replaced_words', 'behaviour_words', 'bypass_words', 'own_type_words',
            'sensitivity_rows', 'sensitivity_words', 'blind_words', 'error_rate_words', 'not_tested']
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #01c96b83
+# %% ../../nbs/08_drift/05b_caveats.ipynb #344910fc
 from collections.abc import Iterable
 
+from ..core.row_words import spoken
 from .answers import no_witness
 from .limits import Limits
 from .segments import ALERTS
@@ -33,7 +34,7 @@ def not_for_sign_off(plan: Plan | None) -> str:
     told = f"{listed(names)} {are} not loaded from a folder whose code is fingerprinted"
     return told if names else ""
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #fa653afb
+# %% ../../nbs/08_drift/05b_caveats.ipynb #5e060e92
 def _period(days) -> str:
     "'2026-07-01 to 2026-09-30', from the first and the last day, or as somebody wrote it."
     if isinstance(days, str):
@@ -47,10 +48,10 @@ def _sampling(sampling) -> str:
     if not isinstance(sampling, dict):
         return str(sampling or "")
     if sampling.get("weights"):
-        return "unequal: each sequence counts by its weight"
-    return "each sequence counts once"
+        return f"unequal: each {spoken().one} counts by its weight"
+    return f"each {spoken().one} counts once"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #ff23cace
+# %% ../../nbs/08_drift/05b_caveats.ipynb #df24de09
 def _sites(about: dict, printed: dict | None) -> str:
     sites = about.get("sites") or (printed or {}).get("reconstruction", {}).get("sites", ())
     return sites if isinstance(sites, str) else ", ".join(map(str, sites))
@@ -58,7 +59,7 @@ def _sites(about: dict, printed: dict | None) -> str:
 
 def _counted(v: Verdict, plan: Plan | None) -> str:
     "'1,000 sequences in 400 groups, 100 of them alerts'."
-    text = f"{v.sequences:,} sequences"
+    text = f"{v.sequences:,} {spoken().many}"
     if plan and 0 < plan.groups < v.sequences:
         text += f" in {plan.groups:,} groups"
     alerts = max((s.n for s in v.statements if s.segment == ALERTS), default=0)
@@ -70,7 +71,7 @@ def events_words(events: dict) -> str:
     per_sequence, tokens, outside = (
         events.get(k, 0) for k in ("per_sequence", "tokens", "outside")
     )
-    each = f"{per_sequence:g} per sequence, of {tokens:g} tokens each"
+    each = f"{per_sequence:g} per {spoken().one}, of {tokens:g} tokens each"
     return f"declared events, on average {each}; {share(outside)} of the tokens are in none"
 
 
@@ -143,7 +144,7 @@ def limit_rows(plan: Plan | None) -> list[dict]:
             rows.setdefault(_limit_name(s), _limit_row(s, whys, plan.names[0]))
     return list(rows.values())
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #ec6d3602
+# %% ../../nbs/08_drift/05b_caveats.ipynb #a5b215c4
 def _auc_words(behaviour: dict) -> str:
     if "labelled" not in behaviour:
         return ""
@@ -153,7 +154,7 @@ def _auc_words(behaviour: dict) -> str:
     if old is None or new is None:
         return "No AUC, because all labels are alike"
     areas = f"AUC {up_to_one(old, 3)} old and {up_to_one(new, 3)} new"
-    return f"{areas} on {behaviour['labelled']:,} labelled sequences"
+    return f"{areas} on {behaviour['labelled']:,} labelled {spoken().many}"
 
 # %% ../../nbs/08_drift/05b_caveats.ipynb #cc4f62a5
 def _rank_words(behaviour: dict) -> str:
@@ -180,7 +181,7 @@ def replaced_words(behaviour: dict) -> str:
     top = share(behaviour.get("top", 0.10))
     return f"{share(behaviour['top_replaced'])} of the highest {top} are replaced"
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #327fd3d1
+# %% ../../nbs/08_drift/05b_caveats.ipynb #9827c048
 def _by_inputs_alone(behaviour: dict) -> dict:
     "The numbers that need no dictionary."
     rest = {k: x for k, x in behaviour.items() if k != "main_reason_replaced"}
@@ -193,7 +194,7 @@ def _reason_words(behaviour: dict) -> str:
     parts = []
     if behaviour.get("main_reason_replaced") is not None:
         replaced = share(behaviour["main_reason_replaced"])
-        parts.append(f"another main reason in {replaced} of the sequences")
+        parts.append(f"another main reason in {replaced} of the {spoken().many}")
     turned = behaviour.get("sign_turned") or {}
     of = {"effect": "reasons", "inputs": "inputs"}
     signs = [
@@ -318,7 +319,7 @@ def _published(v: Verdict, plan: Plan | None) -> str:
         f"checks ({CONDITIONS}), not on this one. It is wrong more often elsewhere: {WORSE}."
     )
 
-# %% ../../nbs/08_drift/05b_caveats.ipynb #12815426
+# %% ../../nbs/08_drift/05b_caveats.ipynb #eee54692
 def _groups_in(v: Verdict, segment: str) -> float:
     "Effective groups behind the statements about a segment."
     about = [s for s in v.statements if s.segment == segment and not s.watched]
@@ -330,8 +331,8 @@ def blind_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     n = _groups_in(v, "") or v.sequences
     few = max(int(n / 4.6), 1)
     if few < 2:
-        return ["A change may be total and unseen: there are too few sequences to tell."]
-    unit = "groups" if plan and 0 < plan.groups < v.sequences else "sequences"
+        return [f"A change may be total and unseen: there are too few {spoken().many} to tell."]
+    unit = "groups" if plan and 0 < plan.groups < v.sequences else spoken().many
     text = f"A change confined to fewer than 1 in {few:,} {unit} may be total and unseen"
     alerts = int(_groups_in(v, ALERTS) / 4.6)
     return [text + (f"; among the alerts, to fewer than 1 in {alerts:,}." if alerts > 1 else ".")]

@@ -6,12 +6,13 @@
 __all__ = ['LEAD', 'FAILED', 'OPEN', 'OPEN_AFTER', 'FOLLOW', 'SAVE', 'CHECK', 'COMMAND', 'lead', 'flips_beside', 'lead_words',
            'basis', 'next_words', 'command', 'Part', 'page_one', 'summary_lines', 'short_html']
 
-# %% ../../nbs/08_drift/05d_page.ipynb #8ba91780
+# %% ../../nbs/08_drift/05d_page.ipynb #7a098cda
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ..core.row_words import speaking, spoken, words_kept
 from .actions import reasons_changed
 from .answers import same_words, valid_words
 from interpkit.drift.caveats import (
@@ -48,7 +49,7 @@ from interpkit.drift.words import (
     quoted,
 )
 
-# %% ../../nbs/08_drift/05d_page.ipynb #656a7c47
+# %% ../../nbs/08_drift/05d_page.ipynb #b0822551
 LEAD = {
     "REUSE": "The old explanations hold for this release. This is no approval of the release.",
     "REVIEW": "The old explanations must not be used for this release: "
@@ -57,16 +58,16 @@ LEAD = {
     "old dictionary no longer fits it. The old explanations must not be used: the dictionary has "
     "to follow.",
     "COLLECT": "The old explanations must not be used for this release yet: "
-    "these sequences can't settle whether they hold.",
+    "these {rows} can't settle whether they hold.",
     "ADAPT": "The model's reasons are the same, and the dictionary has followed: the adapted one "
     "explains this release. This is no approval of the release.",
     "ADAPT + REVIEW": "The release decides in part for other reasons than {old}. The adapted "
     "dictionary explains it from now on; the old explanations must not be used for it.",
-    "ADAPT + COLLECT": "The adapted dictionary explains this release from now on; these sequences "
+    "ADAPT + COLLECT": "The adapted dictionary explains this release from now on; these {rows} "
     "can't settle whether its reasons are still those of {old}.",
 }
 
-# %% ../../nbs/08_drift/05d_page.ipynb #564372a9
+# %% ../../nbs/08_drift/05d_page.ipynb #e3a1dcbf
 FAILED = {
     "valid": "it fails, because the old dictionary does not carry its decisions",
     "same": "it fails, because what the dictionary reads in it weighs otherwise than in {old}",
@@ -76,17 +77,17 @@ OPEN = "whether the release itself decides for other reasons than {old} is open"
 
 OPEN_AFTER = (
     "The old explanations must not be used for this release. A dictionary has followed it, but "
-    "these sequences can't settle whether that one is valid."
+    "these {rows} can't settle whether that one is valid."
 )
 
 
 def lead(v: Verdict) -> str:
     "What follows from the verdict, in one sentence."
-    old = v.names[0]
+    old, rows = v.names[0], spoken().many
     if v.adapted and v.action == "COLLECT":
-        return OPEN_AFTER
+        return OPEN_AFTER.format(rows=rows)
     if v.action != "COLLECT" or v.outcome != "FAIL":
-        return LEAD[v.action].format(old=old)
+        return LEAD[v.action].format(old=old, rows=rows)
     failed = FAILED["valid" if v.valid == "FAIL" else "same"]
     told = f"The old explanations must not be used for this release: {failed}; and {OPEN}."
     return told.format(old=old)
@@ -120,7 +121,7 @@ def _sentence(text: str) -> str:
     text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?" else text + "."
 
-# %% ../../nbs/08_drift/05d_page.ipynb #4ce077e2
+# %% ../../nbs/08_drift/05d_page.ipynb #db331975
 def basis(v: Verdict) -> str:
     "What was checked: sequences, statements, whose dictionary."
     old, new = v.names
@@ -128,11 +129,11 @@ def basis(v: Verdict) -> str:
     if v.adapted:
         by = f"{by}, {new} by the one that followed"
     return (
-        f"{v.sequences:,} sequences through both releases, explained by {by}; "
+        f"{v.sequences:,} {spoken().many} through both releases, explained by {by}; "
         f"{len(v.statements)} statements, their limits written down before {new} was scored."
     )
 
-# %% ../../nbs/08_drift/05d_page.ipynb #dce95fdf
+# %% ../../nbs/08_drift/05d_page.ipynb #693a2135
 def _how_many(v: Verdict, numbers: Sequence[tuple[Statement, int]]) -> list[str]:
     "How many sequences to collect, and for which statements; none where no number would help."
     if not numbers:
@@ -143,9 +144,9 @@ def _how_many(v: Verdict, numbers: Sequence[tuple[Statement, int]]) -> list[str]
     names = joined((f"{named(s)} ({n:,})" for s, n in numbers), 4)
     verb = "is" if len(numbers) == 1 else "are"
     return [
-        f"Collect about {most:,} sequences in all{more if most > v.sequences else ''}. "
+        f"Collect about {most:,} {spoken().many} in all{more if most > v.sequences else ''}. "
         f"{len(numbers)} of {len(v.statements)} statements {verb} open and can be settled, by so "
-        f"many sequences: {names}."
+        f"many {spoken().many}: {names}."
     ]
 
 
@@ -158,9 +159,9 @@ def _at_limit(statements: Sequence[Statement]) -> list[str]:
     )
     sit, it = ("sits", "it") if len(statements) == 1 else ("sit", "them")
     return [
-        f"No number of sequences would settle {joined(shares, 4)}, which {sit} at the limit: "
-        f"a person decides {it}, or the owner of the limits sets a wider one, with its `why`, and "
-        "checks other sequences than these."
+        f"No number of {spoken().many} would settle {joined(shares, 4)}, which {sit} at the "
+        f"limit: a person decides {it}, or the owner of the limits sets a wider one, with its "
+        f"`why`, and checks other {spoken().many} than these."
     ]
 
 
@@ -179,8 +180,8 @@ def _collect_words(v: Verdict) -> list[str]:
     needed = needed_by_statement(v.statements)
     if not needed:
         return [
-            "More sequences would not help: no statement asks about inputs or decisions, which "
-            "would tell whether the release or only the dictionary's reading of it changed."
+            f"More {spoken().many} would not help: no statement asks about inputs or decisions, "
+            "which would tell whether the release or only the dictionary's reading of it changed."
         ]
     numbers = [(s, n) for s, n in needed if n is not None]
     held = [s for s, n in needed if n is None]
@@ -198,10 +199,10 @@ def _new_dictionary(v: Verdict) -> list[str]:
     new = v.names[1]
     return [
         f"Before decisions of {new} can be explained, the dictionary has to follow {new}, "
-        f"by several thousand sequences that no check uses: `{FOLLOW}`."
+        f"by several thousand {spoken().many} that no check uses: `{FOLLOW}`."
     ]
 
-# %% ../../nbs/08_drift/05d_page.ipynb #b878fb13
+# %% ../../nbs/08_drift/05d_page.ipynb #04a278d5
 def _shown_in(v: Verdict) -> str:
     "'in effect and inputs; among the alerts in inputs; in the effect of the feature \"night\"'."
     by_segment: dict[str, list[str]] = {}
@@ -248,8 +249,8 @@ def _retrain_words(v: Verdict) -> list[str]:
         f"The dictionary of {old} looks for its features at places where {new} keeps something "
         f"else, so what it says about {new} would be wrong although the model decides for the "
         f"same reasons. That alone is no cause to send {new} back: let the dictionary follow it, "
-        "by several thousand sequences that no check uses (given to the check as --adapt-data, it "
-        "does so by itself). Until then, its decisions have no valid explanation."
+        f"by several thousand {spoken().many} that no check uses (given to the check as "
+        "--adapt-data, it does so by itself). Until then, its decisions have no valid explanation."
     ]
 
 # %% ../../nbs/08_drift/05d_page.ipynb #efe5e0c6
@@ -339,7 +340,7 @@ def _limits(v: Verdict, plan: Plan | None) -> list[Part]:
         parts.append(Part(title, tuple(sensitivity_words(v)), tuple(sensitivity_rows(v))))
     return parts
 
-# %% ../../nbs/08_drift/05d_page.ipynb #25a4a583
+# %% ../../nbs/08_drift/05d_page.ipynb #e7dbb288
 def page_one(
     v: Verdict,
     printed: dict | None = None,  # of `drift.printed.printed`
@@ -347,25 +348,26 @@ def page_one(
     run: str | None = None,  # the folder where it is saved; None: it is in memory only
 ) -> list[Part]:
     "The parts in the order in which a person asks; what was not measured has none."
-    parts = [
-        Part("Checked", rows=tuple(checked_rows(v, plan, printed))),
-        Part(
-            "Followed",
-            tuple(followed_words(v.adapted, v.names)),
-            tuple(followed_rows(v.adapted)),
-        ),
-        Part("Same?", tuple(same_words(v, printed, plan))),
-        Part("Alerts", tuple(alerts_words(v))),
-        *_what_changed(v, printed),
-        Part("Segments", tuple(segment_words(v, plan))),
-        Part("Valid?", (*valid_words(v), *bypass_words(printed, v.names[0]))),
-        Part("Behaviour", (*behaviour_words(v, printed), *own_type_words(printed, v.names))),
-        *_limits(v, plan),
-        Part("Error rates", tuple(error_rate_words(v, plan, printed))),
-        Part("Not tested", points=tuple(not_tested(v, plan, printed))),
-        Part("Next", tuple(next_words(v, printed, plan, run)), command=command(v, run)),
-    ]
-    first = Part(v.headline + ".", (*lead_words(v, printed, plan), basis(v)))
+    with speaking(words_kept(plan.about if plan else {})):
+        parts = [
+            Part("Checked", rows=tuple(checked_rows(v, plan, printed))),
+            Part(
+                "Followed",
+                tuple(followed_words(v.adapted, v.names)),
+                tuple(followed_rows(v.adapted)),
+            ),
+            Part("Same?", tuple(same_words(v, printed, plan))),
+            Part("Alerts", tuple(alerts_words(v))),
+            *_what_changed(v, printed),
+            Part("Segments", tuple(segment_words(v, plan))),
+            Part("Valid?", (*valid_words(v), *bypass_words(printed, v.names[0]))),
+            Part("Behaviour", (*behaviour_words(v, printed), *own_type_words(printed, v.names))),
+            *_limits(v, plan),
+            Part("Error rates", tuple(error_rate_words(v, plan, printed))),
+            Part("Not tested", points=tuple(not_tested(v, plan, printed))),
+            Part("Next", tuple(next_words(v, printed, plan, run)), command=command(v, run)),
+        ]
+        first = Part(v.headline + ".", (*lead_words(v, printed, plan), basis(v)))
     return [first, *(part for part in parts if not part.empty)]
 
 # %% ../../nbs/08_drift/05d_page.ipynb #b1f2b34d

@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['FEATURE', 'few_alerts', 'alerts_words', 'pool_words', 'segment_words']
 
-# %% ../../nbs/08_drift/05ab_parts.ipynb #a196c891
+# %% ../../nbs/08_drift/05ab_parts.ipynb #a9e9df45
 from collections.abc import Sequence
 
+from ..core.row_words import spoken
 from .answers import by_witnesses, worst_first
 from .segments import ALERTS, BUILT_IN, LABELLED, LEAST_ALERTS
 from .statements import Plan, Statement
 from .verdict import Verdict, worst
 from .words import joined, quoted, said
 
-# %% ../../nbs/08_drift/05ab_parts.ipynb #dcc1ff01
+# %% ../../nbs/08_drift/05ab_parts.ipynb #ccc97ce5
 def _who(segment: str, statements: Sequence[Statement], old: str) -> str:
     n = max(s.n for s in statements)
     if segment == ALERTS:
-        return f"for the {n:,} sequences with the highest decisions of {old}"
-    return f"for the {n:,} sequences with label 1"
+        return f"for the {n:,} {spoken().many} with the highest decisions of {old}"
+    return f"for the {n:,} {spoken().many} with label 1"
 
 
 def _built_in(v: Verdict, segment: str) -> list[str]:
@@ -38,7 +39,7 @@ def _built_in(v: Verdict, segment: str) -> list[str]:
         lines.append(f"Open there: {joined((s.name for s in unsure), 4, ', ')}.")
     return lines
 
-# %% ../../nbs/08_drift/05ab_parts.ipynb #4695b529
+# %% ../../nbs/08_drift/05ab_parts.ipynb #f5542400
 def few_alerts(v: Verdict) -> list[str]:
     "What to do where alerts are open because there are too few; none where there are enough."
     mine = [s for s in v.statements if s.segment == ALERTS and s.outcome == "INCONCLUSIVE"]
@@ -47,9 +48,9 @@ def few_alerts(v: Verdict) -> list[str]:
         return []
     needed = -(-LEAST_ALERTS * v.sequences // max(n, 1) // 100) * 100
     return [
-        f"Alerts need {LEAST_ALERTS} sequences, and there are {n:,}: that takes at least "
-        f"{needed:,} sequences in all, or more of those with high decisions, with the weight "
-        "of every sequence in the column `weight`."
+        f"Alerts need {LEAST_ALERTS} {spoken().many}, and there are {n:,}: that takes at least "
+        f"{needed:,} {spoken().many} in all, or more of those with high decisions, with the "
+        f"weight of every {spoken().one} in the column `weight`."
     ]
 
 
@@ -98,7 +99,7 @@ def pool_words(plan: Plan | None) -> list[str]:
         sentences.append(f"Too rare alone, and {how} together as {quoted(pool)}: {names}.")
     return sentences
 
-# %% ../../nbs/08_drift/05ab_parts.ipynb #46c05150
+# %% ../../nbs/08_drift/05ab_parts.ipynb #e9938b9c
 FEATURE = "feature "  # before the name of a feature too rare to be watched, in a plan
 
 
@@ -116,5 +117,7 @@ def segment_words(v: Verdict, plan: Plan | None = None) -> list[str]:
     small = plan.too_small if plan else {}
     in_order = sorted(small, key=lambda name: (name.startswith(FEATURE), name != LABELLED, name))
     names = joined((f"{_part(name)} ({small[name]:,})" for name in in_order), 5)
-    too_small = [f"Too few sequences to judge, so they decide nothing: {names}."] if small else []
+    too_small = (
+        [f"Too few {spoken().many} to judge, so they decide nothing: {names}."] if small else []
+    )
     return [*_judged_words(v), *pool_words(plan), *too_small]

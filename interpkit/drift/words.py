@@ -6,11 +6,12 @@
 __all__ = ['MANY', 'SAID', 'WORSE', 'share', 'up_to_one', 'is_multiple', 'amount', 'Known', 'known', 'interval', 'direction',
            'became', 'one_line', 'quoted', 'said', 'among', 'named', 'joined', 'listed']
 
-# %% ../../nbs/08_drift/05_words.ipynb #c9a8d1ab
+# %% ../../nbs/08_drift/05_words.ipynb #011749a1
 import math
 from collections.abc import Iterable
 from typing import TypeGuard
 
+from ..core.row_words import spoken
 from ..core.show import percent
 from .segments import ALERTS, LABELLED
 from .statements import Statement
@@ -160,13 +161,13 @@ def said(s: Statement, sure: bool = True) -> str:
         return f"{WORSE.format(s.ratio)}{where}, and at most {amount(s, s.limit)} may be lost"
     return f"{words.format(amount(s, s.ratio))}{where}{bounds}, at most {amount(s, s.limit)}"
 
-# %% ../../nbs/08_drift/05_words.ipynb #7e62f037
+# %% ../../nbs/08_drift/05_words.ipynb #021b0bf3
 def among(segment: str) -> str:
     "Where a statement holds: 'among the alerts', 'in segment \"online\"'; '' for the whole set."
     if segment == ALERTS:
         return "among the alerts"
     if segment == LABELLED:
-        return "among the sequences with label 1"
+        return f"among the {spoken().many} with label 1"
     return f"in segment {quoted(segment)}" if segment else ""
 
 

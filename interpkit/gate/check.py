@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'AnyRelease', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'read_for',
            'rows_of', 'training_rows', 'adapt_rows_of', 'train', 'register', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #ce7362d6
+# %% ../../nbs/09_gate/04_check.ipynb #a9231bd3
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,10 +27,10 @@ from ..drift.comparison import incompatibility
 from ..drift.plan import plan_check
 from ..drift.plan import preview as preview_of
 from ..drift.statements import Plan
-from .about import about_of, assumed, probability_note
+from .about import about_of, assumed, probability_note, words_for
 from .askable import refuse_missing_sites, refuse_rows_it_learned
 from .follow import followed
-from .policy import Policy, limits_of
+from .policy import Policy, fit_limits, limits_of
 from .progress import Progress
 from .scored import CheckResult, result_folder, score
 from ..model.given import no_module
@@ -171,7 +171,7 @@ def adapt_rows_of(data: Any, old: Release, rows: pd.DataFrame, policy: Policy) -
         )
     return found
 
-# %% ../../nbs/09_gate/04_check.ipynb #5464fce7
+# %% ../../nbs/09_gate/04_check.ipynb #968429c7
 def train(
     release: Release,
     rows: pd.DataFrame,
@@ -198,6 +198,8 @@ def train(
         targets=None if asked.wiring == "sae" else targets,
         objective=asked.objective,
         finish=asked.finish,
+        attempts=asked.attempts,
+        limits=fit_limits(policy),
     )
 
 # %% ../../nbs/09_gate/04_check.ipynb #747645bb
@@ -242,13 +244,14 @@ def register(
     )
     return plan, preview_of(plan, scores, rows).to_dict("records")
 
-# %% ../../nbs/09_gate/04_check.ipynb #6a7158aa
+# %% ../../nbs/09_gate/04_check.ipynb #c57845bf
 def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
     "A dictionary for the old release, and the rows that are left to check on."
     train_rows = None if train_data is None else read_for(old, train_data, policy.label)
     learn, checked = training_rows(rows, train_rows)
+    rows_are = words_for(old, old, rows, policy).many
     print(
-        f"No dictionary given: one is trained for {old.name} on {len(learn):,} sequences; "
+        f"No dictionary given: one is trained for {old.name} on {len(learn):,} {rows_are}; "
         f"the check uses {len(checked):,} others."
         + ("" if train_rows is not None else " With train_data=, it uses all rows.")
     )
@@ -257,7 +260,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #d74299c3
+# %% ../../nbs/09_gate/04_check.ipynb #fadc1b0c
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -282,6 +285,7 @@ def check(
     pool: str | None = None,  # one name under which segments too small to judge are asked together
     alerts: float | None = None,  # share with the highest decisions, asked about apart; 0: not
     threshold: float | None = None,  # decisions over it are flagged, 0
+    row: str | list[str] | None = None,  # what one is called, 'customer' or ['person', 'people']
     watched: list | None = None,  # labels or numbers of features that must hold one by one
     watched_share: float | None = None,  # of attribution, from which features are watched
     families: list[str] | None = None,  # a team's own families of evidence, 'module:Class'

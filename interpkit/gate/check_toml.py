@@ -48,7 +48,7 @@ def toml_line(key: str, x, comment: str) -> str:
     "'seed = 0       # of all draws', with the comments of a file in one column."
     return f"{f'{key} = {toml(x)} ':<44}# {comment}"
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #99f5201e
+# %% ../../nbs/09_gate/07_check_toml.ipynb #040ede2c
 def choice_lines(
     policy: Policy,
     found: dict,  # of `looked_at`
@@ -63,6 +63,7 @@ def choice_lines(
         pool=f"one name under which rare segments are asked together; here {found['rare']}",
         alerts=f"share with the highest decisions that is asked about apart; {found['alerts']}",
         threshold="decisions over it are flagged: 0 for log-odds, another for probabilities",
+        row="what pages call one, customer or ['person', 'people']; empty: what the release says",
         watched="features, by label or number, that must hold one by one",
         watched_share="and those with at least this share of all attribution",
         families="a team's own families, 'module:Class'",

@@ -9,10 +9,10 @@ __all__ = ['app', 'Text', 'Config', 'Device', 'Seed', 'Timeout', 'Copies', 'Json
            'Rate', 'Finish', 'OldFolder', 'LearnData', 'Seconds', 'EvidenceFolder', 'Digest', 'PublicKey',
            'SignedFolder', 'PrivateKey', 'Signer', 'Note', 'NewKey', 'ReleaseToSee', 'SomeCheckSet', 'OldBeside',
            'OwnDictionary', 'Nulls', 'NewFile', 'Usage', 'policy_of', 'name_of', 'say_verdict', 'check', 'run_training',
-           'training_words', 'train', 'adapt', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor',
-           'options_of', 'usage_error', 'run', 'main']
+           'train', 'adapt', 'verify', 'sign', 'init', 'copy_notebooks', 'jobs', 'doctor', 'options_of', 'usage_error',
+           'run', 'main']
 
-# %% ../../nbs/09_gate/08_cli.ipynb #3c2ebbb9
+# %% ../../nbs/09_gate/08_cli.ipynb #e530f312
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ..core.cautions import fitness_words
+from ..core.cautions import unfit_words
 from ..core.errors import ExitCode, InterpkitError, bad_parameter, nearest
 from ..core.files import storage_error
 from .doctor import clash, findings
@@ -32,8 +32,8 @@ from .exits import code_of, flushed
 from .forecast import preflight_words
 from .notebooks import job_notebook
 from .parameters import JOBS, Preflight, described, validated
-from .policy import Policy
-from .results import Page, absolute, preview_of
+from .policy import Policy, fit_limits
+from .results import Page, absolute, preview_of, training_words
 from interpkit.gate.runner import (
     locked,
     refuse_foreign_folder,
@@ -85,7 +85,7 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #41e7bc0c
+# %% ../../nbs/09_gate/08_cli.ipynb #a586495a
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
@@ -130,6 +130,9 @@ def check(
     def told(job: str, result: dict):
         if job == "preflight":
             print("\n".join(preflight_words(result, preview_of(run), run)), file=sys.stderr)
+        if job == training_job(policy):
+            made = training_words(result, str(run / "dictionary"), fit_limits(policy))
+            print(made, file=sys.stderr)
 
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)
@@ -163,19 +166,7 @@ def run_training(
                 remove_if_nothing(run, e)
             raise
 
-# %% ../../nbs/09_gate/08_cli.ipynb #1388fab2
-def training_words(result: dict, out: str) -> str:
-    "What a training has made, in three lines: the last says whether a check would take it."
-    measured = [
-        f"{name.replace('_', ' ')} {x:,}"
-        if isinstance(x, int)
-        else f"{name.replace('_', ' ')} {x:.3g}"
-        for name, x in result["measured"].items()
-    ]
-    made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
-    return f"{made}\n{', '.join(measured)}\n{fitness_words(result['measured'])}"
-
-# %% ../../nbs/09_gate/08_cli.ipynb #96c89f55
+# %% ../../nbs/09_gate/08_cli.ipynb #d0b3fa1a
 ReleaseToRead = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
 TrainingData = Annotated[str, typer.Option(help="Rows to train on, a parquet, CSV or Arrow file.")]
 NewFolder = Annotated[str, typer.Option(help="Folder of the dictionary.")]
@@ -213,7 +204,7 @@ def train(
     timeout: Timeout = None,
     jobs: Copies = None,
 ):
-    "Train the dictionary of a release."
+    "Train the dictionary of a release: 0 where a check would take it, 65 where it is unfit."
     if Path(out).exists():
         mend = "choose another folder, or remove this one"
         raise bad_parameter("a new folder for the dictionary", f"{out} exists", mend)
@@ -221,7 +212,10 @@ def train(
     how |= dict(k=k, tokens=tokens, lr=lr, finish=finish)
     training = {f"training__{name}": x for name, x in how.items()}
     policy = policy_of(config, sites=site, targets=target, device=device, seed=seed, **training)
-    print(training_words(run_training(release, data, out, policy, timeout, jobs), out))
+    result, limits = run_training(release, data, out, policy, timeout, jobs), fit_limits(policy)
+    print(training_words(result, out, limits))
+    if unfit_words(result["measured"], limits):
+        raise typer.Exit(int(ExitCode.INVALID))
 
 # %% ../../nbs/09_gate/08_cli.ipynb #85612145
 OldFolder = Annotated[str, typer.Option(help="The dictionary of the old release.")]

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'groups_in', 'forecast', 'rare_words', 'declared_words', 'alerts_advice', 'preflight_words']
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #2b8a793a
+# %% ../../nbs/09_gate/03b_forecast.ipynb #9b7b6872
 import math
 from pathlib import Path
 
 import pandas as pd
 
+from ..core.row_words import speaking, spoken, words_kept
 from ..core.statistics import sequences_needed
 from ..drift.caveats import events_words
 from interpkit.drift.segments import (
@@ -100,7 +101,7 @@ def declared_words(
     events = result.get("events")
     return [*lines, f"Inputs are {events_words(events)}."] if events else lines
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #b648f447
+# %% ../../nbs/09_gate/03b_forecast.ipynb #6023b80b
 def alerts_advice(
     preview: list[dict],  # rows of a preview or forecast
     share: float = 0.10,  # of the traffic that alerts are
@@ -116,17 +117,22 @@ def alerts_advice(
         many = f" for so many statements ({LEAST_ALERTS} at least)"
     return (
         f"{most['sequences']:,} alerts are there and {most['needed']:,} are needed{many}: check "
-        f"{math.ceil(most['needed'] / share):,} sequences, or draw those with high decisions "
+        f"{math.ceil(most['needed'] / share):,} {spoken().many}, or draw those with high decisions "
         f"{more:.1f} times as often and give them `weight` {1 / more:.2g}, all others 1"
     )
 
-# %% ../../nbs/09_gate/03b_forecast.ipynb #43a286d1
+# %% ../../nbs/09_gate/03b_forecast.ipynb #de0e284b
 def preflight_words(
     result: dict,  # of the preflight
     preview: list[dict],  # of preview.json
     run: Path,
 ) -> list[str]:
     "What a person should know before anything costly runs, one line each."
+    with speaking(words_kept(result)):
+        return _preflight_words(result, preview, run)
+
+
+def _preflight_words(result: dict, preview: list[dict], run: Path) -> list[str]:
     lines = [f"Note: {note}." for note in result["notes"]] + declared_words(result)
     if not result["for_sign_off"]:
         lines.append("Note: not for sign-off, since the code of a release is not fingerprinted.")
@@ -140,7 +146,7 @@ def preflight_words(
         )
     short = [r for r in preview if not r["settles"]]
     lines.append(
-        f"{result['sequences']:,} sequences settle {len(preview) - len(short)} "
+        f"{result['sequences']:,} {spoken().many} settle {len(preview) - len(short)} "
         f"of {len(preview)} {kind}, where the truth is at most half or at least twice the limit."
     )
     for r in short[:5]:

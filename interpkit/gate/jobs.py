@@ -8,7 +8,7 @@ __all__ = ['NO_ROWS', 'Inputs', 'dictionary_of', 'rows_to_check', 'write_plan', 
            'registered_plan', 'refuse_others', 'named_before', 'prepared', 'drift', 'keep_evidence', 'refuse_unscored',
            'scored_before', 'adapt', 'keep_adapted', 'report', 'look_up']
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #dd8859fc
+# %% ../../nbs/09_gate/05a_jobs.ipynb #8222e3fb
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..drift.measure import load_families
 from ..drift.plan import code_digest
 from ..drift.segments import rare_in
 from ..drift.statements import Plan
-from .about import events_of, probability_note
+from .about import events_of, probability_note, words_for
 from .askable import refuse_hopeless
 from interpkit.gate.check import (
     adapt_rows_of,
@@ -116,7 +116,7 @@ def loaded(inputs: Inputs, rows: pd.DataFrame) -> dict[str, str]:
     releases = dict(old=inputs.old.fingerprint, new=inputs.new.fingerprint)
     return releases | dict(check_set=check_digest(rows))
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #fa49f037
+# %% ../../nbs/09_gate/05a_jobs.ipynb #fde46de9
 @recorded("preflight")
 def preflight(p: Preflight) -> dict:
     "Load and try out everything; register the check where there is a dictionary."
@@ -142,6 +142,7 @@ def preflight(p: Preflight) -> dict:
         events=events_of(checked) or None,
         question=question_digest(settings),
         fingerprints=loaded(inputs, checked),
+        row=words_for(old, new, checked, inputs.policy).to_dict(),
     )
     if p.train_data:
         training_rows(rows, read_for(old, p.train_data, inputs.policy.label))
@@ -166,7 +167,7 @@ def store_of(folder: Path, *what) -> Path:
             )
     return store
 
-# %% ../../nbs/09_gate/05a_jobs.ipynb #34c8743b
+# %% ../../nbs/09_gate/05a_jobs.ipynb #22799c77
 def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
     "Train the dictionary of a release and save it; a killed training goes on."
     release = as_release(p.release, "release", policy)
@@ -186,6 +187,7 @@ def train_and_keep(p: TrainSae, job: str, policy: Policy) -> dict:
         features=dictionary.n_features,
         sequences=len(rows),
         measured=dictionary.validity["measured"],
+        attempts=dictionary.training.get("attempts", []),
     )
 
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BEHAVIOUR', 'SITE_NUMBERS', 'WORDS', 'statement_rows', 'changed_rows', 'contributor_tables', 'example_rows',
-           'plan_rows', 'unsettled_rows', 'behaviour_rows', 'site_rows']
+           'plan_rows', 'unsettled_rows', 'behaviour_rows', 'site_rows', 'word_rows']
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #91dc3728
+# %% ../../nbs/09_gate/00b_numbers.ipynb #d9516004
 import math
 
+from ..core.row_words import spoken
 from ..drift.changed import KINDS, contributor_rows, contributors
 from ..drift.segments import ALERTS, BUILT_IN
 from ..drift.statements import Plan, Statement
@@ -39,7 +40,7 @@ def _segment(name: str) -> str:
         return "all"
     return name if name in BUILT_IN else quoted(name)
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #fe068ca5
+# %% ../../nbs/09_gate/00b_numbers.ipynb #64b130c2
 def _statement_row(s: Statement) -> dict:
     return {
         "statement": named(Statement(s.name, s.question, s.limit)),
@@ -47,7 +48,7 @@ def _statement_row(s: Statement) -> dict:
         "share": amount(s, s.ratio if known(s) else None),
         "interval": interval(s),
         "limit": amount(s, s.limit),
-        "sequences": f"{s.n:,}",
+        spoken().many: f"{s.n:,}",
         "effective": f"{s.n_eff:,.0f}",
         "outcome": _outcome(s),
     }
@@ -72,12 +73,12 @@ def changed_rows(verdict: Verdict) -> list[dict]:
     "One row per feature that is shown to have changed."
     return [_changed_row(change) for change in verdict.changed]
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #41c95724
+# %% ../../nbs/09_gate/00b_numbers.ipynb #565edbb9
 def contributor_tables(printed: dict | None) -> dict[str, list[dict]]:
     "Tables of the largest contributors by title; those that were not kept are left out."
     tables = {}
     for kind, name in KINDS.items():
-        for segment, where in (("", "all sequences"), (ALERTS, "the alerts")):
+        for segment, where in (("", f"all {spoken().many}"), (ALERTS, "the alerts")):
             rows = contributors(printed, kind, segment)
             if rows:
                 title = f"What changed: {name}s, {where}"
@@ -89,11 +90,12 @@ def _brief(x, most: int = 120) -> str:
     text = one_line(x)
     return text if len(text) <= most else text[: most - 1] + "…"
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #e18abdc0
+# %% ../../nbs/09_gate/00b_numbers.ipynb #7817a891
 def _example_row(feature: str, example: dict) -> dict:
-    shown = {"feature": quoted(feature), "sequence": example["sequence"]}
+    shown = {"feature": quoted(feature), spoken().one: example["sequence"]}
     if "row" in example:
-        shown["row"] = "; ".join(f"{name} {_brief(x)}" for name, x in example["row"].items())
+        column = "values" if "row" in shown else "row"
+        shown[column] = "; ".join(f"{name} {_brief(x)}" for name, x in example["row"].items())
     return shown
 
 # %% ../../nbs/09_gate/00b_numbers.ipynb #30da4658
@@ -123,10 +125,10 @@ def _sizes(segments: dict) -> str:
     "Segments with the sequences in each."
     return ", ".join(f"{_segment(name)} {n:,}" for name, n in segments.items()) or "none"
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #904e004c
+# %% ../../nbs/09_gate/00b_numbers.ipynb #318645c7
 def plan_rows(plan: Plan) -> list[dict]:
     "The pre-registration as named values."
-    sequences = f"{plan.sequences:,} sequences in {plan.groups:,} groups"
+    sequences = f"{plan.sequences:,} {spoken().many} in {plan.groups:,} groups"
     alarms = f"{share(plan.alpha)} a check, shared by {plan.count} statements"
     if plan.emerging:
         alarms += f", with room for {plan.emerging} features that may emerge"
@@ -142,22 +144,22 @@ def plan_rows(plan: Plan) -> list[dict]:
         "segments": _sizes(plan.segments),
         "too small to judge": _sizes(plan.too_small),
         "false alarms allowed": alarms,
-        "draws per sequence": plan.draws,
+        f"draws per {spoken().one}": plan.draws,
         "seed": plan.seed,
     }
     for pool, segments in plan.pooled.items():
         fields[f"pooled as {pool}"] = _sizes(segments)
     return [{"what": name, "value": str(x)} for name, x in fields.items()]
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #0b9c7ee0
+# %% ../../nbs/09_gate/00b_numbers.ipynb #9955a35e
 def unsettled_rows(preview: list[dict]) -> list[dict]:
     "The statements of a preview that the sequences can't settle, and how many it would take."
     return [
         {
             "statement": named(Statement(row["statement"], "", row["limit"], row["segment"])),
             "limit": share(row["limit"]),
-            "sequences there": f"{row['sequences']:,}",
-            "sequences needed": f"{row['needed']:,}",
+            f"{spoken().many} there": f"{row['sequences']:,}",
+            f"{spoken().many} needed": f"{row['needed']:,}",
         }
         for row in preview
         if not row["settles"]
@@ -171,17 +173,17 @@ def _number(x) -> str:
         return f"{x:,}"
     return f"{x:.4g}" if math.isfinite(x) else "unknown"
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #32b43cd1
+# %% ../../nbs/09_gate/00b_numbers.ipynb #4beef4cb
 BEHAVIOUR = {
     "auc_old": "AUC, old release",
     "auc_new": "AUC, new release",
-    "labelled": "labelled sequences",
+    "labelled": "labelled {0.many}",
     "rank_correlation": "rank correlation of the decisions",
     "flipped": "share of decisions flipped",
     "threshold": "threshold of a flip",
     "top_replaced": "share of the highest decisions replaced",
     "factor": "common factor, new over old",
-    "main_reason_replaced": "share of sequences with another main reason",
+    "main_reason_replaced": "share of {0.many} with another main reason",
     "unexplained": "share of the new decisions' variation that is not in the old ones",
 }
 
@@ -189,7 +191,7 @@ BEHAVIOUR = {
 def behaviour_rows(behaviour: dict) -> list[dict]:
     "One row per number that says how the releases decide; what was not measured has none."
     rows = [
-        {"behaviour": text, "value": _number(behaviour[key])}
+        {"behaviour": text.format(spoken()), "value": _number(behaviour[key])}
         for key, text in BEHAVIOUR.items()
         if key in behaviour
     ]
@@ -200,10 +202,10 @@ def behaviour_rows(behaviour: dict) -> list[dict]:
             rows.append({"behaviour": text, "value": _number(turned[key])})
     return rows
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #65c91925
+# %% ../../nbs/09_gate/00b_numbers.ipynb #0252d514
 SITE_NUMBERS = {
     "fvu": "FVU",
-    "l0": "features active per token (L0)",
+    "l0": "features active per {0.token} (L0)",
     "outside": "energy outside the dictionary's directions",
 }
 
@@ -213,7 +215,7 @@ def _pair_rows(site: str, numbers: dict) -> list[dict]:
     return [
         {
             "site": site,
-            "number": text,
+            "number": text.format(spoken()),
             "old": _number(numbers[f"{key}_old"]),
             "new": _number(numbers[f"{key}_new"]),
         }
@@ -245,14 +247,14 @@ def site_rows(printed: dict) -> list[dict]:
         rows += _angle_rows(site, numbers)
     return rows
 
-# %% ../../nbs/09_gate/00b_numbers.ipynb #b10bd682
+# %% ../../nbs/09_gate/00b_numbers.ipynb #204deb93
 WORDS = {
     "release": "one frozen model: weights, configuration, tokenizer or feature schema, and code; "
     "its fingerprint is the digest of these",
-    "sequence": "one row of the check set, the unit of every count",
+    "{0.one}": "one row of the check set, the unit of every count",
     "dictionary": "the sparse features through which a model's activations are read",
     "feature": "one direction of the dictionary, with a label",
-    "input": "one column, or one position or event of a sequence",
+    "input": "one column, or one position or event of a {0.one}",
     "reason": "a feature, with its effect on a decision; an explanation lists them",
     "effect": "what the decision loses when a feature, or an input, is removed",
     "not shared": "|new - old| over |new| + |old|, summed: 0 % where both releases weigh "
@@ -261,7 +263,7 @@ WORDS = {
     "decisions": "the same asked of how far each decision lies from the release's average",
     "decision scale": "how far decisions lie from their average, on average; effects and "
     "decisions are counted in it, so a common factor is no change",
-    "alerts": "the sequences with the highest decisions of the old release; they need 100 rows",
+    "alerts": "the {0.many} with the highest decisions of the old release; they need 100 rows",
     "activations": "how strongly features fire; where they are not shared, what the dictionary "
     "reads has moved, and the dictionary is no witness",
     "witness": "what can be relied on: a dictionary that does not fit a release is none for it, "
@@ -269,7 +271,7 @@ WORDS = {
     "splice error": "the share of the decision's variance that is lost "
     "when the dictionary's reconstruction stands in for the activations",
     "error share": "the share of attribution that flows through what the dictionary leaves out",
-    "active features": "how many features are active per token, against the old release: a "
+    "active features": "how many features are active per {0.token}, against the old release: a "
     "dictionary that needs many more does not fit",
     "attribution": "gradient times activation, the first-order effect",
     "watched feature": "one that must hold on its own",
@@ -277,3 +279,8 @@ WORDS = {
     "FVU": "fraction of the activations' variance that the dictionary does not reconstruct",
     "AUC": "the chance that a positive is ranked above a negative",
 }
+
+# %% ../../nbs/09_gate/00b_numbers.ipynb #f39f1b4c
+def word_rows() -> dict[str, str]:
+    "The words with what they mean, for a page about these rows."
+    return {word.format(spoken()): text.format(spoken()) for word, text in WORDS.items()}

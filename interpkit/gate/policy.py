@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['Limit', 'default_limit', 'LimitsOf', 'Own', 'NewNames', 'Training', 'Following', 'read_policy', 'as_written',
-           'with_flags', 'Policy', 'limits_of']
+           'with_flags', 'Policy', 'limits_of', 'fit_limits']
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #77a0dc14
+# %% ../../nbs/09_gate/00a_policy.ipynb #03b596af
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ..core.cautions import FIT
 from ..core.errors import ExitCode, InterpkitError, bad_parameter
 from ..core.files import is_deep, read_bytes
 from ..core.forms import read_form
+from ..core.row_words import row_words
 from ..drift.limits import Limits
 from .parameters import Parameters, validated
 
@@ -70,7 +72,7 @@ class NewNames(Parameters):
         default_factory=dict, description="old name of a module = its new name"
     )
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #e7dd6d95
+# %% ../../nbs/09_gate/00a_policy.ipynb #ae536401
 class Training(Parameters):
     "How a dictionary is trained; 0 takes the default for the width of the site."
 
@@ -91,6 +93,12 @@ class Training(Parameters):
         "less for wide sites",
     )
     finish: int = Field(default=0, ge=0, description="steps on the model's own decision at the end")
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        description="trainings at most where n_features and k are 0: an unfit one is followed by "
+        "one with twice of both and as many tokens",
+    )
 
 # %% ../../nbs/09_gate/00a_policy.ipynb #956a40df
 class Following(Parameters):
@@ -150,7 +158,7 @@ def with_flags(policy: dict, flags: dict) -> dict:
             changed[group] = x
     return changed
 
-# %% ../../nbs/09_gate/00a_policy.ipynb #11817087
+# %% ../../nbs/09_gate/00a_policy.ipynb #42f8f21c
 class Policy(Parameters):
     "What a team has decided about its checks."
 
@@ -190,6 +198,11 @@ class Policy(Parameters):
         allow_inf_nan=False,
         description="decisions over it are flagged: 0 for log-odds, another one for probabilities",
     )
+    row: str | list[str] | tuple[str, str] = Field(
+        default="",
+        description="what pages call one row: customer, or ['person', 'people']; empty: what the "
+        "release says, else row of a table, sequence of tokens",
+    )
     watched: list[str | int] = Field(
         default_factory=list, description="labels or numbers of features that must hold one by one"
     )
@@ -215,6 +228,15 @@ class Policy(Parameters):
     training: Training = Field(default_factory=Training)
     adapt: Following = Field(default_factory=Following)
 
+    @field_validator("row")
+    @classmethod
+    def of_words(cls, given: Any) -> Any:
+        "What a row is called has to be words."
+        try:
+            return given if given == "" else [*row_words(given).to_dict().values()][:2]
+        except InterpkitError as e:
+            raise ValueError(f"{e.asked}: {e.mend}") from None
+
     @classmethod
     def read(cls, given=None, **flags) -> "Policy":
         "The policy in a file, a dict or a Policy, with flags in place of what it says."
@@ -228,3 +250,8 @@ def limits_of(policy: Policy) -> Limits:
     "The limits of a policy, without their reasons."
     names = type(policy.limits).model_fields
     return Limits(**{name: getattr(policy.limits, name).limit for name in names})
+
+# %% ../../nbs/09_gate/00a_policy.ipynb #780fba95
+def fit_limits(policy: Policy) -> dict[str, float]:
+    "What a dictionary may lose on its own release before a check under this policy refuses it."
+    return {name: getattr(limits_of(policy), name) for name in FIT}

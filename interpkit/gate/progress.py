@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LEAST', 'seconds', 'line', 'moved_bar', 'Progress']
 
-# %% ../../nbs/09_gate/03_progress.ipynb #16f5272e
+# %% ../../nbs/09_gate/03_progress.ipynb #d511acea
+import math
 import os
 import sys
 import time
@@ -42,19 +43,19 @@ def line(
         return text
     return f"{text}, about {seconds(elapsed * (total - done) / (done - before))} left"
 
-# %% ../../nbs/09_gate/03_progress.ipynb #b3c38024
+# %% ../../nbs/09_gate/03_progress.ipynb #c12657ff
 def moved_bar(bar: Any, stage: str, done: float, total: float) -> Any:
-    "A tqdm bar at `done`: the one that is given, or a new one where it is None."
+    "A tqdm bar at `done`: the one that is given, or a new one where it is None or was shorter."
     from tqdm.auto import tqdm
 
-    if bar is None:
+    if bar is None or bar.total < total:
         bar = tqdm(total=total, desc=stage)
     bar.update(done - bar.n)
     if done >= total:
         bar.close()
     return bar
 
-# %% ../../nbs/09_gate/03_progress.ipynb #46ce3329
+# %% ../../nbs/09_gate/03_progress.ipynb #6af9eb25
 class Progress:
     "Call it with (stage, done, total)."
 
@@ -85,12 +86,12 @@ class Progress:
             pass  # progress is a courtesy: it must not end a job
 
     def counting(self, stage: str, total: float) -> Callable[[float], None]:
-        "A function that is called with what was added since the last call."
+        "A function that is called with what was added; over the total, another round begins."
         done: float = 0
 
         def add(n):
             nonlocal done
             done += n
-            self(stage, min(done, total), total)
+            self(stage, done, total * max(math.ceil(done / total), 1))
 
         return add

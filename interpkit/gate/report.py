@@ -6,13 +6,14 @@
 __all__ = ['ASKED', 'SIGN', 'HOW_TO_READ', 'OF_FEATURES', 'HOW_CHANGED', 'HOW_SURE', 'POLICY', 'safe', 'paragraph', 'marked',
            'table', 'page_one_html', 'figure', 'preview_html', 'report_html', 'write_report']
 
-# %% ../../nbs/09_gate/01_report.ipynb #029a6cf6
+# %% ../../nbs/09_gate/01_report.ipynb #95d872c1
 from html import escape
 from pathlib import Path
 
 from ..core.errors import InterpkitError, invalid
 from ..core.files import read_json, write_text
 from ..core.forms import FOREIGN
+from ..core.row_words import speaking, spoken, words_kept
 from ..core.show import MARKS
 from ..drift.answers import NO_WITNESS, no_witness, unreadable
 from ..drift.caveats import error_rate_words, not_for_sign_off
@@ -27,7 +28,6 @@ from ..drift.statements import Plan
 from ..drift.verdict import Verdict
 from ..drift.words import is_multiple, known, one_line
 from interpkit.gate.numbers import (
-    WORDS,
     behaviour_rows,
     changed_rows,
     contributor_tables,
@@ -36,6 +36,7 @@ from interpkit.gate.numbers import (
     site_rows,
     statement_rows,
     unsettled_rows,
+    word_rows,
 )
 from .page_style import CSS, CSS_PAPER, CSS_TABLES
 
@@ -171,16 +172,16 @@ def _figures(verdict: Verdict) -> list[str]:
         return []
     return _statements_drawn(verdict) + _watched_drawn(verdict)
 
-# %% ../../nbs/09_gate/01_report.ipynb #9f49e1be
+# %% ../../nbs/09_gate/01_report.ipynb #6d8fb0ff
 def _examples_html(printed: dict | None) -> list[str]:
     rows = example_rows(printed)
     if not rows:
         return []
     hashed = ", as salted hashes: who holds the run folder can look them up."
-    ending = "." if "row" in rows[0] else hashed
+    ending = "." if len(rows[0]) > 2 else hashed
     return [
         "<h3>Where it changed most</h3>",
-        paragraph("The sequences in which a feature's effect moved most" + ending),
+        paragraph(f"The {spoken().many} in which a feature's effect moved most{ending}"),
         table(rows),
     ]
 
@@ -228,15 +229,15 @@ def _statements_html(verdict: Verdict, printed: dict | None = None) -> list[str]
         *_examples_html(printed),
     ]
 
-# %% ../../nbs/09_gate/01_report.ipynb #ed0ea63e
+# %% ../../nbs/09_gate/01_report.ipynb #9effa018
 def preview_html(preview: list | None) -> list[str]:
     "What the check set could settle: one sentence, and the statements that it could not."
     if not preview:
         return []
     short = unsettled_rows(preview)
-    ending = "; not enough sequences for:" if short else "."
+    ending = f"; not enough {spoken().many} for:" if short else "."
     return [
-        "<h3>What these sequences can settle</h3>",
+        f"<h3>What these {safe(spoken().many)} can settle</h3>",
         paragraph(
             f"{len(preview) - len(short)} of {len(preview)} statements, where the truth is "
             f"at most half or at least twice the limit{ending}"
@@ -291,9 +292,9 @@ def _printed_html(verdict: Verdict, printed: dict) -> list[str]:
         shown.append(_deletion_html(deletion))
     return shown
 
-# %% ../../nbs/09_gate/01_report.ipynb #a012bec7
+# %% ../../nbs/09_gate/01_report.ipynb #73228a0e
 def _words_html() -> list[str]:
-    listed = "".join(f"<dt>{safe(word)}</dt><dd>{safe(x)}</dd>" for word, x in WORDS.items())
+    listed = "".join(f"<dt>{safe(word)}</dt><dd>{safe(x)}</dd>" for word, x in word_rows().items())
     return ["<h2>Words</h2>", f"<dl>{listed}</dl>"]
 
 # %% ../../nbs/09_gate/01_report.ipynb #6b68717c
@@ -308,7 +309,7 @@ def _head_html(title: str) -> str:
         f"<title>{safe(title)}</title><style>{CSS + CSS_TABLES + CSS_PAPER}</style></head>"
     )
 
-# %% ../../nbs/09_gate/01_report.ipynb #77d9c55a
+# %% ../../nbs/09_gate/01_report.ipynb #9733458d
 def report_html(
     verdict: Verdict,
     plan: Plan,
@@ -316,10 +317,11 @@ def report_html(
     preview: list | None = None,  # rows of a preview
 ) -> str:
     "The whole page as text."
-    numbers = _statements_html(verdict, printed) + _plan_html(verdict, plan, preview, printed)
-    if printed:
-        numbers += _printed_html(verdict, printed)
-    numbers += _words_html()
+    with speaking(words_kept(plan.about)):
+        numbers = _statements_html(verdict, printed) + _plan_html(verdict, plan, preview, printed)
+        if printed:
+            numbers += _printed_html(verdict, printed)
+        numbers += _words_html()
     return (
         f"<!doctype html>\n<html lang=en>{_head_html(verdict.headline)}\n<body>"
         + page_one_html(verdict, printed, plan)

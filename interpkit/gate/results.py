@@ -6,9 +6,9 @@
 __all__ = ['KEPT', 'PLACES', 'RESULTS', 'digest_of', 'asked', 'absolute', 'Places', 'Question', 'question_of', 'differences',
            'begun_with', 'salt_of', 'begin', 'Declared', 'Fingerprints', 'Prepared', 'Trained', 'Scored', 'Adapted',
            'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of', 'plan_table', 'Page', 'why_not',
-           'raise_unless_passed']
+           'raise_unless_passed', 'training_words']
 
-# %% ../../nbs/09_gate/05_results.ipynb #db2d9027
+# %% ../../nbs/09_gate/05_results.ipynb #74f3b640
 import os
 import re
 import secrets
@@ -21,11 +21,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ..core.cautions import FIT, fitness_words
 from ..core.digests import digest_file, digest_json
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.failures import behind
 from ..core.files import private_folder, read_bytes, write_json, write_text
 from ..core.forms import Form, read_form
+from ..core.show import percent
 from ..drift.page import short_html, summary_lines
 from .derived import plan_of
 from .evidence import evidence_of, verify
@@ -151,7 +153,7 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #24773402
+# %% ../../nbs/09_gate/05_results.ipynb #a283b9b7
 class Declared(Form):
     "How a check set declares events."
 
@@ -183,6 +185,7 @@ class Prepared(Form):
     pool: str = ""
     rare: dict[str, int] = {}
     events: Declared | None = None
+    row: dict[str, str] = {}  # what one is called
 
 
 class Trained(Form):
@@ -192,6 +195,7 @@ class Trained(Form):
     dictionary: str
     features: int
     measured: dict[str, float]
+    attempts: list[dict] = []  # where more than one training was needed
 
 
 class Scored(Form):
@@ -326,3 +330,21 @@ def raise_unless_passed(result: dict):
             "and this error only says that it is no PASS",
             result["exit_code"],
         )
+
+# %% ../../nbs/09_gate/05_results.ipynb #7c2bbc7f
+def training_words(result: dict, out: str, limits: dict[str, float] = FIT) -> str:
+    "What a training has made, in a few lines: the last says whether a check would take it."
+    measured = [
+        f"{name.replace('_', ' ')} {x:,}"
+        if isinstance(x, int)
+        else f"{name.replace('_', ' ')} {x:.3g}"
+        for name, x in result["measured"].items()
+    ]
+    made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
+    tried = [
+        f"Training {i}: k {x['k']}, features {x['n_features']}, "
+        f"splice error {percent(x.get('splice_error'), 1)}"
+        for i, x in enumerate(result.get("attempts", []), 1)
+    ]
+    fitness = fitness_words(result["measured"], limits)
+    return "\n".join([*tried, made, ", ".join(measured), fitness])

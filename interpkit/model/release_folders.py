@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Head', 'read_head', 'refuse_special', 'write_model', 'build_model', 'folder_parts', 'plain', 'write_head']
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #16bc3f72
+# %% ../../nbs/01_model/04d_release_folders.ipynb #78a3a776
 import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..core.errors import InterpkitError, invalid
 from ..core.failures import guarded
 from ..core.files import read_json, write_json
 from ..core.forms import Form, read_form, require_form
+from ..core.row_words import RowWords, row_words
 from .adapters import has_adapter, no_adapter_error
 from .beside import copy_files
 from .code import Code, copy_code, path_of
@@ -30,7 +31,7 @@ from .hub_folders import hf_model
 from .inputs import make_inputs
 from .weights import KINDS, fill, read_weights, stored_dtype, weight_files
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #b268522b
+# %% ../../nbs/01_model/04d_release_folders.ipynb #64dd1120
 class Head(Form):
     "What release.json says."
 
@@ -42,6 +43,7 @@ class Head(Form):
     weights: str = "model.safetensors"
     name: str = ""
     columns: list | None = None
+    row: str | list | None = None
     sites: str | list[str] | None = None
     dtype: str | None = None
 
@@ -116,7 +118,7 @@ def build_model(head: dict, folder: Path, code: Code) -> nn.Module:
         raise invalid(f"a model from {head['factory']}", type(model).__name__, mend)
     return fill(model, read_weights(files), folder)
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #7ced0cc8
+# %% ../../nbs/01_model/04d_release_folders.ipynb #d9c78154
 def folder_parts(
     folder: Path,
     device: torch.device,
@@ -156,7 +158,18 @@ def folder_parts(
         folder=folder,
         for_sign_off=not callable(decision),
         notes=("decision given as a function",) if callable(decision) else (),
+        row=_told_row(head),
     )
+
+
+def _told_row(head: dict) -> RowWords | None:
+    "What release.json calls a row, where it says it. Raises (exit code 65)."
+    if head.get("row") is None:
+        return None
+    try:
+        return row_words(head["row"])
+    except InterpkitError as e:
+        raise invalid(f"{e.asked}, in release.json", e.given, e.mend) from None
 
 
 def _told_dtype(head: dict) -> torch.dtype | None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #dcae5932
+# %% ../../nbs/01_model/05_releases.ipynb #dc56640d
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..core.artefacts import new_artefact, open_artefact
 from ..core.calls import at_the_door
 from ..core.errors import InterpkitError, bad_parameter, invalid
 from ..core.files import write_json
+from ..core.row_words import RowWords, row_words
 from ..core.show import card_html
 from ..core.tables import as_frame
 from .batch import Batch, require_finite
@@ -52,7 +53,7 @@ from .saved import ASKED, probe_rows, require_same
 from .sites import Site
 from .weights import main_dtype
 
-# %% ../../nbs/01_model/05_releases.ipynb #4b8c5162
+# %% ../../nbs/01_model/05_releases.ipynb #c37485f0
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -73,6 +74,7 @@ class Release:
     for_sign_off: bool = False
     notes: tuple[str, ...] = ()
     vocabulary: dict[str, int] | None = None  # token name -> id, where a tokenizer was given
+    row: RowWords | None = None  # what one row is called, where somebody has said it
     bond: Bond | None = None  # to the live module it was copied from, while that can be reached
 
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
@@ -189,7 +191,7 @@ def run(
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
 
-# %% ../../nbs/01_model/05_releases.ipynb #029bcac3
+# %% ../../nbs/01_model/05_releases.ipynb #84ff3f1c
 @patch(cls_method=True)
 @at_the_door
 def from_module(
@@ -202,6 +204,7 @@ def from_module(
     device: str = "auto",  # auto, cpu or cuda
     columns: list | None = None,  # that `inputs` reads, where it is a function or None
     tokenizer=None,  # that made the tokens, or {name: id}: labels then say its text
+    row: str | tuple[str, str] | None = None,  # what pages call one, 'customer'
 ) -> Release:
     """A release of a copy of a live module.
 
@@ -227,6 +230,7 @@ def from_module(
         dtype=main_dtype(model.state_dict().values()),
         notes=("not for sign-off: code not fingerprinted",),
         vocabulary=vocabulary_of(tokenizer),
+        row=None if row is None else row_words(row),
         bond=bond_of(made, model, name, inputs, decision),
     )
 
@@ -370,7 +374,7 @@ def _built_again(live: Release, folder: Path, factory: str) -> Release:
             f"{ASKED} (its shape; weights are filled in)",
         ) from e
 
-# %% ../../nbs/01_model/05_releases.ipynb #03ff8483
+# %% ../../nbs/01_model/05_releases.ipynb #cd4cc1fd
 def _told(live: Release) -> dict:
     "What release.json says beside the model: name, sites, the type of weights, columns."
     told = dict(name=live.name, sites=[str(site) for site in live.default_sites])
@@ -378,6 +382,8 @@ def _told(live: Release) -> dict:
         told |= dict(dtype=str(live.dtype).removeprefix("torch."))
     if isinstance(live.inputs, FunctionInputs) and live.inputs.columns:
         told |= dict(columns=list(live.inputs.columns))
+    if live.row:
+        told |= dict(row=[live.row.one, live.row.many])
     return told
 
 # %% ../../nbs/01_model/05_releases.ipynb #2b67cba1

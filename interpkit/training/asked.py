@@ -6,10 +6,10 @@
 __all__ = ['NAMED', 'OTHERS', 'whole', 'whole_or_none', 'is_number', 'check_kinds', 'check_callable', 'check_rows',
            'check_options', 'check_wiring_options', 'Sizes', 'sizes_asked', 'held_out']
 
-# %% ../../nbs/05_training/06a_asked.ipynb #3ec8181d
+# %% ../../nbs/05_training/06a_asked.ipynb #5507f375
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -127,7 +127,7 @@ def check_wiring_options(wiring: str, options: dict):
             "wiring='clt', or leave it out",
         )
 
-# %% ../../nbs/05_training/06a_asked.ipynb #92b279a0
+# %% ../../nbs/05_training/06a_asked.ipynb #cc08923b
 @dataclass(frozen=True)
 class Sizes:
     "What was asked of a training, in numbers; None is chosen by the width of a source."
@@ -140,12 +140,22 @@ class Sizes:
     seed: int = 0
     finish: int = 0  # steps
     options: dict = field(default_factory=dict)  # of a `Recipe`
+    times: int = 1  # as many features, and active ones, as the width would have
+
+    @property
+    def is_open(self) -> bool:
+        "Whether nobody said how many features there are, or how many are active."
+        return self.n_features is None and self.k is None
+
+    def doubled(self) -> "Sizes":
+        "The same with twice as many of both."
+        return replace(self, times=2 * self.times)
 
     def recipe(self, source: int, width: int, stored: int | None = None) -> Recipe:
         "The recipe of a source, of this width and with so many stored tokens."
         return recipe(
-            self.n_features or max(8 * width, 64),
-            self.k or int(np.clip(width // 5, 8, 32)),
+            self.n_features or self.times * max(8 * width, 64),
+            self.k or self.times * int(np.clip(width // 5, 8, 32)),
             self.tokens,
             self.batch_size,
             self.lr,

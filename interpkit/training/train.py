@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'Group', 'planned', 'Activations', 'batches_of', 'fitted', 'calibrated', 'training_record', 'opened',
-           'train_dictionary']
+           'certified', 'train_dictionary']
 
-# %% ../../nbs/05_training/07_train.ipynb #31a0d76a
+# %% ../../nbs/05_training/07_train.ipynb #8a88118c
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -18,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from ..core.calls import at_the_door
-from ..core.cautions import unfit_words
 from ..core.digests import digest_json
 from ..data.checksets import check_digest
 from ..data.seen import row_hashes, sketch
@@ -41,6 +39,7 @@ from interpkit.training.asked import (
     check_wiring_options,
     held_out,
     sizes_asked,
+    whole,
 )
 from .finish import calibrate
 from .finish import finish as on_the_task
@@ -49,6 +48,7 @@ from .pairing import groups_of, wired
 from .preflight import look
 from .recipe import Recipe
 from .trainer import Trainer
+from .until_fit import ATTEMPTS, limits_asked, until_fit
 
 # %% ../../nbs/05_training/07_train.ipynb #dd3350f0
 @dataclass(frozen=True)
@@ -196,7 +196,21 @@ def opened(store: Path | None) -> AbstractContextManager:
     "A folder for activations and checkpoints: the one that is given, or a temporary one."
     return nullcontext(store) if store else tempfile.TemporaryDirectory()
 
-# %% ../../nbs/05_training/07_train.ipynb #a570ca72
+# %% ../../nbs/05_training/07_train.ipynb #2813c4ff
+def certified(
+    release: Release,
+    dictionary: Dictionary,  # as it was learnt
+    rows: pd.DataFrame,
+    held: np.ndarray,  # bool [n]
+    asked: Sizes,
+) -> Dictionary:
+    "The dictionary with labels, measurements and a canary batch."
+    if asked.finish:
+        dictionary = on_the_task(release, dictionary, rows[~held], asked.finish, seed=asked.seed)
+    dictionary = label_dictionary(release, dictionary, rows[~held])
+    return certify(release, dictionary, rows[held], like=rows)
+
+# %% ../../nbs/05_training/07_train.ipynb #46350543
 @at_the_door
 def train_dictionary(
     release: Release,  # of the model whose activations are learned
@@ -219,6 +233,9 @@ def train_dictionary(
     watch: Callable | None = None,  # called with rows of the training log, such as `Watch()`
     stream: bool = False,  # run the model while training, in place of storing what is trained on
     finish: int = 0,  # steps on the model's own output at the end
+    attempts: int = ATTEMPTS,  # trainings at most, where neither k nor n_features is given: while
+    # a dictionary is unfit, another follows with twice of both, each of so many `tokens`
+    limits: dict | None = None,  # of a fit one; default: splice_error 0.10, error_share 0.30
     **options,  # of a `Recipe`: objective, prefixes, tied, skip
 ) -> Dictionary:
     """Train a dictionary on the activations of `release` on `rows`.
@@ -233,6 +250,7 @@ def train_dictionary(
     check_rows(rows)
     asked = sizes_asked(n_features, k, tokens, batch_size, lr, seed, finish, options)
     check_wiring_options(wiring, options)
+    attempts, limits = whole("attempts", attempts, 1), limits_asked(limits)
     sites, targets = wired(release, wiring, sites, targets)
 
     # rows held out, and a look at the first of all
@@ -251,20 +269,16 @@ def train_dictionary(
     tag = digest_json([data, release.fingerprint, wiring, *map(str, (*sites, *targets))])
     with opened(store) as folder:
         acts = Activations.of(release, rows, numbers, held, both, Path(folder), stream)
-        groups = planned(asked, wiring, sites, targets, widths, acts.learn.tokens)
         kept = Path(folder) if store else None
-        trained = fitted(acts, groups, str(release.device), kept, tag, progress, watch)
-        weights = calibrated(acts.held, groups, trained)
-    record = training_record(groups, trained, digest, int((~held).sum()))
-    record |= dict(seen=sketch(hashes))
-    dictionary = Dictionary(sites, weights, training=record, wiring=wiring, targets=targets)
-    dictionary = dictionary.to(release.device)
 
-    # finish, label, certify
-    if asked.finish:
-        dictionary = on_the_task(release, dictionary, rows[~held], asked.finish, seed=asked.seed)
-    dictionary = label_dictionary(release, dictionary, rows[~held])
-    certified = certify(release, dictionary, rows[held], like=rows)
-    if told := unfit_words(certified.validity["measured"]):
-        warnings.warn(told, stacklevel=3)
-    return certified
+        def make(asked: Sizes) -> Dictionary:
+            groups = planned(asked, wiring, sites, targets, widths, acts.learn.tokens)
+            beside = kept and kept / ("" if asked.times == 1 else f"times-{asked.times}")
+            trained = fitted(acts, groups, str(release.device), beside, tag, progress, watch)
+            weights = calibrated(acts.held, groups, trained)
+            record = training_record(groups, trained, digest, int((~held).sum()))
+            record |= dict(seen=sketch(hashes))
+            made = Dictionary(sites, weights, training=record, wiring=wiring, targets=targets)
+            return certified(release, made.to(release.device), rows, held, asked)
+
+        return until_fit(make, asked, attempts, limits)

@@ -184,7 +184,9 @@ def sidebar() -> str:
 
 # README.md
 
-LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)\s]+)(\))|(src=\")(?![a-z]+:|/)([^\"]+)(\")")
+LINK = re.compile(
+    r"(\]\()(?![a-z]+:|#|/)([^)\s]+)(\))|(src(?:set)?=\")(?![a-z]+:|/)([^\"]+)(\")"
+)
 
 
 def readme() -> str:
