@@ -195,9 +195,9 @@ def _activation(t: dict[str, Tensor], gated: bool) -> tuple[Tensor, Tensor, Tens
     gain, bias = t["r_mag"].exp(), t["b_mag"]
     return gain, bias, bias - gain * t["b_gate"]
 
-# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #a802e2e4
+# %% ../../nbs/06_bridges/00a_from_saelens.ipynb #ce057d50
 def _units(tensors: dict[str, Tensor], cfg: dict) -> dict[str, Tensor]:
-    "The tensors with a threshold; those of an SAE whose features don't compete as they are."
+    "Where features compete: a threshold, the unit in which each does, times what was learnt."
     if not _competes(cfg):
         return tensors
     own = cfg.get("topk_threshold") or 1.0

@@ -45,7 +45,7 @@ def is_phrase(x) -> bool:
         return False
     return x[0].isalpha() and all(c.isalnum() or c in " -'" for c in x)
 
-# %% ../../nbs/00_core/03a_row_words.ipynb #af2cc0f1
+# %% ../../nbs/00_core/03a_row_words.ipynb #a1f531d6
 def row_words(
     given,  # 'customer', or ('person', 'people')
     token: str = "token",  # what one position is
@@ -56,7 +56,8 @@ def row_words(
     if not is_pair or not all(map(is_phrase, pair)):
         mend = "row='customer', or row=('person', 'people') where the plural is another"
         raise bad_parameter("row: what one row is called, in letters", repr(given), mend)
-    return RowWords(*pair, token)
+    one, many = pair
+    return RowWords(one, many, token)
 
 # %% ../../nbs/00_core/03a_row_words.ipynb #ccfed642
 def words_kept(about: Mapping) -> RowWords:

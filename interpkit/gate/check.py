@@ -260,7 +260,7 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #fadc1b0c
+# %% ../../nbs/09_gate/04_check.ipynb #77b45575
 ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
@@ -305,21 +305,21 @@ def check(
     policy = Policy.read(policy, **flags)
     old = as_release(old, "old", policy, inputs, decision)
     new = as_new(new, policy, inputs, decision)
-    rows = rows_of(data, old, policy.label)
-    return _checked(old, new, rows, dictionary, train_data, policy, out, adapt_data)
+    return _checked(old, new, data, dictionary, train_data, policy, out, adapt_data)
 
-# %% ../../nbs/09_gate/04_check.ipynb #918ae987
+# %% ../../nbs/09_gate/04_check.ipynb #28eeb9ed
 def _checked(
     old: Release,
     new: Release,
-    rows: pd.DataFrame,
+    data: Any,
     dictionary,
     train_data,
     policy: Policy,
     out,
     adapt_data,
 ) -> CheckResult:
-    "What `check` does once it knows its releases, rows and policy."
+    "What `check` does once it knows its releases and policy."
+    rows = rows_of(data, old, policy.label)
     learn = None if adapt_data is None else adapt_rows_of(adapt_data, old, rows, policy)
     progress = Progress()
     salt = secrets.token_hex(16)

@@ -118,7 +118,7 @@ def build_model(head: dict, folder: Path, code: Code) -> nn.Module:
         raise invalid(f"a model from {head['factory']}", type(model).__name__, mend)
     return fill(model, read_weights(files), folder)
 
-# %% ../../nbs/01_model/04d_release_folders.ipynb #d9c78154
+# %% ../../nbs/01_model/04d_release_folders.ipynb #664c46c7
 def folder_parts(
     folder: Path,
     device: torch.device,
@@ -138,12 +138,11 @@ def folder_parts(
     config_file = folder / "config.json"
     config = read_form(config_file, dict) if config_file.exists() else {}
     said = {part: head.get(part) for part in ("inputs", "decision", "factory", "factory_args")}
-    size = vocabulary_size(model)
     weights = head.get("weights", "model.safetensors")
     return dict(
         name=head.get("name", folder.name),
         model=model,
-        inputs=make_inputs(by_path["inputs"], model, size, head.get("columns")),
+        inputs=make_inputs(by_path["inputs"], model, vocabulary_size(model), head.get("columns")),
         decision=make_decision(by_path["decision"] if decision is None else decision),
         default_sites=choose_sites(sites or head.get("sites"), model),
         fingerprint=fingerprint(

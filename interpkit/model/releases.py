@@ -149,7 +149,7 @@ def _answers(release: Release, rows: pd.DataFrame) -> list:
     except InterpkitError:  # which is told by whoever asks for the decision
         return [batch.args, batch.kwargs, output]
 
-# %% ../../nbs/01_model/05_releases.ipynb #6dd5e105
+# %% ../../nbs/01_model/05_releases.ipynb #5220e073
 @patch
 def decide(
     self: Release,
@@ -164,8 +164,7 @@ def decide(
     if torch.is_tensor(decisions) and decisions.shape == (batch.n, 1):
         decisions = decisions[:, 0]
     if not torch.is_tensor(decisions) or decisions.shape != (batch.n,):
-        is_tensor = torch.is_tensor(decisions)
-        given = list(decisions.shape) if is_tensor else type(decisions).__name__
+        given = list(decisions.shape) if torch.is_tensor(decisions) else type(decisions).__name__
         raise invalid(
             f"one decision per sequence: a tensor of shape [{batch.n}]",
             f"{given} from the decision of {self.name}",
@@ -374,7 +373,7 @@ def _built_again(live: Release, folder: Path, factory: str) -> Release:
             f"{ASKED} (its shape; weights are filled in)",
         ) from e
 
-# %% ../../nbs/01_model/05_releases.ipynb #cd4cc1fd
+# %% ../../nbs/01_model/05_releases.ipynb #e7aff276
 def _told(live: Release) -> dict:
     "What release.json says beside the model: name, sites, the type of weights, columns."
     told = dict(name=live.name, sites=[str(site) for site in live.default_sites])
@@ -382,9 +381,7 @@ def _told(live: Release) -> dict:
         told |= dict(dtype=str(live.dtype).removeprefix("torch."))
     if isinstance(live.inputs, FunctionInputs) and live.inputs.columns:
         told |= dict(columns=list(live.inputs.columns))
-    if live.row:
-        told |= dict(row=[live.row.one, live.row.many])
-    return told
+    return told | (dict(row=[live.row.one, live.row.many]) if live.row else {})
 
 # %% ../../nbs/01_model/05_releases.ipynb #2b67cba1
 @patch
