@@ -208,7 +208,7 @@ def test_the_dictionary_is_fit_for_other_rows(dictionary, releases):
 
 @pytest.mark.parametrize("how", ["permuted encoder", "random directions"])
 def test_spoilt_dictionaries_are_refused(how, dictionary, releases):
-    rows = demo_rows("v1", 300)
+    rows = demo_rows("v1", 120)
     spoilt = certify(releases["v1"], _spoilt(dictionary, how), rows)
     refused(lambda: plan_check(releases["v1"], spoilt, rows), "unfit")
 
@@ -224,7 +224,7 @@ def test_traffic_is_the_same_in_every_call_and_a_valid_check_set():
 
 def test_no_customer_serves_two_purposes():
     served = product(DEMO, PURPOSES, (0, 1, 2))
-    rows = [demo_rows(name, 200, purpose, seed=seed) for name, purpose, seed in served]
+    rows = [demo_rows(name, 100, purpose, seed=seed) for name, purpose, seed in served]
     people = pd.concat([r.group_id.drop_duplicates() for r in rows])
     assert people.is_unique
     events = pd.concat([r.input_ids.map(tuple).drop_duplicates() for r in rows])
@@ -232,7 +232,7 @@ def test_no_customer_serves_two_purposes():
 
 
 def test_concept_quarter_has_old_inputs_and_another_rule():
-    before, concept, later = (demo_quarter(n, 8000) for n in ("v1", "v2-concept", "v2"))
+    before, concept, later = (demo_quarter(n, 4000) for n in ("v1", "v2-concept", "v2"))
 
     def far(a, b):
         moved = np.abs(a.features.mean() - b.features.mean())
