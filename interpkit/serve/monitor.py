@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #ae84dffd
+# %% ../../nbs/08b_serve/04_monitor.ipynb #5b104f04
 import threading
 import time
 import weakref
@@ -16,6 +16,7 @@ from itertools import count
 from random import random
 from typing import Any
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import nn
@@ -29,6 +30,7 @@ from ..model.releases import Release
 from ..model.sites import Site, find_module
 from .hooks import InHook, Local, OutHook, RootHook, monitor_of
 from .levels import Budget, level_number
+from .monitored import Monitored
 from .outputs import output_of
 from interpkit.serve.probe import (
     find_position,
@@ -325,7 +327,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #da05284e
+# %% ../../nbs/08b_serve/04_monitor.ipynb #c935f4d2
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -335,7 +337,20 @@ def _require_level(name: str, deferred: bool, every: int) -> None:
     if not isinstance(deferred, bool):
         raise bad_parameter("deferred=True or False", repr(deferred)[:60], "leave it out for True")
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #6edc6fe2
+
+def _require_calibrated(trust: Any, chosen: Monitored) -> None:
+    "Raise (exit code 64) where a calibration is about other features."
+    if trust is None:
+        return
+    own = np.asarray(getattr(trust, "features", chosen.features))
+    if not callable(getattr(trust, "predict", None)) or not np.array_equal(own, chosen.features):
+        raise bad_parameter(
+            f"a calibration of these {len(chosen.features)} features",
+            f"{type(trust).__name__} of {len(own)} other features",
+            "calibrate with the features that are monitored, or features=calibration.features",
+        )
+
+# %% ../../nbs/08b_serve/04_monitor.ipynb #40f56e76
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -352,7 +367,7 @@ def attach(
     site: str | Site | None = None,  # what `full` reads; None: the site that carries most
     model: nn.Module | None = None,  # the module that a server calls; None: the release's own
     log: Any = None,  # log.append(record) is called
-    trust: Callable[[Record], Any] | None = None,  # the trust label of a record that was read
+    trust: Any = None,  # a Calibration: it predicts the labels of what monitored features tell
     audit: Any = None,  # an Auditor
     on_record: Callable[[Record], Any] | None = None,  # called with every record
     keep: int = 1000,  # records that are kept in memory
@@ -366,6 +381,7 @@ def attach(
     require_weights(release, live)
     dictionary = dictionary.to(next((p.device for p in live.parameters()), release.device))
     chosen = choose_features(release, dictionary, features, budget)
+    _require_calibrated(trust, chosen)
     seen = look_at_sites(live, dictionary, batch)
     found = find_position(release, seen, batch) if position is None else fixed(position)
     layout = Layout(seen, found, getattr(release.inputs, "bos", None))
