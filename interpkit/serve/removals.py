@@ -6,9 +6,9 @@
 __all__ = ['candidates', 'Named', 'named', 'directions', 'drawn_others', 'Measured', 'Lines', 'lines_of', 'decisions_of',
            'measured']
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #d71f2259
+# %% ../../nbs/08b_serve/05b_removals.ipynb #65d58270
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -177,13 +177,13 @@ def lines_of(
         torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), torch.cat(kind)
     )
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #4406b559
+# %% ../../nbs/08b_serve/05b_removals.ipynb #5bd29b0e
 @torch.no_grad()
 def decisions_of(
     ablation: Ablation,
     lines: Lines,
     own: Named,
-    others: dict[Site, Tensor],  # target -> [B, n, d]
+    others: Named,
     recon: dict[Site, Tensor],  # target -> [B, T, d]; used where there is one target
 ) -> Tensor:  # [M]
     "The decision of each line."
@@ -193,12 +193,7 @@ def decisions_of(
     found = []
     for i in range(0, len(lines.row), size):
         part = lines[i : i + size]
-        code = (own.code[part.row] * part.coefficient[..., None]).transpose(1, 2)  # [m, T, n]
-        is_other = (part.kind == 1)[:, None, None]
-        removed = {
-            t: code @ torch.where(is_other, others[t][part.row], own.writes[t][part.row])
-            for t in targets
-        }
+        removed = _removed(part, own, others)
         new = acts[first][part.row] - removed.pop(first)
         if bool((whole := part.kind == 2).any()):
             new[whole] = recon[first][part.row[whole]].to(new.dtype)
@@ -207,12 +202,22 @@ def decisions_of(
     return torch.cat(found)
 
 
+def _removed(part: Lines, own: Named, others: Named) -> dict[Site, Tensor]:
+    "Target -> [m, T, d]: what each line takes away there."
+    row, is_other = part.row, (part.kind == 1)[:, None, None]
+    code = torch.where(is_other, others.code[row], own.code[row]) * part.coefficient[..., None]
+    return {
+        t: code.transpose(1, 2) @ torch.where(is_other, others.writes[t][row], w[row])
+        for t, w in own.writes.items()
+    }
+
+
 def _held(ablation: Ablation, target: Site, row: Tensor, change: Tensor) -> Tensor | Added:
     if ablation.dictionary.frozen:
         return ablation.prefix.acts[target][row] - change
     return Added(-change)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #de1492ed
+# %% ../../nbs/08b_serve/05b_removals.ipynb #0f584747
 def measured(
     ablation: Ablation,
     at: Attributions,  # of the same batch
@@ -224,7 +229,9 @@ def measured(
     prefix, dictionary = ablation.prefix, ablation.dictionary
     own = named(ablation, feature)
     drawn = drawn_others(feature, at.activation, names, dictionary)
-    others = Named(drawn, own.code, directions(ablation, drawn))
+    others = named(ablation, drawn)
+    idle = (others.code == 0).all(-1, keepdim=True)
+    others = replace(others, code=torch.where(idle, own.code, others.code))
     joined = torch.as_tensor(together & (feature >= 0), device=own.code.device).to(own.code.dtype)
     size = own.size(joined)
     scale = torch.where(size > 0, size / others.size(joined).clamp(min=1e-12), 0)
@@ -232,7 +239,7 @@ def measured(
     recon = {t: _counted_only(at.recon[t], prefix.acts[t], prefix.batch.mask) for t in own.writes}
     lines = lines_of(feature, joined, scale, singles=one_target)
     bare = ablation.decision
-    moved = (bare[lines.row] - decisions_of(ablation, lines, own, others.writes, recon)).double()
+    moved = (bare[lines.row] - decisions_of(ablation, lines, own, others, recon)).double()
     B, (sequence, place) = len(bare), np.nonzero(feature >= 0)
     effects, k = np.zeros(feature.shape), len(sequence) if one_target else 0
     moved, bare = moved.cpu().numpy(), bare.double().cpu().numpy()
