@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Number', 'NO_OP', 'PARTS', 'Rung', 'Cost', 'measured', 'broken', 'unsettled', 'rung_of', 'Costs', 'dearest', 'Choice',
-           'CostForm', 'CostsForm', 'choice_or_off']
+           'CostForm', 'CostsForm', 'choice_or_off', 'budget_in']
 
 # %% ../../nbs/08b_serve/02a_costs.ipynb #90e2b917
 import math
@@ -377,7 +377,7 @@ def save(self: Costs, path: str | Path, budget: Budget | None = None) -> Path:
     "Write budget.json, whole or not at all."
     return write_json(path, self.as_dict(budget))
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #c15f248b
+# %% ../../nbs/08b_serve/02a_costs.ipynb #7e8e8c44
 def _row(told: dict, path: str | Path) -> Cost:
     "A row of budget.json. Raises (exit code 65) where a number is none."
     known = {f.name: told.get(f.name, f.default) for f in fields(Cost)}
@@ -394,3 +394,10 @@ def load(cls: Costs, path: str | Path) -> Costs:
     told = read_form(path, CostsForm)
     names = [f.name for f in fields(cls) if f.name != "rows"]
     return cls(tuple(_row(r, path) for r in told["rows"]), **{name: told[name] for name in names})
+
+
+def budget_in(path: str | Path) -> Budget | None:
+    "The budget that was asked when a budget.json was written; None where none was."
+    told = read_form(path, CostsForm)["budget"]
+    known = {f.name for f in fields(Budget)}
+    return None if told is None else Budget(**{k: x for k, x in told.items() if k in known})
