@@ -132,17 +132,17 @@ def unsettled(cost: Cost, budget: Budget) -> str:
     ]
     return f"its 95 % interval reaches {', '.join(over)}: measure more calls" if over else ""
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #0833f4d3
+# %% ../../nbs/08b_serve/02a_costs.ipynb #c97f37fb
+def _digits(x: float) -> str:
+    return f"{x:.2g}" if abs(x) < 99.5 else f"{x:,.0f}"
+
+
 def _interval(x: Number, lower: Number, upper: Number, unit: str = "") -> str:
     "'1.2 % (0.9 to 1.4)', with two digits; '' where it was not measured."
     if x is None:
         return ""
-    within = "" if lower is None or upper is None else f" ({lower:.2g} to {upper:.2g})"
-    return f"{x:.2g}{unit}{within}" if abs(x) < 100 else f"{x:,.0f}{unit}{_wide(lower, upper)}"
-
-
-def _wide(lower: Number, upper: Number) -> str:
-    return "" if lower is None or upper is None else f" ({lower:,.0f} to {upper:,.0f})"
+    within = "" if lower is None or upper is None else f" ({_digits(lower)} to {_digits(upper)})"
+    return f"{_digits(x)}{unit}{within}"
 
 # %% ../../nbs/08b_serve/02a_costs.ipynb #08d21063
 def _words(cost: Cost) -> dict:
@@ -232,12 +232,15 @@ def sized(self: Costs, batch: int | None = None) -> list[Cost]:
         raise bad_parameter(asked, f"{there} was measured", "ipk profile measures them")
     return found
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #675a4183
+# %% ../../nbs/08b_serve/02a_costs.ipynb #674a95e5
 @patch
 def rungs(self: Costs, batch: int | None = None) -> dict[Rung, list[Cost]]:
-    "The rows of each rung, from the lowest level up."
+    "The rows of each rung that reads something, from the lowest level up."
     found: dict[Rung, list[Cost]] = {}
-    for cost in sorted(self.sized(batch), key=lambda c: (level_number(c.level), c.features)):
+    reading = [cost for cost in self.sized(batch) if cost.level != "off"]
+    if not reading:
+        raise bad_parameter("costs of a level that reads", "off alone", "profile other levels")
+    for cost in sorted(reading, key=lambda c: (level_number(c.level), c.features)):
         found.setdefault(rung_of(cost), []).append(cost)
     return found
 
