@@ -46,7 +46,7 @@ def serving_words(
     note = f"; {result['note']}" if result["note"] else ""
     return f"Serving: {result['level']} fits the budget ({shown}){note}"
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #0c27fdb1
+# %% ../../nbs/09_gate/07g_profiling.ipynb #cdb7eb0b
 ServedRelease = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
 ServedDictionary = Annotated[str, typer.Option(help="Its dictionary, certified for it.")]
 ServedRows = Annotated[str, typer.Option(help="Rows like those of production.")]
@@ -77,14 +77,14 @@ def profile(
     seed: Seed = None,
 ):
     "Measure what each level of interpretation costs on this machine; 64 where no level fits."
-    from interpkit.gate.serving import profile_to  # runs models: torch
-
     if not out or not Path(out).absolute().parent.is_dir():
         mend = "make its folder, or give another place: --out FILE"
         raise bad_parameter("a file to write in a folder that is there", repr(out), mend)
     flags = dict(serve__features=features, serve__batches=batch, serve__calls=calls)
     flags |= dict(device=device, seed=seed) | budget_flags(budget or ())
     policy = policy_of(config, **flags)
+    from interpkit.gate.serving import profile_to  # runs models: torch
+
     costs, wanted = profile_to(release, dictionary, data, out, policy), policy.serve or Serving()
     print(f"{costs}\n\nWrote {out}")
     print(f"Within the budget: {costs.choose(budget_of(wanted))}")

@@ -403,7 +403,7 @@ def _traced(
         arms = arms_of(release, dictionary, monitor, group.reads)
         return write_trace(file, call_of(release, requests), arms)
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #d0f9939b
+# %% ../../nbs/08b_serve/13c_profile.ipynb #cd336580
 def _refuse_odd(levels: Sequence[str], features: Sequence, batches: Sequence) -> None:
     "Raise (exit code 64) where a profile would measure nothing."
     for name in levels:
@@ -411,6 +411,12 @@ def _refuse_odd(levels: Sequence[str], features: Sequence, batches: Sequence) ->
     for what, given in dict(levels=levels, features=features, batches=batches).items():
         if not given:
             raise bad_parameter(f"at least one of {what}", "none", "leave it out")
+
+
+def _place(cost: Cost) -> tuple:
+    "Where a row stands: by size, then from the cheapest level up."
+    level = -1 if cost.level == NO_OP else level_number(cost.level)
+    return cost.batch, level, not cost.deferred, cost.features, cost.site
 
 
 def profile(
@@ -448,4 +454,5 @@ def profile(
     kept = "" if trace is None else _traced(release, dictionary, groups[0], requests[0], trace)
     named = dict(name=release.name, fingerprint=release.fingerprint)
     today = datetime.now(UTC).date().isoformat()
+    found.sort(key=_place)
     return Costs(tuple(found), machine, named, dictionary.fingerprint, every, today, kept)
