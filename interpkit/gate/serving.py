@@ -44,12 +44,14 @@ def refuse_unheld(run: Path) -> None:
             "a dictionary is served after REUSE or ADAPT alone; or name release, dictionary, data",
         )
 
-# %% ../../nbs/09_gate/06d_serving.ipynb #57a76566
+# %% ../../nbs/09_gate/06d_serving.ipynb #b5e32b0e
 def standing(run: Path, new: Release, old_dictionary: Dictionary, rows: pd.DataFrame) -> Dictionary:
     "The dictionary of the new release, with a certificate that names it; saved in the run."
     adapted, own = run / ADAPTED / "dictionary", run / SERVING / "dictionary"
     if adapted.exists():
         return Dictionary.load(adapted).to(new.device)
+    if new.is_that_of(old_dictionary.validity):
+        return old_dictionary
     if own.exists():
         kept = Dictionary.load(own).to(new.device)
         if new.is_that_of(kept.validity) and kept.fingerprint == old_dictionary.fingerprint:

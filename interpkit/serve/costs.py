@@ -355,11 +355,11 @@ class CostsForm(Form):
     budget: dict | None
     chosen: dict | None
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #00c973b9
-def choice_or_off(costs: Costs, budget: Budget) -> Choice:
+# %% ../../nbs/08b_serve/02a_costs.ipynb #e0f708eb
+def choice_or_off(costs: Costs, budget: Budget, batch: int | None = None) -> Choice:
     "What fits a budget, and level off with the reason where nothing does."
     try:
-        return costs.choose(budget)
+        return costs.choose(budget, batch)
     except InterpkitError as e:
         return Choice("off", note=e.given)
 
