@@ -172,7 +172,7 @@ def level_flops(read: Read, dictionary: Dictionary, seen: Seen) -> float | None:
     reader = reader_of(read, dictionary, seen)
     return None if reader is None else counted_flops(reader[1]) or None
 
-# %% ../../nbs/08b_serve/13b_rungs.ipynb #42eb8df4
+# %% ../../nbs/08b_serve/13b_rungs.ipynb #7094c41a
 def _jax_parameters(read: Read, dictionary: Dictionary) -> tuple[Any, list[Site]]:
     "The features of a level for JAX, at the sites that have some."
     from interpkit.bridges.jax import to_jax  # an extra, and heavy
@@ -185,13 +185,15 @@ def _jax_parameters(read: Read, dictionary: Dictionary) -> tuple[Any, list[Site]
 
 
 def jax_us(read: Read, dictionary: Dictionary, seen: Seen, times: int = 50) -> float | None:
-    "The median microseconds of a level's features in JAX; None where it is not there."
+    "The median microseconds of a level's features in JAX; None where it is not on that device."
     if read.level == "off" or find_spec("jax") is None:
         return None
     import jax
 
     from interpkit.bridges.jax import encode
 
+    if (seen.mask.device.type == "cpu") != (jax.default_backend() == "cpu"):
+        return None  # JAX without the GPU, or with one that the model does not use
     parameters, sites = _jax_parameters(read, dictionary)
     last = read.level == "monitor-last"
     found = [seen.at_last(s) if last else seen.acts[s] for s in sites]
