@@ -173,7 +173,7 @@ def rung_of(cost: Cost) -> Rung:
     "Which rung a row belongs to."
     return cost.level, cost.deferred, cost.site, cost.features
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #5bd0ab1d
+# %% ../../nbs/08b_serve/02a_costs.ipynb #122c938d
 @dataclass(frozen=True)
 class Costs:
     "What each level costs for one model on one machine."
@@ -182,6 +182,7 @@ class Costs:
     machine: dict = field(default_factory=dict)  # device, threads, its rates, versions
     release: dict = field(default_factory=dict)  # name, fingerprint
     dictionary: str = ""  # fingerprint
+    monitored: dict[str, list[int]] = field(default_factory=dict)  # how many -> which features
     every: int = 0  # requests that a deferred product waits for at most
     measured_on: str = ""  # a date
     trace: str = ""  # file of torch's profiler, beside this one
@@ -327,7 +328,7 @@ def choose(self: Costs, budget: Budget, batch: int | None = None) -> Choice:
 
     return max(found, key=rank)
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #95195261
+# %% ../../nbs/08b_serve/02a_costs.ipynb #548b0fd9
 class CostForm(Form):
     "One row of budget.json."
 
@@ -349,6 +350,7 @@ class CostsForm(Form):
     machine: dict
     release: dict[str, str]
     dictionary: str
+    monitored: dict[str, list[int]]
     every: int
     measured_on: str
     trace: str

@@ -403,7 +403,7 @@ def _traced(
         arms = arms_of(release, dictionary, monitor, group.reads)
         return write_trace(file, call_of(release, requests), arms)
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #cd336580
+# %% ../../nbs/08b_serve/13c_profile.ipynb #c5aaa192
 def _refuse_odd(levels: Sequence[str], features: Sequence, batches: Sequence) -> None:
     "Raise (exit code 64) where a profile would measure nothing."
     for name in levels:
@@ -455,4 +455,5 @@ def profile(
     named = dict(name=release.name, fingerprint=release.fingerprint)
     today = datetime.now(UTC).date().isoformat()
     found.sort(key=_place)
-    return Costs(tuple(found), machine, named, dictionary.fingerprint, every, today, kept)
+    few = {str(len(x)): x for x in (group.chosen.features.tolist() for group in groups)}
+    return Costs(tuple(found), machine, named, dictionary.fingerprint, few, every, today, kept)
