@@ -255,11 +255,11 @@ def predict(
         why["predicted wrong"] = f"risk {scores['risk']:.3f}, limit {certified.threshold:.3f}"
     return TrustLabel("ABSTAIN", tuple(why), tuple(why.values())) if why else TrustLabel()
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #d6af00ce
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #b8b21b25
 @patch
 def labeller(
     self: Calibration,
-    watch: Watch | None = None,  # whose alarm forces ABSTAIN, and which sees every novel request
+    watch: Watch | None = None,  # whose alarm forces ABSTAIN
     segment_of: Callable[[Record], str] | None = None,  # None: all are everybody
 ) -> Callable[[Record], TrustLabel]:
     "What a monitor calls with every record."
@@ -269,12 +269,29 @@ def labeller(
             detail = f"calibrated for {self.level}, with a decision"
             return TrustLabel("ABSTAIN", ("not read",), (detail,))
         scores = self.scores(record.active, record.decision)
-        if watch is not None:
-            watch.exceedances.update(not scores["p_novel"] > NOVEL)
         segment = segment_of(record) if segment_of else ""
         return self.predict(scores, segment, watch is not None and watch.alarm)
 
     return label
+
+
+@patch
+def observer(self: Calibration, watch: Watch) -> Callable[[Record], None]:
+    "What counts the requests that are novel, of all that were read."
+
+    def observe(record: Record) -> None:
+        unread = record.label.kind == "INVALID" or "not read" in record.label.reasons
+        if not unread:
+            watch.exceedances.update("novel" in record.label.reasons)
+
+    return observe
+
+
+@patch
+def audited(self: Calibration, watch: Watch, record: Record, answer: Answer) -> None:
+    "Count what an audit found of a request that was TRUSTED."
+    if record.label.trusted:
+        watch.wrong.update(not observed(answer, self.trust_limits).trusted)
 
 
 @patch
@@ -302,7 +319,7 @@ def load(cls: Calibration, path: str | Path) -> "Calibration":
     except FOREIGN as e:
         raise invalid("a calibration.json", f"{path}: {e}", "calibrate again") from None
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #67f30944
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #a37090be
 def calibrate(
     release: Release,
     dictionary: Dictionary,  # certified for it
@@ -374,7 +391,7 @@ def measured_answers(
         rows
     )
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #00ce7d0c
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #f85ac411
 @dataclass(frozen=True)
 class Learnt:
     "What was learnt from one half, and the other half with what it says of it."

@@ -130,7 +130,7 @@ def _drawn(
         return own  # there is no other feature at this site
     return rng.choice(pool, len(own), replace=len(pool) < len(own))
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #dd8cbfbd
+# %% ../../nbs/08b_serve/05b_removals.ipynb #cf06d9d9
 @dataclass(frozen=True)
 class Measured:
     "What was measured of a batch."
@@ -139,7 +139,7 @@ class Measured:
     joint: np.ndarray  # [B]: without one side of them, the one that moves the decision more
     random: np.ndarray  # [B]: |effect| of as many others of equal size, the middle of DRAWS
     spliced: np.ndarray  # [B]: the decision through the dictionary
-    unchanged: float  # by how much the decision moved where nothing was changed
+    astray: float  # how far lines are off whose decision is known: unchanged, or run in whole
 
 # %% ../../nbs/08b_serve/05b_removals.ipynb #69c6c6e6
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _few(B: int) -> int:
     "Lines at the end in which nothing is changed."
     return min(B, 2)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #8c115777
+# %% ../../nbs/08b_serve/05b_removals.ipynb #00d270e0
 @torch.no_grad()
 def decisions_of(
     ablation: Ablation,
@@ -195,6 +195,7 @@ def decisions_of(
     own: Named,
     others: list[Named],
     recon: dict[Site, Tensor],  # target -> [B, T, d]; used where there is one target
+    whole: bool = False,  # whether the whole model runs for each line
 ) -> Tensor:  # [M]
     "The decision of each line."
     acts, targets = ablation.prefix.acts, list(own.writes)
@@ -205,10 +206,10 @@ def decisions_of(
         part = lines[i : i + size]
         removed = _removed(part, own, others)
         new = acts[first][part.row] - removed.pop(first)
-        if bool((whole := part.kind < 0).any()):
-            new[whole] = recon[first][part.row[whole]].to(new.dtype)
+        if bool((put := part.kind < 0).any()):
+            new[put] = recon[first][part.row[put]].to(new.dtype)
         held = {t: _held(ablation, t, part.row, change) for t, change in removed.items()}
-        found.append(ablation.prefix.run(first, part.row, new, held))
+        found.append(ablation.prefix.run(first, part.row, new, held, whole))
     return torch.cat(found)
 
 
@@ -229,7 +230,7 @@ def _held(ablation: Ablation, target: Site, row: Tensor, change: Tensor) -> Tens
         return ablation.prefix.acts[target][row] - change
     return Added(-change)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #86b3a5a2
+# %% ../../nbs/08b_serve/05b_removals.ipynb #c4b3048f
 def measured(
     ablation: Ablation,
     at: Attributions,  # of the same batch
@@ -249,8 +250,9 @@ def measured(
     one_target = len(own.writes) == 1
     recon = {t: _counted_only(at.recon[t], prefix.acts[t], prefix.batch.mask) for t in own.writes}
     lines = lines_of(feature, joined, scale, singles=one_target)
-    bare = ablation.decision
-    moved = (bare[lines.row] - decisions_of(ablation, lines, own, others, recon)).double()
+    bare, after = ablation.decision, decisions_of(ablation, lines, own, others, recon)
+    astray = _astray(ablation, lines, after, (own, others, recon))
+    moved = (bare[lines.row] - after).double()
     B, (sequence, place) = len(bare), np.nonzero(feature >= 0)
     effects, k = np.zeros(feature.shape), len(sequence) if one_target else 0
     moved, bare = moved.cpu().numpy(), bare.double().cpu().numpy()
@@ -262,8 +264,16 @@ def measured(
         spliced = spliced_decisions(prefix.release, dictionary, prefix.batch).double().cpu().numpy()
     sides, random = np.split(moved[k : k + (2 + DRAWS) * B].reshape(-1, B), [2])
     joint = np.take_along_axis(sides, np.abs(sides).argmax(0)[None], 0)[0]
-    still = float(np.abs(moved[-_few(B) :]).max())
-    return Measured(effects, joint, np.median(np.abs(random), 0), spliced, still)
+    return Measured(effects, joint, np.median(np.abs(random), 0), spliced, astray)
+
+
+def _astray(ablation: Ablation, lines: Lines, after: Tensor, put: tuple) -> float:
+    "How far lines are off in which nothing was changed, and one that the whole model runs."
+    B = len(ablation.decision)
+    few, one = _few(B), len(lines.row) - _few(B) - B  # the last line but those of few and B
+    known = ablation.decision[lines.row[-few:]]
+    again = decisions_of(ablation, lines[one : one + 1], *put, whole=True)
+    return float(torch.cat([after[-few:] - known, after[one : one + 1] - again]).abs().max())
 
 
 def _others(ablation: Ablation, at: Attributions, own: Named, names: list[str], draw: int) -> Named:
