@@ -260,8 +260,8 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #77b45575
-ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
+# %% ../../nbs/09_gate/04_check.ipynb #bdda8faa
+ASIDE = ("decision", "new", "serve")  # what `check` takes in another form, or leaves to jobs
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
 
