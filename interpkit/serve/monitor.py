@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #f3781ba9
+# %% ../../nbs/08b_serve/04_monitor.ipynb #ab81e7d1
 import threading
 import time
 import weakref
@@ -266,7 +266,7 @@ def _require_level(name: str, deferred: bool, every: int) -> None:
     if not isinstance(deferred, bool):
         raise bad_parameter("deferred=True or False", repr(deferred)[:60], "leave it out for True")
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #26ff4283
+# %% ../../nbs/08b_serve/04_monitor.ipynb #aa96651c
 @at_the_door
 def attach(
     release: Release,
@@ -298,7 +298,7 @@ def attach(
     chosen = choose_features(release, dictionary, features, budget)
     seen = look_at_sites(live, dictionary, batch)
     found = find_position(release, seen, batch) if position is None else fixed(position)
-    layout = Layout(seen, found)
+    layout = Layout(seen, found, getattr(release.inputs, "bos", None))
     output = output_of(release, layout, batch, run_live(live, batch))
     monitor = Monitor(live, dictionary.sites, keep)
     monitor.setup = Setup(

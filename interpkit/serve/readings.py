@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Layout', 'rows_as', 'sequences', 'Passing', 'Reading', 'failed', 'irregular', 'LastReading', 'AllReading']
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #f3b48296
+# %% ../../nbs/08b_serve/03b_readings.ipynb #aeceeb41
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,18 +16,19 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..model.hooks import first_tensor
-from .probe import Position, SiteSeen
+from .probe import Position, SiteSeen, arguments
 from .readers import AllReader, FullReader, LastReader, exactly
 from .records import TrustLabel
 from .ring import Ring, Sheet, Stamp
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #09da77e2
+# %% ../../nbs/08b_serve/03b_readings.ipynb #a5c574e9
 @dataclass(frozen=True)
 class Layout:
     "How the sites of a dictionary come by in a live model."
 
     seen: tuple[SiteSeen, ...]  # in the order of passing
     position: Position
+    bos: int | None = None  # the start token, which does not count
 
     @property
     def order(self) -> list[int]:
@@ -44,13 +45,10 @@ class Layout:
         "Sites of shape [B * T, d]."
         return frozenset(s.number for s in self.seen if s.flat)
 
-    def mask(self, args: tuple, kwargs: dict) -> Tensor | None:  # bool [B, T]
-        "The positions that count in this forward; None where all do."
-        name = self.position.mask
-        if name is None:
-            return None
-        t = kwargs.get(name) if isinstance(name, str) else (args[name : name + 1] or (None,))[0]
-        if t is None or t.ndim != 2 or bool(t.all()):
+    def real(self, args: tuple, kwargs: dict) -> Tensor | None:  # bool [B, T]
+        "The positions that are no padding; None where all are real, as far as one looks."
+        t = arguments(args, kwargs).get(self.position.mask, None)
+        if t is None or t.ndim != 2 or (t.device.type == "cpu" and bool(t.all())):
             return None
         return t.bool()
 
@@ -58,10 +56,33 @@ class Layout:
         "The position of the decision, or of each sequence: int [B]."
         if self.position.kind != "mask":
             return self.position.at
-        mask = self.mask(args, kwargs)
-        if mask is None:
+        real = self.real(args, kwargs)
+        if real is None:
             return -1
-        return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        return real.shape[1] - 1 - real.flip(1).int().argmax(1)
+
+# %% ../../nbs/08b_serve/03b_readings.ipynb #e4ff62c7
+@patch
+def counting(
+    self: Layout, args: tuple, kwargs: dict
+) -> tuple[int, Tensor | None]:  # the first position that counts, and bool [B, T] from there on
+    "The positions that count in this forward; no mask where all of the rest do."
+    real = self.real(args, kwargs)
+    if self.bos is None:
+        return 0, real
+    given = arguments(args, kwargs)
+    ids = given.get("input_ids", given.get(0))
+    if ids is None or ids.ndim != 2 or ids.shape[1] < 2:
+        return 0, real
+    if real is None and ids.device.type == "cpu":
+        starts = ids[:, 0] == self.bos
+        if bool(starts.all()):
+            return 1, None
+        if not bool(starts.any()):
+            return 0, None
+    real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+    starts = (ids == self.bos) & (real.cumsum(1) == 1) & (real.sum(1, keepdim=True) > 1)
+    return 0, real & ~starts
 
 # %% ../../nbs/08b_serve/03b_readings.ipynb #9a687fa1
 def rows_as(
@@ -130,7 +151,7 @@ def irregular(stamp: Stamp, passing: Passing, names: dict[int, str]) -> Sheet:
     label = TrustLabel("INVALID", ("hook silent",), (f"passed {told or 'in another order'}",))
     return Sheet(stamp, passing.about, label, beats)
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #5bde7d26
+# %% ../../nbs/08b_serve/03b_readings.ipynb #697dffdb
 class LastReading(Reading):
     "Monitored features at the decision's position of all sites."
 
@@ -169,7 +190,7 @@ class LastReading(Reading):
             return self.ring.put(views if small is None else [*views, small], passing.about)
         sheet = Sheet(self.stamp, passing.about)
         x = torch.cat(views, 1).to(self.reader.parts[0].W.dtype)
-        sheet.fill(self.reader(x), None if small is None else small.clone(), passing.about[-1][0])
+        sheet.fill(self.reader(x), None if small is None else small.clone(), passing.about[0][0])
         return sheet, 0
 
     def flush(self) -> None:
@@ -196,7 +217,7 @@ def _views(self: LastReading, passing: Passing) -> list[Tensor]:  # [B, d] each
             views.append(t[torch.arange(n, device=t.device), at.to(t.device)])
     return views
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #c1acb3eb
+# %% ../../nbs/08b_serve/03b_readings.ipynb #911eec4f
 class AllReading(Reading):
     "The largest value over positions: of monitored features of all sites, or of all of one."
 
@@ -209,46 +230,56 @@ class AllReading(Reading):
     ):
         super().__init__(stamp, layout.order)
         self.layout, self.reader, self.output = layout, reader, output
+        self.flat = layout.flat
         full = isinstance(reader, FullReader)
         self.look = {reader.number: reader.at} if full else dict(reader.by_site)
 
     def see(self, passing: Passing) -> Callable[[tuple], None]:
-        mask = self.layout.mask(passing.args, passing.kwargs)
+        start, mask = self.layout.counting(passing.args, passing.kwargs)
+        n = 0
+        if self.flat:  # [B * T, d]: how many sequences there are, the arguments tell
+            given = arguments(passing.args, passing.kwargs).values()
+            n = next(len(t) for t in given if torch.is_tensor(t) and t.ndim)
 
         def read(pair: tuple) -> None:
             number, value = pair
             if number in self.look:
-                value = self._at(number, value, mask)
+                value = self._at(number, value, n, start, mask)
             passing.got.append((number, value))
 
         return read
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #891dd408
+    @exactly
+    def finish(self, passing: Passing) -> tuple[Sheet, int]:
+        found, n = [], len(passing.about)
+        for number, values in sorted(passing.got, key=lambda pair: pair[0]):
+            if isinstance(values, Exception):
+                raise values
+            if number in self.look:
+                found.append(values)
+        small = self.output(passing)
+        sheet = Sheet(self.stamp, passing.about)
+        values = found[0] if len(found) == 1 else torch.cat(found, 1)
+        if len(values) != n:
+            raise ValueError(f"{len(values)} rows at the sites for {n} requests")
+        sheet.fill(values, None if small is None else small.clone(), passing.about[0][0])
+        return sheet, 0
+
+# %% ../../nbs/08b_serve/03b_readings.ipynb #deedf023
 @patch
-def _at(self: AllReading, number: int, value: object, mask: Tensor | None):
+def _at(
+    self: AllReading,
+    number: int,
+    value: object,
+    n: int,  # sequences
+    start: int,  # the first position that counts
+    mask: Tensor | None,  # bool [B, T]
+):
     "What is read at one site; an error where it can't be, which `finish` tells."
     try:
-        t = rows_as(value, 1, False)
-        if number in self.layout.flat and mask is not None:
-            t = rows_as(t, len(mask), True)
+        t = rows_as(value, n, number in self.flat)
+        if t.ndim == 3 and start:
+            t = t[:, start:]
         return self.look[number](t, mask)
     except Exception as e:
         return e
-
-
-@patch
-@exactly
-def finish(self: AllReading, passing: Passing) -> tuple[Sheet, int]:
-    found, n = [], len(passing.about)
-    for number, values in sorted(passing.got, key=lambda pair: pair[0]):
-        if isinstance(values, Exception):
-            raise values
-        if number in self.look:
-            found.append(
-                values if len(values) == n else values.view(n, -1, values.shape[1]).amax(1)
-            )
-    small = self.output(passing)
-    sheet = Sheet(self.stamp, passing.about)
-    values = found[0] if len(found) == 1 else torch.cat(found, 1)
-    sheet.fill(values, None if small is None else small.clone(), passing.about[-1][0])
-    return sheet, 0
