@@ -4134,6 +4134,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'interpkit/serve/profile.py'),
                                          'interpkit.serve.profile.groups_of': ( '08b_serve/profile.html#groups_of',
                                                                                 'interpkit/serve/profile.py'),
+                                         'interpkit.serve.profile.hooks_on': ( '08b_serve/profile.html#hooks_on',
+                                                                               'interpkit/serve/profile.py'),
                                          'interpkit.serve.profile.kernels': ( '08b_serve/profile.html#kernels',
                                                                               'interpkit/serve/profile.py'),
                                          'interpkit.serve.profile.measured_with': ( '08b_serve/profile.html#measured_with',

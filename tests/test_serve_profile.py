@@ -375,7 +375,8 @@ def test_a_profile_that_fails_is_told_and_changes_no_verdict(held, tmp_path, cap
     assert verify(p.run).verdict.outcome == "PASS"
 
 
-def test_the_command_prints_a_table_and_writes_the_file(tiny, tmp_path, capsys):
+def test_the_command_prints_a_table_and_writes_the_file(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("interpkit.serve.rungs.find_spec", lambda name: None)  # no JAX here
     out = str(tmp_path / "budget.json")
     places = ["--release", tiny.v1, "--dictionary", tiny.dictionary_folder, "--data", tiny.data]
     small = ["--features", "4", "--calls", "100", "--out", out]
