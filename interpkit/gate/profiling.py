@@ -20,10 +20,11 @@ from .options import Config, Device, Seed, policy_of
 from .policy import Serving, budget_of
 from ..serve.levels import Budget
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #a4b7ad80
+# %% ../../nbs/09_gate/07g_profiling.ipynb #feb23c8d
 def budget_flags(parts: Iterable[str]) -> dict[str, float | str]:
     "Parts of a budget as flags of a policy. Raises (exit code 64) at a part that it does not have."
-    known, flags = [f.name for f in fields(Budget)], {}
+    known = [f.name for f in fields(Budget)]
+    flags: dict[str, float | str] = {}
     for part in parts:
         name, sign, value = (x.strip() for x in part.partition("="))
         if name not in known or not sign:
@@ -46,7 +47,7 @@ def serving_words(
     note = f"; {result['note']}" if result["note"] else ""
     return f"Serving: {result['level']} fits the budget ({shown}){note}"
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #cdb7eb0b
+# %% ../../nbs/09_gate/07g_profiling.ipynb #b8c7753b
 ServedRelease = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
 ServedDictionary = Annotated[str, typer.Option(help="Its dictionary, certified for it.")]
 ServedRows = Annotated[str, typer.Option(help="Rows like those of production.")]
@@ -80,9 +81,8 @@ def profile(
     if not out or not Path(out).absolute().parent.is_dir():
         mend = "make its folder, or give another place: --out FILE"
         raise bad_parameter("a file to write in a folder that is there", repr(out), mend)
-    flags = dict(serve__features=features, serve__batches=batch, serve__calls=calls)
-    flags |= dict(device=device, seed=seed) | budget_flags(budget or ())
-    policy = policy_of(config, **flags)
+    asked = dict(serve__features=features, serve__batches=batch, serve__calls=calls)
+    policy = policy_of(config, device=device, seed=seed, **asked, **budget_flags(budget or ()))
     from interpkit.gate.serving import profile_to  # runs models: torch
 
     costs, wanted = profile_to(release, dictionary, data, out, policy), policy.serve or Serving()

@@ -83,7 +83,7 @@ def _line(ax, s: Series) -> None:
             color=INK,
         )
 
-# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #04d401f2
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #0afa0321
 def _bounds(costs: Costs, batch: int, budget: Budget | None) -> list[tuple[str, float, str]]:
     "Lines that stand across the figure: label, percent, style."
     empty = [c.cpu_pct for c in costs.rows if c.level == NO_OP and c.batch == batch]
@@ -97,7 +97,7 @@ def _told(c: Cost) -> str:
     cpu = "unknown" if c.cpu_pct is None else f"{c.cpu_pct:.2g} %"
     return f"{c.name} with {c.features} features: {cpu} of CPU time, coverage {c.coverage:.2f}"
 
-
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #48262c24
 def coverage_figure(
     costs: Costs,
     budget: Budget | None = None,
@@ -145,7 +145,7 @@ def share_of_roof(cost: Cost) -> float | None:
         return None
     return cost.roofline_us / cost.added_us
 
-# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #ddbec625
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #9f019d05
 def _roof(ax, machine: dict, left: float, right: float) -> None:
     "Draw what the machine can do from one intensity to another."
     bend = machine["flops"] / machine["bytes"]
@@ -161,7 +161,7 @@ def _roof(ax, machine: dict, left: float, right: float) -> None:
     ax.set_xlabel("operations per byte")
     ax.set_ylabel("10⁹ operations per second")
 
-
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #97fc9598
 def roofline_figure(
     costs: Costs,
     batch: int | None = None,  # None: the smallest that was measured

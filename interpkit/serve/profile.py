@@ -54,7 +54,7 @@ from interpkit.serve.rungs import (
     reads_of,
 )
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #69eb0f96
+# %% ../../nbs/08b_serve/13c_profile.ipynb #9e714c6a
 MOST = 64  # different batches; they come again in turn
 
 
@@ -75,7 +75,7 @@ def seen_by(release: Release, dictionary: Dictionary, batch: Batch) -> Seen:
     end = torch.full((batch.n,), longest.shape[1] - 1, device=longest.device)
     return Seen(acts, counted(longest, batch.mask), end if batch.last is None else batch.last)
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #e44777e7
 def requests_of(
     release: Release, dictionary: Dictionary, rows: pd.DataFrame, size: int
 ) -> Requests:
@@ -106,7 +106,7 @@ def call_of(release: Release, requests: Requests) -> Callable[[int], object]:
 
     return call
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #353edadb
+# %% ../../nbs/08b_serve/13c_profile.ipynb #25465849
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 Hooks = dict[nn.Module, dict[str, OrderedDict]]
 
@@ -120,7 +120,7 @@ def hooks_on(model: nn.Module) -> Hooks:
             found[module] = own
     return found
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #39f26e70
 @contextmanager
 def bare(model: nn.Module, own: Hooks | None = None) -> Iterator[None]:
     "While the block runs, a model has these hooks alone."
@@ -159,7 +159,7 @@ def no_op(model: nn.Module, sites: Sequence[Site], own: Hooks | None = None) -> 
             stack.callback(handle.remove)
         yield
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #bf14ef95
+# %% ../../nbs/08b_serve/13c_profile.ipynb #6c7496ef
 @contextmanager
 def _at(monitor: Monitor, level: str) -> Iterator[None]:
     "While the block runs, a monitor reads at a level."
@@ -176,7 +176,7 @@ def _ranged(name: str, on: Callable) -> Iterator[None]:
     with torch.cuda.nvtx.range(name), on():
         yield
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #521efc8b
 def arms_of(
     release: Release,
     dictionary: Dictionary,
@@ -240,7 +240,7 @@ def with_work(
         flipped=None if away is None else away[1],
     )
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #5633f1fa
+# %% ../../nbs/08b_serve/13c_profile.ipynb #64f39c07
 def peak_mb(call: Callable, arm: Arm, device: torch.device) -> float:
     "The most memory of a GPU that a call needs beyond what is there before it."
     with arm.on():
@@ -264,7 +264,7 @@ def kernels(call: Callable, arm: Arm) -> int:
     on_gpu = torch.autograd.DeviceType.CUDA
     return sum(event.count for event in found.key_averages() if event.device_type == on_gpu)
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #bc814de8
 def with_gpu(cost: Cost, call: Callable, was: Arm, now: Arm, device: torch.device) -> Cost:
     "A row with memory and kernels beyond the bare forward's, where there is a GPU."
     if device.type != "cuda":
@@ -289,7 +289,7 @@ def write_trace(file: Path, call: Callable, arms: Sequence[Arm], calls: int = 3)
     aside.replace(file)
     return file.name
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #41fd6ae5
+# %% ../../nbs/08b_serve/13c_profile.ipynb #a5c8674b
 @dataclass(frozen=True)
 class Asked:
     "How a profile is made."
@@ -301,7 +301,7 @@ class Asked:
     seed: int
     jax: bool
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #71771ab8
 def measured_with(
     release: Release,
     dictionary: Dictionary,
@@ -328,7 +328,7 @@ def measured_with(
         rows.append(cost)
     return rows
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #f021e1fc
+# %% ../../nbs/08b_serve/13c_profile.ipynb #4488828d
 @dataclass(frozen=True)
 class Group:
     "What one monitor is measured with."
@@ -349,7 +349,7 @@ def full_sites(dictionary: Dictionary, chosen: Monitored, sites: Sequence[str] =
         shapes.setdefault(tuple(dictionary.at(site).W_enc.shape), str(site))
     return list(shapes.values())
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #c44b4824
 def groups_of(
     dictionary: Dictionary,
     chosen: Monitored,
@@ -388,7 +388,7 @@ def all_groups(
         found += groups_of(dictionary, chosen, wanted, full_sites(dictionary, chosen, sites))
     return found
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #d6181c5e
+# %% ../../nbs/08b_serve/13c_profile.ipynb #5b7055fc
 def _attached(release: Release, dictionary: Dictionary, group: Group, every: int) -> Monitor:
     "The monitor of a group."
     how = dict(level="off", features=group.chosen, deferred=group.deferred)
@@ -411,7 +411,7 @@ def _measured(
             found += measured_with(*about, group.reads, asked, machine, own)
     return found
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #1e92d9e1
 def _traced(
     release: Release, dictionary: Dictionary, group: Group, requests: Requests, file: Path
 ) -> str:
@@ -420,7 +420,7 @@ def _traced(
         arms = arms_of(release, dictionary, monitor, group.reads)
         return write_trace(file, call_of(release, requests), arms)
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #c5aaa192
+# %% ../../nbs/08b_serve/13c_profile.ipynb #601fc47a
 def _refuse_odd(levels: Sequence[str], features: Sequence, batches: Sequence) -> None:
     "Raise (exit code 64) where a profile would measure nothing."
     for name in levels:
@@ -435,7 +435,7 @@ def _place(cost: Cost) -> tuple:
     level = -1 if cost.level == NO_OP else level_number(cost.level)
     return cost.batch, level, not cost.deferred, cost.features, cost.site
 
-
+# %% ../../nbs/08b_serve/13c_profile.ipynb #5ed4c87d
 def profile(
     release: Release,
     dictionary: Dictionary,  # certified for this release
