@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SECRETS', 'Model', 'JOBS', 'SHELL', 'refuse_names', 'Parameters', 'model_at', 'model_in', 'expected', 'first_problem',
            'validated', 'described', 'Preflight', 'TrainSae', 'TrainClt', 'Drift', 'Adapt', 'Report', 'Profile',
-           'papermill_line', 'values_in', 'refuse_hidden', 'refuse_missing', 'from_cell']
+           'Calibrate', 'papermill_line', 'values_in', 'refuse_hidden', 'refuse_missing', 'from_cell']
 
 # %% ../../nbs/09_gate/00_parameters.ipynb #82048f73
 import keyword
@@ -216,7 +216,11 @@ class Profile(Parameters):
     data: str = Field(default="", description="rows to run on; empty: the run's check set")
     policy: str = Field(default="", description="check.toml with [serve]; empty: the run's own")
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #c2c58356
+# %% ../../nbs/09_gate/00_parameters.ipynb #748400e0
+class Calibrate(Profile):
+    "Who is TRUSTED among requests of which only monitored features are read."
+
+# %% ../../nbs/09_gate/00_parameters.ipynb #466cd34c
 JOBS: dict[str, type[Parameters]] = dict(
     preflight=Preflight,
     train_sae=TrainSae,
@@ -225,6 +229,7 @@ JOBS: dict[str, type[Parameters]] = dict(
     adapt=Adapt,
     report=Report,
     profile=Profile,
+    calibrate=Calibrate,
 )
 
 

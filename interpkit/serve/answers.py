@@ -35,7 +35,7 @@ from .stated import Stated, padded_ids, true_at
 from .trust import TrustLimits, observed, standing
 from ..sparse.sums import values_at
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #b3818d23
+# %% ../../nbs/08b_serve/06_answers.ipynb #3f77719e
 @dataclass(frozen=True)
 class Answer:
     "Why one request was decided as it was, measured, and whether that may be relied on."
@@ -50,7 +50,7 @@ class Answer:
     estimate: np.ndarray  # [k]: gradient x activation
     held: np.ndarray  # [k]: share of its push under its label; NaN where nothing can be tested
     error_share: float  # of the attribution, that flows past the features
-    joint: float  # effect of the reasons that pull the heavier way, removed together
+    joint: float  # effect of the reasons of one side removed together, the larger one
     random: float  # effect of as many random features of equal size
     label: TrustLabel = field(default_factory=TrustLabel)
     inputs: pd.DataFrame | None = None  # input, effect: where the dictionary abstains

@@ -130,18 +130,18 @@ def _drawn(
         return own  # there is no other feature at this site
     return rng.choice(pool, len(own), replace=len(pool) < len(own))
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #704035dc
+# %% ../../nbs/08b_serve/05b_removals.ipynb #dd8cbfbd
 @dataclass(frozen=True)
 class Measured:
     "What was measured of a batch."
 
     effects: np.ndarray  # [B, n]: what the decision loses without each feature
-    joint: np.ndarray  # [B]: without those of `together`
+    joint: np.ndarray  # [B]: without one side of them, the one that moves the decision more
     random: np.ndarray  # [B]: |effect| of as many others of equal size, the middle of DRAWS
     spliced: np.ndarray  # [B]: the decision through the dictionary
     unchanged: float  # by how much the decision moved where nothing was changed
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #5ef9836b
+# %% ../../nbs/08b_serve/05b_removals.ipynb #69c6c6e6
 @dataclass(frozen=True)
 class Lines:
     "What is changed in each line of a run."
@@ -160,7 +160,7 @@ def lines_of(
     of_others: list[Tensor],  # [B] each: the scale of the others, draw by draw
     singles: bool,  # whether single features are among the lines, and the reconstruction
 ) -> Lines:
-    "The lines of a run: single features first, then joint, random, reconstruction, nothing."
+    "The lines of a run: single features, one side, the other, random, reconstruction, nothing."
     B, n = feature.shape
     every = torch.arange(B, device=together.device)
     few = every[: _few(B)]
@@ -168,10 +168,11 @@ def lines_of(
     if not singles:
         sequence, place = sequence[:0], place[:0]
     one = torch.nn.functional.one_hot(place, n).to(together.dtype)
-    nothing = torch.zeros_like(together)
+    nothing, there = torch.zeros_like(together), torch.as_tensor(feature >= 0, device=every.device)
     parts = [
         (sequence, one, 0),
         (every, together, 0),
+        (every, (1 - together) * there, 0),
         *((every, together * x[:, None], k + 1) for k, x in enumerate(of_others)),
         (every if singles else every[:0], nothing if singles else nothing[:0], -1),
         (few, nothing[few], 0),
@@ -228,12 +229,12 @@ def _held(ablation: Ablation, target: Site, row: Tensor, change: Tensor) -> Tens
         return ablation.prefix.acts[target][row] - change
     return Added(-change)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #40af5733
+# %% ../../nbs/08b_serve/05b_removals.ipynb #86b3a5a2
 def measured(
     ablation: Ablation,
     at: Attributions,  # of the same batch
     feature: np.ndarray,  # int [B, n], -1 where there are fewer
-    together: np.ndarray,  # bool [B, n]: which of them are removed together
+    together: np.ndarray,  # bool [B, n]: which of them are removed together, and then the others
     names: list[str],  # [B]
 ) -> Measured:
     "Effects of features one by one, of some together beside as many others, and the splice."
@@ -242,6 +243,8 @@ def measured(
     others = [_others(ablation, at, own, names, k) for k in range(DRAWS)]
     joined = torch.as_tensor(together & (feature >= 0), device=own.code.device).to(own.code.dtype)
     size = own.size(joined)
+    every = torch.as_tensor(feature >= 0, device=joined.device).to(joined.dtype)
+    size = torch.maximum(size, own.size(every - joined))
     scale = [torch.where(size > 0, size / x.size(joined).clamp(min=1e-12), 0) for x in others]
     one_target = len(own.writes) == 1
     recon = {t: _counted_only(at.recon[t], prefix.acts[t], prefix.batch.mask) for t in own.writes}
@@ -257,7 +260,8 @@ def measured(
     else:
         effects[sequence, place] = ablation.effects(sequence, feature[sequence, place])
         spliced = spliced_decisions(prefix.release, dictionary, prefix.batch).double().cpu().numpy()
-    joint, random = moved[k : k + B], moved[k + B : k + (1 + DRAWS) * B].reshape(DRAWS, B)
+    sides, random = np.split(moved[k : k + (2 + DRAWS) * B].reshape(-1, B), [2])
+    joint = np.take_along_axis(sides, np.abs(sides).argmax(0)[None], 0)[0]
     still = float(np.abs(moved[-_few(B) :]).max())
     return Measured(effects, joint, np.median(np.abs(random), 0), spliced, still)
 

@@ -15,7 +15,7 @@ from ..dictionary.dictionary import Dictionary
 from ..model.releases import Release
 from .records import TrustLabel
 
-# %% ../../nbs/08b_serve/07_trust.ipynb #0b5e4cd4
+# %% ../../nbs/08b_serve/07_trust.ipynb #2e5d697d
 @dataclass(frozen=True)
 class TrustLimits:
     "How far a measured answer may be off before it abstains."
@@ -23,7 +23,7 @@ class TrustLimits:
     gap: float = 0.10  # of the decision's spread, between the bare and the spliced decision
     error_share: float = 0.15  # of the attribution, that flows past the features
     joint: float = 2.0  # times what as many random features do, the reasons together at least do
-    off: float = 0.5  # of the named reasons' effect, under labels that are false in the inputs
+    off: float = 2 / 3  # of the named reasons' effect, under labels that are false in the inputs
     spread: float | None = None  # of decisions; None: of the canary batch of the dictionary
 
     def __post_init__(self):
@@ -41,17 +41,18 @@ WHY = dict(
     error_share="as much as the third-largest reason carries on the demo: beyond it, something "
     "as large as a named reason has no name",
     joint="random features of equal size move the decision too: reasons have to do clearly more",
-    off="most of what is named is then called by a name that is not true of this request",
+    off="two of three names are then not true of this request; labels have a recall of about "
+    "one half on the demo, so half of them may be off on a good day",
     spread="the decision's own unit, so that one list of limits serves all releases",
 )
 
-# %% ../../nbs/08b_serve/07_trust.ipynb #3a37f617
+# %% ../../nbs/08b_serve/07_trust.ipynb #006a6840
 class Observations(Protocol):
     "What an answer has measured."
 
     gap: float  # in spreads
     error_share: float
-    joint: float  # effect of the reasons that pull the heavier way, removed together
+    joint: float  # effect of the reasons of one side removed together, the larger one
     random: float  # effect of as many random features of equal size
     off_share: float  # of the reasons' effect under labels that are false here
 
