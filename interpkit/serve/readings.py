@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Layout', 'rows_as', 'sequences', 'Passing', 'Reading', 'failed', 'irregular', 'LastReading', 'AllReading']
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #aeceeb41
+# %% ../../nbs/08b_serve/03b_readings.ipynb #7cfc0e0a
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fastcore.basics import patch
@@ -21,7 +22,7 @@ from .readers import AllReader, FullReader, LastReader, exactly
 from .records import TrustLabel
 from .ring import Ring, Sheet, Stamp
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #a5c574e9
+# %% ../../nbs/08b_serve/03b_readings.ipynb #86a4a9ff
 @dataclass(frozen=True)
 class Layout:
     "How the sites of a dictionary come by in a live model."
@@ -47,7 +48,11 @@ class Layout:
 
     def real(self, args: tuple, kwargs: dict) -> Tensor | None:  # bool [B, T]
         "The positions that are no padding; None where all are real, as far as one looks."
-        t = arguments(args, kwargs).get(self.position.mask, None)
+        name = self.position.mask
+        if isinstance(name, int):
+            t = args[name] if name < len(args) else None
+        else:
+            t = kwargs.get(name)
         if t is None or t.ndim != 2 or (t.device.type == "cpu" and bool(t.all())):
             return None
         return t.bool()
@@ -84,7 +89,7 @@ def counting(
     starts = (ids == self.bos) & (real.cumsum(1) == 1) & (real.sum(1, keepdim=True) > 1)
     return 0, real & ~starts
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #9a687fa1
+# %% ../../nbs/08b_serve/03b_readings.ipynb #3ccebcd1
 def rows_as(
     value: object,  # what passed a site
     n: int,  # sequences
@@ -99,20 +104,26 @@ def rows_as(
 
 def sequences(out: object) -> int:
     "How many requests an output answers."
+    if isinstance(out, dict):
+        out = out.get("logits", out)
     t = out if type(out) is Tensor else first_tensor(out)
     return len(t) if t.ndim else 1
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #5514cb79
-@dataclass(slots=True)
+# %% ../../nbs/08b_serve/03b_readings.ipynb #a4f076d5
 class Passing:
     "One forward under way, or at its end."
 
-    args: tuple
-    kwargs: dict
-    got: list = field(default_factory=list)  # (number of a site, what was kept of it)
-    out: object = None
-    about: list[tuple] = field(default_factory=list)  # number, time, id, audited per request
-    error: Exception | None = None  # of what reads
+    __slots__ = ("about", "args", "error", "got", "kwargs", "out", "place", "raw")
+
+    def __init__(
+        self, args: tuple, kwargs: dict, about: list[tuple] | None = None, out: Any = None
+    ):
+        self.args, self.kwargs, self.out = args, kwargs, out
+        self.got: list[tuple[int, Any]] = []  # number of a site, what was kept of it
+        self.about = about or []  # number, time, id, audited; one per request
+        self.error: Exception | None = None  # of what reads
+        self.raw: dict[int, Tensor] | None = None  # copies of all that passed, for an audit
+        self.place: int | Tensor | None = None  # of the decision, once it was asked
 
 # %% ../../nbs/08b_serve/03b_readings.ipynb #ac893374
 class Reading:
@@ -201,14 +212,17 @@ class LastReading(Reading):
         if self.ring is not None:
             self.ring.close()
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #a08c4bf1
+# %% ../../nbs/08b_serve/03b_readings.ipynb #20dffe53
 @patch
 def _views(self: LastReading, passing: Passing) -> list[Tensor]:  # [B, d] each
     "The decision's position of every site that is read."
-    at, n = self.layout.place(passing.args, passing.kwargs), len(passing.about)
+    at, n, got = self.layout.place(passing.args, passing.kwargs), len(passing.about), passing.got
+    passing.place = at
     views = []
     for k, flat in self.wanted:
-        t = rows_as(passing.got[k][1], n, flat)
+        t = got[k][1]
+        if type(t) is not Tensor or t.ndim == 4 or flat:
+            t = rows_as(t, n, flat)
         if t.ndim == 2:
             views.append(t)
         elif isinstance(at, int):
