@@ -72,7 +72,7 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #2efb554d
+# %% ../../nbs/09_gate/08_cli.ipynb #337408f8
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
@@ -117,8 +117,8 @@ def check(
     def told(job: str, result: dict):
         if job == "preflight":
             print("\n".join(preflight_words(result, preview_of(run), run)), file=sys.stderr)
-        elif job == "profile":
-            print(serving_words(result), file=sys.stderr)
+        elif words := serving_words(job, result):
+            print(words, file=sys.stderr)
 
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)

@@ -36,18 +36,27 @@ def budget_flags(parts: Iterable[str]) -> dict[str, float | str]:
             flags[f"serve__{name}"] = value
     return flags
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #12dffd6f
+# %% ../../nbs/09_gate/07g_profiling.ipynb #08c47146
 def serving_words(
-    result: dict,  # of the job profile
+    job: str,
+    result: dict,  # of the job profile or calibrate
 ) -> str:
-    "What a check says of serving."
+    "What a check says of serving; '' of other jobs."
+    if job == "calibrate":
+        known = [
+            f"{name} {x['trusted']:,} of {x['requests']:,} ({x['wrong']:,} wrong)"
+            for name, x in result["segments"].items()
+        ]
+        return f"Serving: TRUSTED by monitored features: {', '.join(known)}"
+    if job != "profile":
+        return ""
     if result["level"] == "off":
         return f"Serving: no level fits the budget; {result['note']}"
     shown = f"{result['features']:,} features, {percent(result['coverage'])} of attribution"
     note = f"; {result['note']}" if result["note"] else ""
     return f"Serving: {result['level']} fits the budget ({shown}){note}"
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #b8c7753b
+# %% ../../nbs/09_gate/07g_profiling.ipynb #1139199f
 ServedRelease = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
 ServedDictionary = Annotated[str, typer.Option(help="Its dictionary, certified for it.")]
 ServedRows = Annotated[str, typer.Option(help="Rows like those of production.")]
@@ -63,7 +72,7 @@ BatchSize = Annotated[
 Calls = Annotated[int | None, typer.Option(help="Forwards with each level; 1000.")]
 CostFile = Annotated[str, typer.Option(help="The file to write.")]
 
-
+# %% ../../nbs/09_gate/07g_profiling.ipynb #7e9756a0
 def profile(
     release: ServedRelease,
     dictionary: ServedDictionary,
