@@ -272,9 +272,9 @@ def with_gpu(cost: Cost, call: Callable, was: Arm, now: Arm, device: torch.devic
     mb = peak_mb(call, now, device) - peak_mb(call, was, device)
     return replace(cost, peak_mb=mb, kernels=float(kernels(call, now) - kernels(call, was)))
 
-# %% ../../nbs/08b_serve/13c_profile.ipynb #f7c8dad5
-def write_trace(file: Path, call: Callable, arms: Sequence[Arm], calls: int = 3) -> str:
-    "Write what torch's profiler sees of a few calls of each arm; the file's name."
+# %% ../../nbs/08b_serve/13c_profile.ipynb #e3ebe953
+def write_trace(file: Path, call: Callable, arms: Sequence[Arm], calls: int = 1) -> str:
+    "Write what torch's profiler sees of some calls of each arm; the file's name."
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
