@@ -72,7 +72,7 @@ def say_verdict(run: Path, as_json: bool):
         print(json.dumps(verdict.to_dict(), sort_keys=True))
     raise typer.Exit(int(verdict.exit_code))
 
-# %% ../../nbs/09_gate/08_cli.ipynb #5dc18bdc
+# %% ../../nbs/09_gate/08_cli.ipynb #3296b89e
 OldRelease = Annotated[str, typer.Option(help="The old release: a folder or hub id.")]
 NewRelease = Annotated[str, typer.Option(help="The new release.")]
 CheckSet = Annotated[str, typer.Option(help="The check set, a parquet, CSV or Arrow file.")]
@@ -120,8 +120,8 @@ def check(
         elif job == training_job(policy):
             made = training_words(result, str(run / "dictionary"), fit_limits(policy))
             print(made, file=sys.stderr)
-        elif job == "profile":
-            print(serving_words(result), file=sys.stderr)
+        elif words := serving_words(job, result):
+            print(words, file=sys.stderr)
 
     run_check(p, policy, timeout, jobs, told=told)
     say_verdict(run, as_json)

@@ -20,10 +20,11 @@ from .options import Config, Device, Seed, policy_of
 from .policy import Serving, budget_of
 from ..serve.levels import Budget
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #a4b7ad80
+# %% ../../nbs/09_gate/07g_profiling.ipynb #feb23c8d
 def budget_flags(parts: Iterable[str]) -> dict[str, float | str]:
     "Parts of a budget as flags of a policy. Raises (exit code 64) at a part that it does not have."
-    known, flags = [f.name for f in fields(Budget)], {}
+    known = [f.name for f in fields(Budget)]
+    flags: dict[str, float | str] = {}
     for part in parts:
         name, sign, value = (x.strip() for x in part.partition("="))
         if name not in known or not sign:
@@ -35,18 +36,27 @@ def budget_flags(parts: Iterable[str]) -> dict[str, float | str]:
             flags[f"serve__{name}"] = value
     return flags
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #12dffd6f
+# %% ../../nbs/09_gate/07g_profiling.ipynb #08c47146
 def serving_words(
-    result: dict,  # of the job profile
+    job: str,
+    result: dict,  # of the job profile or calibrate
 ) -> str:
-    "What a check says of serving."
+    "What a check says of serving; '' of other jobs."
+    if job == "calibrate":
+        known = [
+            f"{name} {x['trusted']:,} of {x['requests']:,} ({x['wrong']:,} wrong)"
+            for name, x in result["segments"].items()
+        ]
+        return f"Serving: TRUSTED by monitored features: {', '.join(known)}"
+    if job != "profile":
+        return ""
     if result["level"] == "off":
         return f"Serving: no level fits the budget; {result['note']}"
     shown = f"{result['features']:,} features, {percent(result['coverage'])} of attribution"
     note = f"; {result['note']}" if result["note"] else ""
     return f"Serving: {result['level']} fits the budget ({shown}){note}"
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #cdb7eb0b
+# %% ../../nbs/09_gate/07g_profiling.ipynb #1139199f
 ServedRelease = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
 ServedDictionary = Annotated[str, typer.Option(help="Its dictionary, certified for it.")]
 ServedRows = Annotated[str, typer.Option(help="Rows like those of production.")]
@@ -62,7 +72,7 @@ BatchSize = Annotated[
 Calls = Annotated[int | None, typer.Option(help="Forwards with each level; 1000.")]
 CostFile = Annotated[str, typer.Option(help="The file to write.")]
 
-
+# %% ../../nbs/09_gate/07g_profiling.ipynb #7e9756a0
 def profile(
     release: ServedRelease,
     dictionary: ServedDictionary,
@@ -80,9 +90,8 @@ def profile(
     if not out or not Path(out).absolute().parent.is_dir():
         mend = "make its folder, or give another place: --out FILE"
         raise bad_parameter("a file to write in a folder that is there", repr(out), mend)
-    flags = dict(serve__features=features, serve__batches=batch, serve__calls=calls)
-    flags |= dict(device=device, seed=seed) | budget_flags(budget or ())
-    policy = policy_of(config, **flags)
+    asked = dict(serve__features=features, serve__batches=batch, serve__calls=calls)
+    policy = policy_of(config, device=device, seed=seed, **asked, **budget_flags(budget or ()))
     from interpkit.gate.serving import profile_to  # runs models: torch
 
     costs, wanted = profile_to(release, dictionary, data, out, policy), policy.serve or Serving()

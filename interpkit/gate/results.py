@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEPT', 'PLACES', 'RESULTS', 'digest_of', 'asked', 'absolute', 'Places', 'Question', 'question_of', 'differences',
            'begun_with', 'salt_of', 'begin', 'Declared', 'Fingerprints', 'Prepared', 'Trained', 'Scored', 'Adapted',
-           'Profiled', 'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of', 'plan_table', 'Page',
-           'why_not', 'raise_unless_passed', 'training_words']
+           'Profiled', 'Certain', 'Calibrated', 'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of',
+           'plan_table', 'Page', 'why_not', 'raise_unless_passed', 'training_words']
 
 # %% ../../nbs/09_gate/05_results.ipynb #74f3b640
 import os
@@ -153,7 +153,7 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #393c12af
+# %% ../../nbs/09_gate/05_results.ipynb #7ba87c55
 class Declared(Form):
     "How a check set declares events."
 
@@ -229,6 +229,25 @@ class Profiled(Form):
     evidence: str = ""  # digest of the check that held; '' where none was made
 
 
+class Certain(Form):
+    "How many requests of a segment were TRUSTED, and how many of those were wrong."
+
+    requests: int
+    trusted: int
+    wrong: int
+
+
+class Calibrated(Form):
+    "Who is TRUSTED, by segment."
+
+    release: str
+    dictionary: str  # fingerprint
+    segments: dict[str, Certain]
+    wrong_share: float
+    expires: str
+    evidence: str = ""  # digest of the check that held; '' where none was made
+
+
 RESULTS = dict(
     preflight=Prepared,
     train_sae=Trained,
@@ -237,6 +256,7 @@ RESULTS = dict(
     adapt=Adapted,
     report=Scored,
     profile=Profiled,
+    calibrate=Calibrated,
 )
 
 

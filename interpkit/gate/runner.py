@@ -7,7 +7,7 @@ __all__ = ['NO_LOCKS', 'OWN', 'HOLDS', 'kernel_failure', 'storage_failure', 'cel
            'plan_jobs', 'lock', 'locked', 'refuse_foreign_folder', 'write_policy', 'own_files', 'remove_if_nothing',
            'at_absolute_places', 'run_jobs', 'serving_jobs', 'run_serving', 'run_check']
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #1e9433ae
+# %% ../../nbs/09_gate/06c_runner.ipynb #5a145a1f
 import errno
 import os
 import sys
@@ -27,7 +27,7 @@ from interpkit.core.files import (
 from .failures import AGAIN, kept_error, shortage
 from .kernel import Line, execute, own_kernel
 from .notebooks import job_notebook, refuse_exits
-from .parameters import JOBS, Adapt, Drift, Parameters, Preflight, Report
+from .parameters import JOBS, Adapt, Drift, Parameters, Preflight, Report, validated
 from .policy import Policy
 from .results import PLACES, absolute, asked, begun_with, forget, result_of
 from .warm import Warm, imports_for, manager_of
@@ -268,13 +268,14 @@ def run_jobs(
             told(job, result)
     return result
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #58506c20
+# %% ../../nbs/09_gate/06c_runner.ipynb #82dabb58
 HOLDS = ("REUSE", "ADAPT")  # actions after which a dictionary is served
 
 
 def serving_jobs(run: Path) -> list[tuple[str, Parameters]]:
     "The jobs that follow a check that held."
-    return [(job, JOBS[job](run=str(run))) for job in ("profile", "calibrate") if job in JOBS]
+    there = [job for job in ("profile", "calibrate") if job in JOBS]
+    return [(job, validated(JOBS[job], dict(run=str(run)))) for job in there]
 
 
 def run_serving(

@@ -6,10 +6,11 @@
 __all__ = ['SERVING', 'refuse_unheld', 'standing', 'Served', 'named', 'served_by_run', 'served', 'watched_numbers', 'costs_of',
            'told_of', 'profile', 'profile_to']
 
-# %% ../../nbs/09_gate/06d_serving.ipynb #1abf57db
+# %% ../../nbs/09_gate/06d_serving.ipynb #c6355bc1
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -61,7 +62,7 @@ def standing(run: Path, new: Release, old_dictionary: Dictionary, rows: pd.DataF
     certified.save(own, overwrite=True)
     return certified
 
-# %% ../../nbs/09_gate/06d_serving.ipynb #eb64b355
+# %% ../../nbs/09_gate/06d_serving.ipynb #15305d50
 @dataclass(frozen=True)
 class Served:
     "A release with the dictionary that stands for it, and rows like those of production."
@@ -84,7 +85,7 @@ def named(release: str, dictionary: str, data: str, policy: Policy) -> Served:
     rows = read_for(loaded, data, policy.label)
     return Served(loaded, Dictionary.load(dictionary).to(loaded.device), rows, policy)
 
-
+# %% ../../nbs/09_gate/06d_serving.ipynb #d5c544c4
 def served_by_run(run: Path) -> Served:
     "What a run whose check held serves. Raises (exit code 65) for another run."
     refuse_unheld(run)
@@ -115,7 +116,7 @@ def watched_numbers(dictionary: Dictionary, watched: Iterable[str | int]) -> lis
     numbers = [place.get(str(name), name) for name in watched]
     return [i for i in numbers if isinstance(i, int) and i < dictionary.n_features]
 
-# %% ../../nbs/09_gate/06d_serving.ipynb #e5009d35
+# %% ../../nbs/09_gate/06d_serving.ipynb #633acfc4
 def costs_of(found: Served, trace: Path | None = None) -> Costs:
     "What levels cost for what is served, as its policy asks."
     serve = found.serve
@@ -138,12 +139,12 @@ def costs_of(found: Served, trace: Path | None = None) -> Costs:
 def told_of(found: Served, choice: Choice) -> dict:
     "What the job says of its choice."
     coverage = choice.cost.coverage if choice.cost else 0.0
-    told = dict(release=found.release.name, dictionary=found.dictionary.fingerprint)
+    told: dict[str, Any] = dict(release=found.release.name, dictionary=found.dictionary.fingerprint)
     told |= dict(level=choice.level, deferred=choice.deferred, site=choice.site)
     told |= dict(features=choice.features, coverage=coverage, note=choice.note)
     return told | dict(evidence=found.evidence)
 
-
+# %% ../../nbs/09_gate/06d_serving.ipynb #1b92baca
 @recorded("profile")
 def profile(p: Profile) -> dict:
     "Measure what every level costs, and write budget.json beside the verdict."

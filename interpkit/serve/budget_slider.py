@@ -33,7 +33,7 @@ def choice_html(
     note = f"<p>{escape(choice.note)}</p>" if choice.note else ""
     return table_html([row]) + note
 
-# %% ../../nbs/08b_serve/13e_budget_slider.ipynb #56a0e90c
+# %% ../../nbs/08b_serve/13e_budget_slider.ipynb #0ac24eaf
 def _widgets() -> Any:
     "ipywidgets. Raises where it is not installed."
     try:
@@ -43,7 +43,7 @@ def _widgets() -> Any:
         raise InterpkitError("ipywidgets, which sliders are made of", str(e), mend) from None
     return ipywidgets
 
-
+# %% ../../nbs/08b_serve/13e_budget_slider.ipynb #238b0846
 class BudgetSlider:
     "Sliders for the parts of a budget, and the level that it chooses."
 
@@ -72,7 +72,7 @@ class BudgetSlider:
     def _repr_mimebundle_(self, **kwargs):
         return self.box._repr_mimebundle_(**kwargs)
 
-
+# %% ../../nbs/08b_serve/13e_budget_slider.ipynb #43e46012
 def _bound(x: float | None) -> float:
     "Where a slider stands: at its right end for no bound."
     return 1000.0 if x is None else min(max(x, 0.01), 1000.0)

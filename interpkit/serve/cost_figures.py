@@ -48,14 +48,15 @@ def _key(figure, lines: Sequence[Series], others: Sequence) -> None:
     place = dict(loc="outside upper left", ncols=3, frameon=False, handlelength=1.6)
     figure.legend(handles=[*marks, *others], **place)
 
-# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #3a1107ed
-TICKS = (0, 0.5, 1, 3, 10, 30, 100, 300, 1000)
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #5679776d
+TICKS = (-100, -10, -1, 0, 0.5, 1, 3, 10, 30, 100, 300, 1000)
 
 
-def _cost_axis(ax, right: float) -> None:
-    "An axis of percent, linear below 1."
+def _cost_axis(ax, left: float, right: float) -> None:
+    "An axis of percent, linear around 0: what lies below it is within the noise."
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.8)
-    ticks = [t for t in TICKS if t <= right]
+    ax.set_xlim(left, right)
+    ticks = [t for t in TICKS if left <= t <= right]
     ax.set_xticks(ticks, [f"{t:g} %" for t in ticks])
     ax.set_xticks([], minor=True)
     ax.set_ylim(0, 1)
@@ -63,7 +64,7 @@ def _cost_axis(ax, right: float) -> None:
     ax.grid(color=PALE, linewidth=0.6)
     ax.set_axisbelow(True)
 
-# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #597195cf
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #6f9fc2b6
 def _line(ax, s: Series) -> None:
     "Draw one series: its points with intervals, and how many features each reads."
     points = [c for c in s.points if c.cpu_pct is not None]
@@ -72,9 +73,9 @@ def _line(ax, s: Series) -> None:
     for c, x, y in zip(points, xs, ys, strict=True):
         if c.cpu_pct_lower is not None:
             ends = [c.cpu_pct_lower, c.cpu_pct_upper]
-            ax.plot(ends, [y, y], color=s.ink, linewidth=2.2, alpha=0.5, clip_on=False)
+            ax.plot(ends, [y, y], color=s.ink, linewidth=2.2, alpha=0.5)
         ax.annotate(
-            f"{c.features:,}",
+            f"{c.features:,}" if c.features else "",
             (x, y),
             (0, -11),
             textcoords="offset points",
@@ -83,7 +84,7 @@ def _line(ax, s: Series) -> None:
             color=INK,
         )
 
-# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #04d401f2
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #0afa0321
 def _bounds(costs: Costs, batch: int, budget: Budget | None) -> list[tuple[str, float, str]]:
     "Lines that stand across the figure: label, percent, style."
     empty = [c.cpu_pct for c in costs.rows if c.level == NO_OP and c.batch == batch]
@@ -97,7 +98,7 @@ def _told(c: Cost) -> str:
     cpu = "unknown" if c.cpu_pct is None else f"{c.cpu_pct:.2g} %"
     return f"{c.name} with {c.features} features: {cpu} of CPU time, coverage {c.coverage:.2f}"
 
-
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #a4e36e6b
 def coverage_figure(
     costs: Costs,
     budget: Budget | None = None,
@@ -108,21 +109,21 @@ def coverage_figure(
     batch = min(c.batch for c in costs.sized()) if batch is None else batch
     rows = costs.sized(batch)
     lines, bounds = series_of(rows), _bounds(costs, batch, budget)
-    known = [c.cpu_pct_upper or c.cpu_pct or 0.0 for c in rows]
-    right = 1.6 * max([*known, *(x for _, x, _ in bounds), 1.0])
+    known = [c.cpu_pct for c in rows if c.cpu_pct is not None]
+    known += [x for _, x, _ in bounds]
+    left, right = 1.3 * min([*known, 0.0]), 1.6 * max([*known, 1.0])
 
     def draw(figure):
         from matplotlib.lines import Line2D
 
         ax = figure.subplots()
-        _cost_axis(ax, right)
+        _cost_axis(ax, left, right)
         others = []
         for label, x, style in bounds:
             ax.axvline(x, color=GREY, linestyle=style, linewidth=1.2)
             others.append(Line2D([], [], color=GREY, linestyle=style, label=label))
         for s in lines:
             _line(ax, s)
-        ax.set_xlim(min(0.0, *known), right)
         ax.set_xlabel(f"added CPU time per forward of {batch} x {rows[0].tokens}")
         ax.set_ylabel("coverage")
         _key(figure, lines, others)
@@ -145,7 +146,7 @@ def share_of_roof(cost: Cost) -> float | None:
         return None
     return cost.roofline_us / cost.added_us
 
-# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #ddbec625
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #9f019d05
 def _roof(ax, machine: dict, left: float, right: float) -> None:
     "Draw what the machine can do from one intensity to another."
     bend = machine["flops"] / machine["bytes"]
@@ -161,7 +162,7 @@ def _roof(ax, machine: dict, left: float, right: float) -> None:
     ax.set_xlabel("operations per byte")
     ax.set_ylabel("10⁹ operations per second")
 
-
+# %% ../../nbs/08b_serve/13d_cost_figures.ipynb #97fc9598
 def roofline_figure(
     costs: Costs,
     batch: int | None = None,  # None: the smallest that was measured

@@ -22,11 +22,11 @@ from ..core.forms import Form, read_form
 from ..core.show import table_html
 from .levels import LEVELS, Budget, level_number
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #81178234
+# %% ../../nbs/08b_serve/02a_costs.ipynb #c7a11983
 Number = float | None
 NO_OP = "no-op"  # a row of this level: hooks at all sites that do nothing
 
-
+# %% ../../nbs/08b_serve/02a_costs.ipynb #b1e63abd
 @dataclass(frozen=True)
 class Cost:
     "What one level adds to a forward of one size. Times in microseconds; None: not measured."
@@ -250,7 +250,7 @@ def dearest(rows: Sequence[Cost]) -> Cost:
     "The row with the largest added tail, and among those not measured the last."
     return max(rows, key=lambda c: math.inf if c.added_p99_us is None else c.added_p99_us)
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #143eb065
+# %% ../../nbs/08b_serve/02a_costs.ipynb #93a3da67
 @dataclass(frozen=True)
 class Choice:
     "A rung that fits a budget; level 'off' where none does, and why."
@@ -269,7 +269,7 @@ class Choice:
         text = f"{c.name} with {c.features:,} features, coverage {c.coverage:.2f}"
         return f"{text}; {self.note}" if self.note else text
 
-
+# %% ../../nbs/08b_serve/02a_costs.ipynb #6c775952
 @patch
 def fitting(self: Costs, budget: Budget, batch: int | None = None) -> list[Choice]:
     "The rungs that fit a budget at every size that was measured, the highest level last."
@@ -287,7 +287,7 @@ def fits(self: Costs, budget: Budget, batch: int | None = None) -> list[str]:
     names = {choice.level for choice in self.fitting(budget, batch)}
     return [name for name in LEVELS if name in names]
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #f3a2ff0e
+# %% ../../nbs/08b_serve/02a_costs.ipynb #03dcebc6
 def _cheapest(rungs: dict[Rung, list[Cost]]) -> Cost:
     "The dearest row of the rung that costs least CPU time, by mean time where that is missing."
 
@@ -313,7 +313,7 @@ def no_fit(self: Costs, budget: Budget, batch: int | None = None) -> InterpkitEr
         "a wider budget, fewer features, or level off, which costs and watches nothing",
     )
 
-
+# %% ../../nbs/08b_serve/02a_costs.ipynb #9b057c19
 @patch
 def choose(self: Costs, budget: Budget, batch: int | None = None) -> Choice:
     "The highest level that fits a budget. Raises (exit code 64) where none does."

@@ -127,7 +127,7 @@ def mean_difference(
         added, draws = 100 * added / was.mean(), 100 * draws / was[drawn].mean(1)
     return within(added, draws)
 
-# %% ../../nbs/08b_serve/13_paired_times.ipynb #8a397e53
+# %% ../../nbs/08b_serve/13_paired_times.ipynb #ab35972d
 def _percentiles(wall: np.ndarray, drawn: np.ndarray, q: float) -> np.ndarray:  # [DRAWS]
     "A percentile of each draw of blocks."
     return np.percentile(wall[drawn].reshape(len(drawn), -1), q, axis=1)
@@ -149,7 +149,7 @@ def tail_difference(
     added = np.percentile(arm, q) - np.percentile(bare, q)
     return within(float(added), _percentiles(arm, drawn, q) - _percentiles(bare, drawn, q))
 
-
+# %% ../../nbs/08b_serve/13_paired_times.ipynb #de57b0f7
 def paired_percentile(
     bare: np.ndarray,  # [blocks, size]
     arm: np.ndarray,  # [blocks, size]

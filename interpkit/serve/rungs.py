@@ -111,7 +111,7 @@ def reader_of(read: Read, dictionary: Dictionary, seen: Seen) -> Reader | None:
     x = torch.cat([seen.at_last(p.site) for p in last.parts], 1)
     return last.columns, lambda: last(x)
 
-# %% ../../nbs/08b_serve/13b_rungs.ipynb #e31fff29
+# %% ../../nbs/08b_serve/13b_rungs.ipynb #ef2d4b08
 @torch.no_grad()
 def expected_of(read: Read, dictionary: Dictionary, seen: Seen) -> Tensor:  # [B, features]
     "What `encode` gives for the features of a level, the largest over positions."
@@ -128,7 +128,7 @@ def expected_of(read: Read, dictionary: Dictionary, seen: Seen) -> Tensor:  # [B
         found.append(dense.amax(1)[:, [f - dictionary.offsets[site] for f in own]])
     return torch.cat(found, 1)
 
-
+# %% ../../nbs/08b_serve/13b_rungs.ipynb #f541c4d8
 def difference_of(read: Read, dictionary: Dictionary, seen: Seen) -> tuple[float, float] | None:
     "The largest relative difference to `encode`, and the share that is on for one alone."
     reader = reader_of(read, dictionary, seen)
@@ -172,7 +172,7 @@ def level_flops(read: Read, dictionary: Dictionary, seen: Seen) -> float | None:
     reader = reader_of(read, dictionary, seen)
     return None if reader is None else counted_flops(reader[1]) or None
 
-# %% ../../nbs/08b_serve/13b_rungs.ipynb #7094c41a
+# %% ../../nbs/08b_serve/13b_rungs.ipynb #ea471dba
 def _jax_parameters(read: Read, dictionary: Dictionary) -> tuple[Any, list[Site]]:
     "The features of a level for JAX, at the sites that have some."
     from interpkit.bridges.jax import to_jax  # an extra, and heavy
@@ -183,7 +183,7 @@ def _jax_parameters(read: Read, dictionary: Dictionary) -> tuple[Any, list[Site]
     own = Dictionary(tuple(sites), weights, targets=tuple(sites)) if few.wiring == "sae" else few
     return to_jax(own), list(own.sites)
 
-
+# %% ../../nbs/08b_serve/13b_rungs.ipynb #5b7a1489
 def jax_us(read: Read, dictionary: Dictionary, seen: Seen, times: int = 50) -> float | None:
     "The median microseconds of a level's features in JAX; None where it is not on that device."
     if read.level == "off" or find_spec("jax") is None:
