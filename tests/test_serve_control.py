@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,15 +10,22 @@ import textwrap
 import threading
 import time
 import warnings
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from helpers import refused
 
 from interpkit.core.errors import ExitCode
 from interpkit.core.files import DAY
 from interpkit.serve.chain import log_files, log_lines, verify_log
+from interpkit.serve.controller import Controller
+from interpkit.serve.costs import Cost, Costs
+from interpkit.serve.levels import LEVELS, ON_EXHAUST, Budget, level_number
+from interpkit.serve.load import Load, Paired
 from interpkit.serve.log import AuditLog, read_log
 from interpkit.serve.records import Record, TrustLabel
 from interpkit.serve.writer import Chain
@@ -326,3 +334,157 @@ def test_numbers_that_json_does_not_know_are_kept_as_none(tmp_path):
     for path in log_files(tmp_path):
         for text in path.read_text().splitlines():
             json.loads(text, parse_constant=pytest.fail)
+
+
+# The budget controller
+
+
+def level(name, added, coverage, **kw) -> Cost:
+    "A level that adds so many percent to a forward of 1 ms."
+    us = dict(added_us=10 * added, added_p99_us=10 * added, bare_p99_us=1000.0)
+    return Cost(name, 1, 32, coverage=coverage, features=128, cpu_pct=added, **us | kw)
+
+
+TRULY = {"off": 0.0, "monitor-last": 0.5, "monitor": 2.0, "full": 20.0}  # percent
+COVERAGE = {"monitor-last": 0.7, "monitor": 0.8, "full": 0.95}
+COSTS = Costs(tuple(level(name, TRULY[name], share) for name, share in COVERAGE.items()))
+BUDGET = Budget(added_latency_pct=5, cpu_pct_mean=5)
+
+
+def line_of_requests(control, rates, seed=0, truly=TRULY, service=(1.0,), queue=True):
+    """Random requests of 1 ms at one server, one rate (per second) each; `service` stretches them.
+
+    Times in the system, in ms. `control` is a controller, or None for a model without monitor.
+    """
+    rng, now, free = random.Random(seed), 0.0, 0.0
+    running, times = deque(), []
+    for i, rate in enumerate(rates):
+        now += rng.expovariate(rate)
+        base = 1e-3 * rng.lognormvariate(-0.045, 0.3) * service[min(i, len(service) - 1)]
+        while running and running[0][0] <= now:
+            control.observe(*running.popleft()[1:])
+        level = control.level(now, len(running) * queue) if control else "off"
+        seconds = base * (1 + truly[level] / 100)
+        free = max(free, now) + seconds
+        times.append(1e3 * (free - now))
+        if control:
+            running.append((free, level, seconds, seconds))
+    return times
+
+
+STEP = [300] * 3000 + [900] * 2000
+
+
+@pytest.mark.parametrize("queue", [True, False])  # whether anybody tells how long the queue is
+def test_a_load_that_triples_changes_the_level_within_50_requests(queue):
+    moved = []
+    for seed in range(20):
+        control = Controller(BUDGET, COSTS, seed=seed)
+        times = line_of_requests(control, STEP, seed, queue=queue)
+        bare = line_of_requests(None, STEP, seed)
+        steps = [c for c in control.changes if c.n > 3000]
+        assert steps[0].n <= 3050, steps
+        order = [level_number(x.before) - level_number(x.after) for x in control.changes]
+        assert set(map(abs, order)) == {1}  # by one level at a time
+        moved.append(np.quantile(times[3000:], 0.99) / np.quantile(bare[3000:], 0.99) - 1)
+    assert np.mean(moved) < 0.01  # the same requests with and without interpretation
+
+
+@pytest.mark.parametrize("rate", [300, 500, 600, 700, 800, 900])
+def test_a_steady_noisy_load_makes_few_changes_also_at_the_border_of_a_level(rate):
+    control = Controller(BUDGET, COSTS)  # monitor bears 2.5, which is a rate of 600
+    line_of_requests(control, [rate] * 30_000, seed=1)
+    assert len(control.changes) <= 20
+    if rate == 300:
+        assert len(control.changes) <= 2 and control.step == "monitor"
+
+
+def test_when_the_load_is_gone_the_levels_come_back_one_by_one():
+    control = Controller(BUDGET, COSTS)
+    line_of_requests(control, [300] * 1000 + [1500] * 300 + [300] * 2500)
+    assert control.step == "monitor"
+    *_, first, second = control.changes
+    assert (first.after, second.after) == ("monitor-last", "monitor")
+    assert second.n - first.n >= 200
+
+
+def test_a_server_that_becomes_ten_times_slower_is_noticed():
+    control = Controller(BUDGET, COSTS)
+    line_of_requests(control, [300] * 1200, service=[1.0] * 1000 + [10.0])
+    assert [c.after for c in control.changes] == ["monitor-last", "off"]
+    assert control.changes[0].n <= 1050
+
+
+def test_costs_that_are_too_low_are_found_out_by_the_bare_arm():
+    control = Controller(BUDGET, COSTS, bare_share=0.02)
+    line_of_requests(control, [200] * 30_000, truly=TRULY | {"monitor": 15.0})
+    (change,) = control.changes
+    assert change.after == "monitor-last" and "measured beside the bare arm" in change.why
+    assert control.measured["monitor"].time_lower > 5
+
+
+def test_a_level_within_its_budget_is_not_accused_by_the_noise_of_the_bare_arm():
+    "Windows of 24 blocks at an overhead of 4.9 % of 5: the lower end passes 5 % in 1 of 4,000."
+    rng, wrong, looks = random.Random(0), 0, 0
+    paired = Paired()
+    for _ in range(120_000):
+        bare = rng.random() < 0.1
+        base = rng.lognormvariate(0, 0.3)
+        if paired.observe(bare, base if bare else 1.049 * base, base):
+            looks += 1
+            wrong += paired.overhead().time_lower > 5
+    assert looks > 1000
+    # looks overlap by 23 of 24 blocks; even as if each were alone, this is far from chance
+    assert scipy.stats.binomtest(wrong, looks).proportion_ci(0.95, "exact").low < 1e-3
+
+
+def test_bounds_of_every_kind_and_none_at_all():
+    for part in ("added_latency_p99_us", "added_latency_pct", "cpu_pct_mean"):
+        bounds = dict(added_latency_pct=None, cpu_pct_mean=None) | {part: 10.0}
+        control = Controller(Budget(**bounds), COSTS)
+        assert control.step == ("monitor-last" if part.endswith("us") else "monitor"), part
+    control = Controller(Budget(added_latency_pct=None, cpu_pct_mean=None), COSTS)
+    line_of_requests(control, [2000] * 500)  # no bound, no step down
+    assert control.step == "full" and not control.changes
+    refused(
+        lambda: Controller(Budget(added_latency_pct=0.1), COSTS),
+        *("the cheapest, monitor-last", "5 us"),
+        code=ExitCode.BAD_PARAMETERS,
+    )
+    refused(lambda: Load(0), "served at the same time", code=ExitCode.BAD_PARAMETERS)
+
+
+def test_odd_clocks_and_times_break_nothing():
+    control = Controller(BUDGET, COSTS)
+    for i in range(100):
+        now = (0.0, 1.0, 1.0, 0.5)[i % 4]
+        assert control.level(now, queue=0) in LEVELS
+        control.observe(control.step, (float("nan"), -1.0, float("inf"), 0.0)[i % 4], float("nan"))
+    for _ in range(100):
+        assert control.level(7.0, queue=10**6) in LEVELS  # all at once
+    assert control.step == "off"
+
+
+def test_coverage_that_was_promised_is_watched_and_explanations_are_withheld():
+    for on_exhaust in ON_EXHAUST:
+        budget = replace(BUDGET, min_coverage=0.6, on_exhaust=on_exhaust)
+        control = Controller(budget, COSTS)
+        line_of_requests(control, [300] * 1000)
+        assert not control.exhausted and 0.77 < control.coverage < 0.8
+        line_of_requests(control, [1500] * 2000)
+        assert control.step == "off" and control.exhausted
+        assert control.withholds == (on_exhaust == "fail closed")
+        line_of_requests(control, [100] * 6000)
+        assert not control.exhausted
+    high = replace(BUDGET, min_coverage=0.9)  # what is watched too little is no step
+    refused(lambda: Controller(high, COSTS), "coverage", code=ExitCode.BAD_PARAMETERS)
+
+
+def test_the_bare_arm_is_as_large_as_it_was_asked_to_be_and_told():
+    control, told = Controller(BUDGET, COSTS, bare_share=0.05), []
+    control.on_change = told.append
+    levels = [control.level(i * 0.01) for i in range(4000)]
+    share = scipy.stats.binomtest(levels.count("off"), 4000).proportion_ci(0.99, "exact")
+    assert share.low < 0.05 < share.high and set(levels) == {"off", "monitor"}
+    line_of_requests(control, [5000] * 100)
+    assert told == list(control.changes) and told
