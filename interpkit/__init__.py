@@ -2,7 +2,7 @@
 
 From one model release to the next: `train` a dictionary, `evaluate` it, `explain` decisions with
 it, `check` a new release against the old one, `verify` what a check has found, `adapt` a
-dictionary to a release that it no longer fits.
+dictionary to a release that it no longer fits, `attach` a monitor to a model that serves.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ _DOOR = {  # what the package offers at its top, and where it lives
     "explain": "interpkit.explain",  # a package that can be called, see there
     "check": "interpkit.gate.check:check",
     "adapt": "interpkit.adapt",  # as explain
+    "attach": "interpkit.serve.monitor:attach",
     "verify": "interpkit.gate.evidence:verify",
     "Release": "interpkit.model.releases:Release",
     "Dictionary": "interpkit.dictionary.dictionary:Dictionary",
