@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #1eaa381c
+# %% ../../nbs/07_explain/01_ablation.ipynb #6d7ac0dc
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.replacement import codes_at, in_batches, refuse_late
 from ..model.batch import Batch
 from ..model.own_rows import require_own_rows
-from ..model.prefix import Prefix
+from ..model.prefix import Prefix, Tried
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes
@@ -37,14 +37,20 @@ def changed_targets(
     first = min(targets.index(t) for t in writes)
     return list(targets[first:])  # what comes before does not change
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #6cb3789a
+# %% ../../nbs/07_explain/01_ablation.ipynb #d4fa11d2
 class Ablation:
     "One batch of a release, ready for ablations."
 
-    def __init__(self, release: Release, dictionary: Dictionary, batch: Batch):
+    def __init__(
+        self,
+        release: Release,
+        dictionary: Dictionary,
+        batch: Batch,
+        tried: Tried | None = None,  # of another batch of the same shapes
+    ):
         dictionary = dictionary.to(release.device)
         self.dictionary = dictionary
-        self.prefix = Prefix(release, dictionary.targets, batch, reads=dictionary.sites)
+        self.prefix = Prefix(release, dictionary.targets, batch, dictionary.sites, tried)
         self.decision = self.prefix.decision  # [B]
         acts = self.prefix.acts
         for t in dictionary.targets:
