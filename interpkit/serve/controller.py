@@ -64,7 +64,7 @@ def room(
     tail = _room(budget.added_latency_p99_us, p99)
     return min(tail, _room(budget.added_latency_pct, pct))
 
-# %% ../../nbs/08b_serve/09a_controller.ipynb #b6951a2b
+# %% ../../nbs/08b_serve/09a_controller.ipynb #042a3056
 EACH = 4  # requests from one look at the load to the next
 SETTLE = 12  # requests between two steps down
 DWELL, LONGEST = 200, 25_600  # requests before a step up
@@ -103,6 +103,7 @@ class Controller:
         self.place = len(self.steps) - 1
         self.n, self.coverage = 0, self.steps[self.place].coverage
         self.changes: deque[Change] = deque(maxlen=1000)
+        self.changed = 0  # how often the step was another one
         self.measured: dict[str, Overhead] = {}  # what was shown to be over the costs
         self._until: dict[str, int] = {}  # the request at which it is forgotten
         self._strikes: dict[str, int] = {}  # how often it was shown again
@@ -183,7 +184,7 @@ def _is_calm(self: Controller, inflation: float) -> bool:
         self._look_up_rooms()
     return inflation <= 1 + (self._rooms[self.place + 1] - 1) / 2
 
-# %% ../../nbs/08b_serve/09a_controller.ipynb #267cf742
+# %% ../../nbs/08b_serve/09a_controller.ipynb #8595e513
 @patch
 def _why(self: Controller, inflation: float) -> str:
     "Why a step is left, in words."
@@ -202,6 +203,7 @@ def _go(self: Controller, place: int, now: float, why: str) -> Change:
     self.place, self._since = place, self.n
     self.paired.clear()
     self.changes.append(change)
+    self.changed += 1
     return change
 
 # %% ../../nbs/08b_serve/09a_controller.ipynb #93f332ee
