@@ -42,7 +42,7 @@ def logged(record: Record, salt: str = "") -> dict:
     body["label"] = dict(kind=record.label.kind, reasons=list(record.label.reasons))
     return body
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #e096afeb
+# %% ../../nbs/08b_serve/10b_log.ipynb #1037ee8f
 FSYNC = ("each", "batch", "never")
 ON_FULL = ("stop", "count")
 EVERY = 0.05  # seconds between two batches
@@ -78,6 +78,17 @@ class AuditLog:
         self._closing, self._pid = False, os.getpid()
         self.chain = Chain(folder, sync=fsync != "never", keep_days=keep_days, file_mb=file_mb)
         self._begin()
+
+    @property
+    def stopped(self) -> bool:
+        "Whether nothing can be logged now, so that nothing must be served that has to be."
+        is_full = bool(self.trouble) or len(self._queue) >= self.capacity
+        return self._closing or (is_full and self.on_full == "stop")
+
+    @property
+    def head(self) -> tuple[int, str]:
+        "Number and digest of the last line on disk: keep it elsewhere, for `verify_log`."
+        return self.chain.head
 
 # %% ../../nbs/08b_serve/10b_log.ipynb #b074d9f0
 def _require_among(name: str, given: object, allowed: tuple[str, ...]) -> None:
@@ -131,12 +142,12 @@ def _take(self: AuditLog, kind: str, what: Record | dict) -> bool:
         self.lost += 1
     return usable and self.on_full == "count"
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #02213b49
+# %% ../../nbs/08b_serve/10b_log.ipynb #876416d0
 @patch
 def note(
     self: AuditLog,
     what: str,  # "level", "alarm"
-    **values: str | float,  # numbers and words of the service itself, never of a request
+    **values: Any,  # numbers and words of the service itself, never of a row
 ) -> bool:  # as `append`
     "Take up an event of the service."
     return self._take("note", dict(what=what) | values)

@@ -56,7 +56,7 @@ def _set_aside(folder: Path) -> dict:
         return dict(bytes=len(data) - whole, digest=digest, file=beside.name)
     return {}
 
-# %% ../../nbs/08b_serve/10a_writer.ipynb #08cbb9fc
+# %% ../../nbs/08b_serve/10a_writer.ipynb #1f8611dc
 class Chain:
     "The one writer of a log in a folder. Not for several threads."
 
@@ -82,7 +82,7 @@ class Chain:
     def _opened(self):
         self.found = verify_log(self.folder)  # as it was when this writer came
         self.torn = _set_aside(self.folder)
-        self.n, self.head = self.found.n, self.found.digest
+        self.head = self.found.head  # number and digest of the last line
         self._fd: int | None = None
         for path in log_files(self.folder)[-1:]:
             self._use(path)
@@ -124,7 +124,7 @@ def _mend_end(self: Chain):
             "keep the folder for whoever looks into it, and begin a new one",
         )
 
-# %% ../../nbs/08b_serve/10a_writer.ipynb #00cfe81a
+# %% ../../nbs/08b_serve/10a_writer.ipynb #438e33ff
 @patch
 def _turn(
     self: Chain,
@@ -138,12 +138,12 @@ def _turn(
             self._day = day
         if self._day == day and self._size <= self.file_mb * 2**20:
             return False
-    self._use(file_of(self.folder, self.n + 1))
+    self._use(file_of(self.folder, self.head[0] + 1))
     self._day = day
     sync(self.folder)
     return True
 
-# %% ../../nbs/08b_serve/10a_writer.ipynb #e3c99766
+# %% ../../nbs/08b_serve/10a_writer.ipynb #daf6c694
 @patch
 def write(
     self: Chain,
@@ -151,10 +151,11 @@ def write(
     sure: bool = False,  # whether it is flushed also where `sync` is off
 ):
     "Add lines, all or none; raises OSError where the disk fails, and then may be called again."
-    n, head, lines = self.n, self.head, []
+    n, digest = self.head
+    lines = []
     for when, kind, body in entries:
         n += 1
-        line, head = chained(n, when, kind, body, head)
+        line, digest = chained(n, when, kind, body, digest)
         lines.append(line)
     data, is_new = b"".join(lines), self._turn(entries[-1][0])
     self._cut = True
@@ -162,7 +163,7 @@ def write(
     if self.sync or sure:
         os.fsync(self._fd)
     self._cut, self._size = False, self._size + len(data)
-    self.n, self.head = n, head
+    self.head = (n, digest)
     if is_new and self.keep_days is not None:
         with suppress(OSError):  # these lines are written; the next file tries again
             self.retain(entries[-1][0])
