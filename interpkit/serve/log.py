@@ -273,7 +273,7 @@ def __repr__(self: AuditLog):
     state = f"can't write: {self.trouble}" if self.trouble else "writes"
     return f"AuditLog({str(self.chain.folder)!r}, {state}, {self.lost:,} lost)"
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #0dbe3a81
+# %% ../../nbs/08b_serve/10b_log.ipynb #6f63470e
 def read_log(
     folder: str | Path,
     kind: str = "record",  # of line: "record", "note", "gap", "open", ...
@@ -285,7 +285,7 @@ def read_log(
         if line["kind"] == kind
     ]
     table = pd.DataFrame(rows)
-    if "label" in table:
+    if kind == "record" and len(table):
         label = pd.DataFrame(table.pop("label").tolist())
         table.insert(2, "label", label["kind"])
         table.insert(3, "reasons", label["reasons"].map(", ".join))

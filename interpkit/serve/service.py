@@ -279,14 +279,14 @@ def _logged(self: Service, explained: Explained, request: str) -> bool:
         told |= dict(features=a.feature.tolist(), effects=a.effect.tolist(), **a.scores)
     return self.log.note("explanation", request=hashed(request, self.log.salt), **told)
 
-# %% ../../nbs/08b_serve/12_service.ipynb #513d7780
+# %% ../../nbs/08b_serve/12_service.ipynb #51700363
 @patch
 def health(self: Service) -> dict:
     "Whether answers may be relied on now, and why not; the head of the log, to be kept elsewhere."
     why = self.withheld()
     told: dict[str, Any] = dict(
         status="ok" if why is None else "explanations withheld",
-        label=str(why or self.standing),
+        label=str(self.standing if why is None else why),
         level=self.monitor.level,
         release=self.release.fingerprint,
         dictionary=self.dictionary.fingerprint,
