@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'logits_in', 'Output', 'output_of']
 
-# %% ../../nbs/08b_serve/03c_outputs.ipynb #069e19a9
+# %% ../../nbs/08b_serve/03c_outputs.ipynb #ab82b80d
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ from ..core.errors import InterpkitError
 from ..model.batch import Batch
 from ..model.hooks import first_tensor
 from ..model.releases import Release
-from .readings import Layout
+from .readings import Layout, Passing
 
-# %% ../../nbs/08b_serve/03c_outputs.ipynb #e5e22967
+# %% ../../nbs/08b_serve/03c_outputs.ipynb #35134c5d
 MOST = 1024  # numbers of an output that are kept: 4 KB per request
 
 
@@ -27,9 +27,9 @@ def logits_in(out: object) -> Tensor:
     if type(out) is Tensor:
         return out
     named = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
-    return first_tensor(out if named is None else named)
+    return named if type(named) is Tensor else first_tensor(out if named is None else named)
 
-# %% ../../nbs/08b_serve/03c_outputs.ipynb #0644a27a
+# %% ../../nbs/08b_serve/03c_outputs.ipynb #360a83e8
 @dataclass(frozen=True)
 class Output:
     "Keeps what decisions follow from, and tells them later."
@@ -38,19 +38,19 @@ class Output:
     layout: Layout
     width: int  # numbers that are kept; 0: none
 
-    def keep(self, out: object, n: int, args: tuple = (), kwargs: dict | None = None):
-        "The numbers [n, width] of an output that decisions follow from; None where none are kept."
+    def keep(self, passing: Passing) -> Tensor | None:  # [n, width]
+        "The numbers of an output that decisions follow from; None where none are kept."
         if not self.width:
             return None
-        t = logits_in(out)
-        if t.ndim == 2:
-            return t
-        if t.ndim < 2:
-            return t.reshape(n, 1)
-        at = self.layout.place(args, kwargs or {})
+        t = logits_in(passing.out)
+        if t.ndim != 3:
+            return t.reshape(len(t), -1)
+        at = passing.place
+        if at is None:
+            at = self.layout.place(passing.args, passing.kwargs)
         if isinstance(at, int):
             return t.select(1, at)
-        return t[torch.arange(n, device=t.device), at.to(t.device)]
+        return t[torch.arange(len(t), device=t.device), at.to(t.device)]
 
     def decide(self, kept: Tensor) -> np.ndarray:  # [n, width] -> [n]
         "Decisions from what was kept."
@@ -58,7 +58,7 @@ class Output:
             x = self.release.decision(kept, Batch(n=len(kept)))
         return x.reshape(len(kept)).double().numpy()
 
-# %% ../../nbs/08b_serve/03c_outputs.ipynb #ddcf4769
+# %% ../../nbs/08b_serve/03c_outputs.ipynb #bf36fb78
 def output_of(
     release: Release,
     layout: Layout,
@@ -75,7 +75,7 @@ def output_of(
         if t.ndim > 3 or width > MOST:
             return nothing
         made = Output(release, layout, width)
-        kept = made.keep(out, batch.n, batch.args, batch.kwargs).detach().float().cpu()
+        kept = made.keep(Passing(batch.args, batch.kwargs or {}, out=out)).detach().float().cpu()
         with torch.no_grad():
             whole = release.decide(out, batch).double().cpu().numpy()
         found = made.decide(kept)

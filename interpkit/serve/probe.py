@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['inner_module', 'require_weights', 'probe_batch', 'SiteSeen', 'at_side', 'passing', 'see_sites', 'run_live', 'silent',
-           'Position', 'mask_argument', 'find_position', 'fixed', 'require_position']
+           'Position', 'arguments', 'mask_argument', 'find_position', 'fixed', 'require_position']
 
 # %% ../../nbs/08b_serve/03a_probe.ipynb #cf2d2f14
 from collections.abc import Callable
@@ -218,16 +218,23 @@ def _last_with_positions(release: Release, batch: Batch, positions: int) -> Site
             handle.remove()
     return next((Site(name) for name in reversed(passed) if passed.count(name) == 1), None)
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #d6c114b7
+# %% ../../nbs/08b_serve/03a_probe.ipynb #da160212
+def arguments(args: tuple, kwargs: dict | None) -> dict[int | str, object]:
+    "The arguments of a forward by place or name."
+    return {**dict(enumerate(args)), **(kwargs or {})}
+
+
 def mask_argument(batch: Batch) -> int | str | None:
-    "Which argument of the forward says what positions count; None where none does."
-    given = [*enumerate(batch.args), *(batch.kwargs or {}).items()]
-    if batch.mask is None:
+    "Which argument of the forward says which positions are real; None where none does."
+    if batch.mask is None or batch.last is None:
         return None
-    for name, t in given:
-        if torch.is_tensor(t) and t.shape == batch.mask.shape and t.dtype != torch.float32:
-            if torch.equal(t.bool(), batch.mask) and bool((t <= 1).all()):
-                return name
+    for name, t in arguments(batch.args, batch.kwargs).items():
+        if not torch.is_tensor(t) or t.shape != batch.mask.shape or t.dtype == torch.float32:
+            continue
+        real = t.bool()
+        ends = real.shape[1] - 1 - real.flip(1).int().argmax(1)
+        if bool((t <= 1).all()) and torch.equal(ends, batch.last) and bool(real[batch.mask].all()):
+            return name
     return None
 
 # %% ../../nbs/08b_serve/03a_probe.ipynb #033adc97

@@ -5,29 +5,31 @@
 # %% auto #0
 __all__ = ['Layout', 'rows_as', 'sequences', 'Passing', 'Reading', 'failed', 'irregular', 'LastReading', 'AllReading']
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #f3b48296
+# %% ../../nbs/08b_serve/03b_readings.ipynb #7cfc0e0a
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 
 from ..model.hooks import first_tensor
-from .probe import Position, SiteSeen
+from .probe import Position, SiteSeen, arguments
 from .readers import AllReader, FullReader, LastReader, exactly
 from .records import TrustLabel
 from .ring import Ring, Sheet, Stamp
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #09da77e2
+# %% ../../nbs/08b_serve/03b_readings.ipynb #86a4a9ff
 @dataclass(frozen=True)
 class Layout:
     "How the sites of a dictionary come by in a live model."
 
     seen: tuple[SiteSeen, ...]  # in the order of passing
     position: Position
+    bos: int | None = None  # the start token, which does not count
 
     @property
     def order(self) -> list[int]:
@@ -44,13 +46,14 @@ class Layout:
         "Sites of shape [B * T, d]."
         return frozenset(s.number for s in self.seen if s.flat)
 
-    def mask(self, args: tuple, kwargs: dict) -> Tensor | None:  # bool [B, T]
-        "The positions that count in this forward; None where all do."
+    def real(self, args: tuple, kwargs: dict) -> Tensor | None:  # bool [B, T]
+        "The positions that are no padding; None where all are real, as far as one looks."
         name = self.position.mask
-        if name is None:
-            return None
-        t = kwargs.get(name) if isinstance(name, str) else (args[name : name + 1] or (None,))[0]
-        if t is None or t.ndim != 2 or bool(t.all()):
+        if isinstance(name, int):
+            t = args[name] if name < len(args) else None
+        else:
+            t = kwargs.get(name)
+        if t is None or t.ndim != 2 or (t.device.type == "cpu" and bool(t.all())):
             return None
         return t.bool()
 
@@ -58,12 +61,35 @@ class Layout:
         "The position of the decision, or of each sequence: int [B]."
         if self.position.kind != "mask":
             return self.position.at
-        mask = self.mask(args, kwargs)
-        if mask is None:
+        real = self.real(args, kwargs)
+        if real is None:
             return -1
-        return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        return real.shape[1] - 1 - real.flip(1).int().argmax(1)
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #9a687fa1
+# %% ../../nbs/08b_serve/03b_readings.ipynb #e4ff62c7
+@patch
+def counting(
+    self: Layout, args: tuple, kwargs: dict
+) -> tuple[int, Tensor | None]:  # the first position that counts, and bool [B, T] from there on
+    "The positions that count in this forward; no mask where all of the rest do."
+    real = self.real(args, kwargs)
+    if self.bos is None:
+        return 0, real
+    given = arguments(args, kwargs)
+    ids = given.get("input_ids", given.get(0))
+    if ids is None or ids.ndim != 2 or ids.shape[1] < 2:
+        return 0, real
+    if real is None and ids.device.type == "cpu":
+        starts = ids[:, 0] == self.bos
+        if bool(starts.all()):
+            return 1, None
+        if not bool(starts.any()):
+            return 0, None
+    real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+    starts = (ids == self.bos) & (real.cumsum(1) == 1) & (real.sum(1, keepdim=True) > 1)
+    return 0, real & ~starts
+
+# %% ../../nbs/08b_serve/03b_readings.ipynb #3ccebcd1
 def rows_as(
     value: object,  # what passed a site
     n: int,  # sequences
@@ -78,20 +104,26 @@ def rows_as(
 
 def sequences(out: object) -> int:
     "How many requests an output answers."
+    if isinstance(out, dict):
+        out = out.get("logits", out)
     t = out if type(out) is Tensor else first_tensor(out)
     return len(t) if t.ndim else 1
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #5514cb79
-@dataclass(slots=True)
+# %% ../../nbs/08b_serve/03b_readings.ipynb #a4f076d5
 class Passing:
     "One forward under way, or at its end."
 
-    args: tuple
-    kwargs: dict
-    got: list = field(default_factory=list)  # (number of a site, what was kept of it)
-    out: object = None
-    about: list[tuple] = field(default_factory=list)  # number, time, id, audited per request
-    error: Exception | None = None  # of what reads
+    __slots__ = ("about", "args", "error", "got", "kwargs", "out", "place", "raw")
+
+    def __init__(
+        self, args: tuple, kwargs: dict, about: list[tuple] | None = None, out: Any = None
+    ):
+        self.args, self.kwargs, self.out = args, kwargs, out
+        self.got: list[tuple[int, Any]] = []  # number of a site, what was kept of it
+        self.about = about or []  # number, time, id, audited; one per request
+        self.error: Exception | None = None  # of what reads
+        self.raw: dict[int, Tensor] | None = None  # copies of all that passed, for an audit
+        self.place: int | Tensor | None = None  # of the decision, once it was asked
 
 # %% ../../nbs/08b_serve/03b_readings.ipynb #ac893374
 class Reading:
@@ -130,7 +162,7 @@ def irregular(stamp: Stamp, passing: Passing, names: dict[int, str]) -> Sheet:
     label = TrustLabel("INVALID", ("hook silent",), (f"passed {told or 'in another order'}",))
     return Sheet(stamp, passing.about, label, beats)
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #5bde7d26
+# %% ../../nbs/08b_serve/03b_readings.ipynb #697dffdb
 class LastReading(Reading):
     "Monitored features at the decision's position of all sites."
 
@@ -169,7 +201,7 @@ class LastReading(Reading):
             return self.ring.put(views if small is None else [*views, small], passing.about)
         sheet = Sheet(self.stamp, passing.about)
         x = torch.cat(views, 1).to(self.reader.parts[0].W.dtype)
-        sheet.fill(self.reader(x), None if small is None else small.clone(), passing.about[-1][0])
+        sheet.fill(self.reader(x), None if small is None else small.clone(), passing.about[0][0])
         return sheet, 0
 
     def flush(self) -> None:
@@ -180,14 +212,17 @@ class LastReading(Reading):
         if self.ring is not None:
             self.ring.close()
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #a08c4bf1
+# %% ../../nbs/08b_serve/03b_readings.ipynb #20dffe53
 @patch
 def _views(self: LastReading, passing: Passing) -> list[Tensor]:  # [B, d] each
     "The decision's position of every site that is read."
-    at, n = self.layout.place(passing.args, passing.kwargs), len(passing.about)
+    at, n, got = self.layout.place(passing.args, passing.kwargs), len(passing.about), passing.got
+    passing.place = at
     views = []
     for k, flat in self.wanted:
-        t = rows_as(passing.got[k][1], n, flat)
+        t = got[k][1]
+        if type(t) is not Tensor or t.ndim == 4 or flat:
+            t = rows_as(t, n, flat)
         if t.ndim == 2:
             views.append(t)
         elif isinstance(at, int):
@@ -196,7 +231,7 @@ def _views(self: LastReading, passing: Passing) -> list[Tensor]:  # [B, d] each
             views.append(t[torch.arange(n, device=t.device), at.to(t.device)])
     return views
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #c1acb3eb
+# %% ../../nbs/08b_serve/03b_readings.ipynb #911eec4f
 class AllReading(Reading):
     "The largest value over positions: of monitored features of all sites, or of all of one."
 
@@ -209,46 +244,56 @@ class AllReading(Reading):
     ):
         super().__init__(stamp, layout.order)
         self.layout, self.reader, self.output = layout, reader, output
+        self.flat = layout.flat
         full = isinstance(reader, FullReader)
         self.look = {reader.number: reader.at} if full else dict(reader.by_site)
 
     def see(self, passing: Passing) -> Callable[[tuple], None]:
-        mask = self.layout.mask(passing.args, passing.kwargs)
+        start, mask = self.layout.counting(passing.args, passing.kwargs)
+        n = 0
+        if self.flat:  # [B * T, d]: how many sequences there are, the arguments tell
+            given = arguments(passing.args, passing.kwargs).values()
+            n = next(len(t) for t in given if torch.is_tensor(t) and t.ndim)
 
         def read(pair: tuple) -> None:
             number, value = pair
             if number in self.look:
-                value = self._at(number, value, mask)
+                value = self._at(number, value, n, start, mask)
             passing.got.append((number, value))
 
         return read
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #891dd408
+    @exactly
+    def finish(self, passing: Passing) -> tuple[Sheet, int]:
+        found, n = [], len(passing.about)
+        for number, values in sorted(passing.got, key=lambda pair: pair[0]):
+            if isinstance(values, Exception):
+                raise values
+            if number in self.look:
+                found.append(values)
+        small = self.output(passing)
+        sheet = Sheet(self.stamp, passing.about)
+        values = found[0] if len(found) == 1 else torch.cat(found, 1)
+        if len(values) != n:
+            raise ValueError(f"{len(values)} rows at the sites for {n} requests")
+        sheet.fill(values, None if small is None else small.clone(), passing.about[0][0])
+        return sheet, 0
+
+# %% ../../nbs/08b_serve/03b_readings.ipynb #deedf023
 @patch
-def _at(self: AllReading, number: int, value: object, mask: Tensor | None):
+def _at(
+    self: AllReading,
+    number: int,
+    value: object,
+    n: int,  # sequences
+    start: int,  # the first position that counts
+    mask: Tensor | None,  # bool [B, T]
+):
     "What is read at one site; an error where it can't be, which `finish` tells."
     try:
-        t = rows_as(value, 1, False)
-        if number in self.layout.flat and mask is not None:
-            t = rows_as(t, len(mask), True)
+        t = rows_as(value, n, number in self.flat)
+        if t.ndim == 3 and start:
+            t = t[:, start:]
         return self.look[number](t, mask)
     except Exception as e:
         return e
-
-
-@patch
-@exactly
-def finish(self: AllReading, passing: Passing) -> tuple[Sheet, int]:
-    found, n = [], len(passing.about)
-    for number, values in sorted(passing.got, key=lambda pair: pair[0]):
-        if isinstance(values, Exception):
-            raise values
-        if number in self.look:
-            found.append(
-                values if len(values) == n else values.view(n, -1, values.shape[1]).amax(1)
-            )
-    small = self.output(passing)
-    sheet = Sheet(self.stamp, passing.about)
-    values = found[0] if len(found) == 1 else torch.cat(found, 1)
-    sheet.fill(values, None if small is None else small.clone(), passing.about[-1][0])
-    return sheet, 0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_features', 'is_compiled', 'look_at_sites', 'full_site', 'Setup']
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #0e237a0f
+# %% ../../nbs/08b_serve/03e_setup.ipynb #ea9d7b98
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import InterpkitError, bad_parameter
 from ..core.show import percent
@@ -27,7 +27,7 @@ from .monitored import Monitored, monitored
 from .outputs import Output
 from .probe import SiteSeen, require_position, see_sites
 from .readers import AllReader, FullReader, LastReader
-from .readings import AllReading, LastReading, Layout, Passing, Reading
+from .readings import AllReading, LastReading, Layout, Reading
 from .records import Record, TrustLabel
 from .ring import Ring, Sheet, Stamp
 from ..sparse.codes import whole_numbers
@@ -90,7 +90,7 @@ def full_site(
         return dictionary.sites[-1]
     return max(known, key=lambda s: chosen.by_site[str(s)])
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #87e40b58
+# %% ../../nbs/08b_serve/03e_setup.ipynb #9d505bb2
 @dataclass(frozen=True)
 class Setup:
     "What the levels of a monitor share."
@@ -107,12 +107,6 @@ class Setup:
     within_ms: float | None = 50
     told: Callable[[Sheet], None] | None = None  # of sheets that a worker read
     audit_p: float = 0.0
-
-    def small(self, passing: Passing) -> Tensor | None:
-        "What is kept of an output."
-        if not self.output.width:
-            return None
-        return self.output.keep(passing.out, len(passing.about), passing.args, passing.kwargs)
 
 # %% ../../nbs/08b_serve/03e_setup.ipynb #a35f46b2
 @patch
@@ -135,7 +129,7 @@ def stamp(self: Setup, level: str, reader: Any = None) -> Stamp:
         trust=self.trust,
     )
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #8eef9ec9
+# %% ../../nbs/08b_serve/03e_setup.ipynb #8e615ebc
 @patch
 def reading(self: Setup, level: str) -> Reading:
     "What a level does in a forward. Raises (exit code 64) where it can't be read there."
@@ -148,7 +142,7 @@ def reading(self: Setup, level: str) -> Reading:
         reader = AllReader(self.dictionary, self.chosen.features)
     else:
         reader = FullReader(self.dictionary, self.site)
-    return AllReading(self.stamp(level, reader), self.layout, reader, self.small)
+    return AllReading(self.stamp(level, reader), self.layout, reader, self.output.keep)
 
 
 @patch
@@ -169,4 +163,4 @@ def _last(self: Setup) -> LastReading:
             done=self.told,
             like=reader.parts[0].W,
         )
-    return LastReading(stamp, self.layout, reader, self.small, ring)
+    return LastReading(stamp, self.layout, reader, self.output.keep, ring)
