@@ -32,7 +32,7 @@ def _rng(seed: int, quarter: int, purpose: int) -> np.random.Generator:
     "Random numbers that no other purpose uses."
     return np.random.default_rng([seed, quarter, purpose])
 
-# %% ../../nbs/02_data/00a_ledger.ipynb #929ff162
+# %% ../../nbs/02_data/00a_ledger.ipynb #7f2e22bf
 def _factor_states(
     world: World,
     n: int,  # sequences
@@ -45,6 +45,7 @@ def _factor_states(
     for k, (name, factor) in enumerate(world.factors.items()):
         rng = _rng(seed, quarter, 10 + k)
         taste = np.exp(rng.normal(0, 1.0, n) - 0.5)[group]
+        taste = taste * np.linspace(1, world.drift.get(name, 1.0), n)
         start = np.clip(factor.start * world.propensity.get(name, 1.0) * taste, 0, 0.5)
         u = rng.random((n, world.events))
         state = np.zeros((n, world.events), bool)
@@ -184,6 +185,23 @@ class Quarter:
         "Sequences without their padding."
         return [row[:length].tolist() for row, length in zip(x, self.lengths, strict=True)]
 
+# %% ../../nbs/02_data/00a_ledger.ipynb #fb748ac3
+def _recorded(
+    world: World,
+    words: dict,  # field -> ids [n, E]
+    group: np.ndarray,  # int [n]
+    seed: int,
+    quarter: int,
+) -> dict:  # field -> ids [n, E]
+    "The words as they are written down."
+    if not world.recorded:
+        return words
+    number = np.arange(len(VOCAB))
+    for name, written in world.recorded.items():
+        number[TOKEN[name]] = TOKEN[written]
+    happens = _rng(seed, quarter, 5).random(len(group))[group] < world.recorded_share
+    return {name: np.where(happens[:, None], number[ids], ids) for name, ids in words.items()}
+
 # %% ../../nbs/02_data/00a_ledger.ipynb #3c9525bb
 def _customers(world: World, n: int, seed: int, quarter: int) -> np.ndarray:  # int [n]
     "The customer of each sequence."
@@ -193,7 +211,7 @@ def _customers(world: World, n: int, seed: int, quarter: int) -> np.ndarray:  # 
     group[second] = group[np.flatnonzero(second) - 1]
     return group
 
-# %% ../../nbs/02_data/00a_ledger.ipynb #623f4a48
+# %% ../../nbs/02_data/00a_ledger.ipynb #05a22929
 def _shifted(world: World, shift) -> World:
     "The world after a shift, a list of them or None."
     if shift is None:
@@ -224,6 +242,9 @@ def generate(
     chance = 1 / (1 + np.exp(-score))
     label = (_rng(seed, quarter, 4).random(n) < chance).astype(int)
     meta = _meta(n, group, seed, quarter)
+    if world.drift:  # rows come in the order of their days
+        meta["timestamp"] = np.sort(meta["timestamp"].to_numpy())
+    words = _recorded(world, words, group, seed, quarter)
     return Quarter(*_tokens(words, real), on, words, real, true_causes, score, label, meta)
 
 # %% ../../nbs/02_data/00a_ledger.ipynb #d00a5d42

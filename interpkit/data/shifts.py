@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONCEPT', 'CATALOGUE', 'round_weights', 'Entry', 'Shift']
 
-# %% ../../nbs/02_data/01_shifts.ipynb #2586ec08
+# %% ../../nbs/02_data/01_shifts.ipynb #52ac1be8
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,16 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import bad_parameter, nearest
+from interpkit.data.changes import (
+    correlation_flip,
+    factor_retired,
+    low_rank,
+    mimicry,
+    remapped,
+    schema_bug,
+    slow_drift,
+    turned,
+)
 from .world import FACTORS, World
 
 # %% ../../nbs/02_data/01_shifts.ipynb #52d313f6
@@ -92,7 +102,7 @@ class Entry:
     description: str
     apply: Callable[[Any, float], Any]  # (World, strength) -> World; of the model: state dict
 
-# %% ../../nbs/02_data/01_shifts.ipynb #88315e91
+# %% ../../nbs/02_data/01_shifts.ipynb #2db7f565
 def _nothing(world: World, strength: float) -> World:
     "The same world."
     return world
@@ -115,6 +125,24 @@ CATALOGUE = {
         "instalment purchases appear, and are risky under credit stress",
         _new_factor,
     ),
+    "S5": Entry("factor retired", "data", "mule rings disappear", factor_retired),
+    "S6": Entry(
+        "correlation flip",
+        "data",
+        "takeovers and online purchases exchange the words that go with them",
+        correlation_flip,
+    ),
+    "S7": Entry("turned", "model", "the residual stream in other units, no decision moves", turned),
+    "S8": Entry(
+        "schema bug",
+        "data",
+        "amounts are written two classes larger, and the time since the last event is lost",
+        schema_bug,
+    ),
+    "S9": Entry("remapped", "data", "merchants get the number of the next one", remapped),
+    "S10": Entry("slow drift", "data", "the covariate mix comes row by row", slow_drift),
+    "S11": Entry("mimicry", "data", "takeovers look like ordinary online purchases", mimicry),
+    "S13": Entry("low rank", "model", "an update of rank two, a tenth of each matrix", low_rank),
     "S14": Entry("rounded weights", "model", "another dtype or quantisation", round_weights),
 }
 

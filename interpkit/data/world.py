@@ -202,7 +202,7 @@ def causes(
         instalment_stress=((count["instalment"] > 1) & (count["stress"] > 0)) * 1.0,
     )
 
-# %% ../../nbs/02_data/00_world.ipynb #a5fa7ee7
+# %% ../../nbs/02_data/00_world.ipynb #38dc5089
 RULE = dict(
     takeover_at_home=3.6,
     takeover_on_road=-2.0,
@@ -225,3 +225,6 @@ class World:
     events: int = 16  # most events of a customer
     fewest: int = 8
     two_accounts: float = 0.05  # share of rows that belong to the customer of the row before
+    drift: dict = field(default_factory=dict)  # factor -> multiplier of its start at the last row
+    recorded: dict = field(default_factory=dict)  # token name -> the one that is written for it
+    recorded_share: float = 1.0  # of customers to whom this happens

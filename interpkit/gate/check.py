@@ -257,8 +257,8 @@ def _trained(old: Release, rows, train_data, policy: Policy, progress, out):
         dictionary.save(result_folder(out) / "dictionary", overwrite=True)
     return dictionary, checked
 
-# %% ../../nbs/09_gate/04_check.ipynb #d74299c3
-ASIDE = ("decision", "new")  # what a policy has and `check` takes in another form
+# %% ../../nbs/09_gate/04_check.ipynb #d614536f
+ASIDE = ("decision", "new", "serve")  # what `check` takes in another form, or leaves to jobs
 KEYWORDS = tuple(name for name in Policy.model_fields if name not in ASIDE)
 
 

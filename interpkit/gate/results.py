@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEPT', 'PLACES', 'RESULTS', 'digest_of', 'asked', 'absolute', 'Places', 'Question', 'question_of', 'differences',
            'begun_with', 'salt_of', 'begin', 'Declared', 'Fingerprints', 'Prepared', 'Trained', 'Scored', 'Adapted',
-           'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of', 'plan_table', 'Page', 'why_not',
-           'raise_unless_passed']
+           'Profiled', 'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of', 'plan_table', 'Page',
+           'why_not', 'raise_unless_passed']
 
 # %% ../../nbs/09_gate/05_results.ipynb #db2d9027
 import os
@@ -151,7 +151,7 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #24773402
+# %% ../../nbs/09_gate/05_results.ipynb #98079cf3
 class Declared(Form):
     "How a check set declares events."
 
@@ -213,6 +213,18 @@ class Adapted(Form):
     dictionary: str = ""  # fingerprint
 
 
+class Profiled(Form):
+    "What levels cost, and which one fits."
+
+    release: str
+    dictionary: str  # fingerprint
+    level: str
+    features: int
+    coverage: float
+    note: str
+    evidence: str = ""  # digest of the check that held; '' where none was made
+
+
 RESULTS = dict(
     preflight=Prepared,
     train_sae=Trained,
@@ -220,6 +232,7 @@ RESULTS = dict(
     drift=Scored,
     adapt=Adapted,
     report=Scored,
+    profile=Profiled,
 )
 
 

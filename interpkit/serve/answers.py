@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Answer', 'label_shares', 'pushes', 'heavier_side', 'input_reasons', 'Answering', 'canary_spread', 'Found', 'answer']
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #e03e60f1
+# %% ../../nbs/08b_serve/06_answers.ipynb #218e25ce
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -187,7 +188,7 @@ def input_reasons(
     return [p.loc[size[p.index].sort_values(ascending=False).index].reset_index(drop=True)
             for p in parts]  # fmt: skip
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #f67a975f
+# %% ../../nbs/08b_serve/06_answers.ipynb #c32a735a
 class Answering:
     "Answers for one release and dictionary, as many requests as one likes."
 
@@ -199,6 +200,7 @@ class Answering:
         limits: TrustLimits | None = None,
         inputs: bool = True,  # whether inputs are asked where the dictionary abstains
         like: pd.DataFrame | None = None,  # ordinary rows for that; None: the canary rows
+        refuted: Iterable[int] = (),  # features whose labels were shown not to be what they say
     ):
         if not n >= 1:
             raise bad_parameter("at least one feature to ablate", f"n={n}", "n=16")
@@ -208,7 +210,7 @@ class Answering:
             self.limits = replace(self.limits, spread=canary_spread(dictionary))
         self.standing = standing(release, dictionary)
         self.stated = Stated(release, dictionary)
-        self.inputs, self.like = inputs, like
+        self.inputs, self.like, self.refuted = inputs, like, sorted(set(refuted))
         self.tried: dict[tuple, Tried] = {}
 
     def answers(self, rows: pd.DataFrame) -> list[Answer]:
@@ -243,7 +245,7 @@ def canary_spread(dictionary: Dictionary) -> float:
         )
     return spread
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #1bb1101f
+# %% ../../nbs/08b_serve/06_answers.ipynb #a85a1f12
 def _shapes(batch: Batch) -> tuple:
     "Shapes of all that a forward takes."
     found = []
@@ -276,6 +278,7 @@ def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]
     first = at.acts[self.dictionary.sites[0]]
     mask = counted(first, batch.mask).cpu().numpy()
     held = label_shares(self.stated, rows, feature, pushes(at, feature), mask)
+    held[np.isin(feature, self.refuted)] = 0.0
     error = (at.error / (at.error + at.mass).clamp(min=1e-30)).amax(1).double().cpu().numpy()
     decision = at.decision.double().cpu().numpy()
     found = Found(decision, feature, estimate, held, error, m)

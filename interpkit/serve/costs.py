@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Number', 'NO_OP', 'PARTS', 'Rung', 'Cost', 'measured', 'broken', 'unsettled', 'rung_of', 'Costs', 'dearest', 'Choice',
-           'CostForm', 'CostsForm', 'choice_or_off']
+           'CostForm', 'CostsForm', 'choice_or_off', 'budget_in']
 
 # %% ../../nbs/08b_serve/02a_costs.ipynb #90e2b917
 import math
@@ -132,17 +132,17 @@ def unsettled(cost: Cost, budget: Budget) -> str:
     ]
     return f"its 95 % interval reaches {', '.join(over)}: measure more calls" if over else ""
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #0833f4d3
+# %% ../../nbs/08b_serve/02a_costs.ipynb #c97f37fb
+def _digits(x: float) -> str:
+    return f"{x:.2g}" if abs(x) < 99.5 else f"{x:,.0f}"
+
+
 def _interval(x: Number, lower: Number, upper: Number, unit: str = "") -> str:
     "'1.2 % (0.9 to 1.4)', with two digits; '' where it was not measured."
     if x is None:
         return ""
-    within = "" if lower is None or upper is None else f" ({lower:.2g} to {upper:.2g})"
-    return f"{x:.2g}{unit}{within}" if abs(x) < 100 else f"{x:,.0f}{unit}{_wide(lower, upper)}"
-
-
-def _wide(lower: Number, upper: Number) -> str:
-    return "" if lower is None or upper is None else f" ({lower:,.0f} to {upper:,.0f})"
+    within = "" if lower is None or upper is None else f" ({_digits(lower)} to {_digits(upper)})"
+    return f"{_digits(x)}{unit}{within}"
 
 # %% ../../nbs/08b_serve/02a_costs.ipynb #08d21063
 def _words(cost: Cost) -> dict:
@@ -173,7 +173,7 @@ def rung_of(cost: Cost) -> Rung:
     "Which rung a row belongs to."
     return cost.level, cost.deferred, cost.site, cost.features
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #5bd0ab1d
+# %% ../../nbs/08b_serve/02a_costs.ipynb #122c938d
 @dataclass(frozen=True)
 class Costs:
     "What each level costs for one model on one machine."
@@ -182,6 +182,7 @@ class Costs:
     machine: dict = field(default_factory=dict)  # device, threads, its rates, versions
     release: dict = field(default_factory=dict)  # name, fingerprint
     dictionary: str = ""  # fingerprint
+    monitored: dict[str, list[int]] = field(default_factory=dict)  # how many -> which features
     every: int = 0  # requests that a deferred product waits for at most
     measured_on: str = ""  # a date
     trace: str = ""  # file of torch's profiler, beside this one
@@ -232,12 +233,15 @@ def sized(self: Costs, batch: int | None = None) -> list[Cost]:
         raise bad_parameter(asked, f"{there} was measured", "ipk profile measures them")
     return found
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #675a4183
+# %% ../../nbs/08b_serve/02a_costs.ipynb #674a95e5
 @patch
 def rungs(self: Costs, batch: int | None = None) -> dict[Rung, list[Cost]]:
-    "The rows of each rung, from the lowest level up."
+    "The rows of each rung that reads something, from the lowest level up."
     found: dict[Rung, list[Cost]] = {}
-    for cost in sorted(self.sized(batch), key=lambda c: (level_number(c.level), c.features)):
+    reading = [cost for cost in self.sized(batch) if cost.level != "off"]
+    if not reading:
+        raise bad_parameter("costs of a level that reads", "off alone", "profile other levels")
+    for cost in sorted(reading, key=lambda c: (level_number(c.level), c.features)):
         found.setdefault(rung_of(cost), []).append(cost)
     return found
 
@@ -324,7 +328,7 @@ def choose(self: Costs, budget: Budget, batch: int | None = None) -> Choice:
 
     return max(found, key=rank)
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #95195261
+# %% ../../nbs/08b_serve/02a_costs.ipynb #548b0fd9
 class CostForm(Form):
     "One row of budget.json."
 
@@ -346,17 +350,18 @@ class CostsForm(Form):
     machine: dict
     release: dict[str, str]
     dictionary: str
+    monitored: dict[str, list[int]]
     every: int
     measured_on: str
     trace: str
     budget: dict | None
     chosen: dict | None
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #00c973b9
-def choice_or_off(costs: Costs, budget: Budget) -> Choice:
+# %% ../../nbs/08b_serve/02a_costs.ipynb #e0f708eb
+def choice_or_off(costs: Costs, budget: Budget, batch: int | None = None) -> Choice:
     "What fits a budget, and level off with the reason where nothing does."
     try:
-        return costs.choose(budget)
+        return costs.choose(budget, batch)
     except InterpkitError as e:
         return Choice("off", note=e.given)
 
@@ -377,7 +382,7 @@ def save(self: Costs, path: str | Path, budget: Budget | None = None) -> Path:
     "Write budget.json, whole or not at all."
     return write_json(path, self.as_dict(budget))
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #c15f248b
+# %% ../../nbs/08b_serve/02a_costs.ipynb #7e8e8c44
 def _row(told: dict, path: str | Path) -> Cost:
     "A row of budget.json. Raises (exit code 65) where a number is none."
     known = {f.name: told.get(f.name, f.default) for f in fields(Cost)}
@@ -394,3 +399,10 @@ def load(cls: Costs, path: str | Path) -> Costs:
     told = read_form(path, CostsForm)
     names = [f.name for f in fields(cls) if f.name != "rows"]
     return cls(tuple(_row(r, path) for r in told["rows"]), **{name: told[name] for name in names})
+
+
+def budget_in(path: str | Path) -> Budget | None:
+    "The budget that was asked when a budget.json was written; None where none was."
+    told = read_form(path, CostsForm)["budget"]
+    known = {f.name for f in fields(Budget)}
+    return None if told is None else Budget(**{k: x for k, x in told.items() if k in known})

@@ -58,7 +58,7 @@ FOLDERS = (  # in the order in which they are read
         "Jobs",
         "README",
         "The notebooks that run on every model release, one for each stage of a check.",
-        ("preflight", "train_sae", "train_clt", "drift", "adapt", "report"),
+        ("preflight", "train_sae", "train_clt", "drift", "adapt", "report", "profile"),
     ),
     Folder(
         "00_core",
