@@ -144,7 +144,7 @@ def withheld(self: Service) -> TrustLabel | None:
         return TrustLabel("ABSTAIN", ("not read",), (why,))
     return None if self.standing.trusted else self.standing
 
-# %% ../../nbs/08b_serve/12_service.ipynb #fb1fbe1e
+# %% ../../nbs/08b_serve/12_service.ipynb #af9714b0
 @dataclass(frozen=True)
 class Decided:
     "A decision and what is known of it."
@@ -161,7 +161,8 @@ def decide(
 ) -> Decided:
     "Decide one request. Raises (exit code 64 or 65) only where its row is none."
     request = uuid.uuid4().hex if request is None else str(request)
-    batch = self.certified.batch(pd.DataFrame([row | dict(sequence_id=request)]))
+    rows = pd.DataFrame([row | dict(sequence_id=request)])
+    batch = self.certified.batch(self.certified.pin(rows))
     with self._counted() as queue, span("decide", self.tracer) as current:
         level = self._level(queue)
         with self._turn:
