@@ -9,7 +9,8 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("interop", "jax", "lab", "dev")}
+names = ("interop", "jax", "lab", "serve", "dev")
+extras = {name: cfg[f"{name}_requirements"].split() for name in names}
 readme = here / "README.md"
 
 setup(
