@@ -214,8 +214,9 @@ def test_judge_needs_decided_statements_of_both_questions(statements):
     refused(lambda: judge(statements, plan()))
 
 
-def test_sensitivity_needs_the_whole_table():
-    refused(lambda: sensitivity(table().head(3), plan()))
+def test_sensitivity_needs_decided_statements_of_both_questions():
+    refused(lambda: sensitivity(DECIDED))
+    refused(lambda: sensitivity([EFFECT, VALID]))
 
 
 # plans and segments

@@ -172,8 +172,8 @@ def test_sensitivity_is_the_verdict_at_other_limits():
         limit = factor * c.plan.watched_limit
         other = replace(c.plan, statements=tuple(scaled), watched_limit=limit)
         v = judge(decide(c.table, other), c.plan)
-        assert sensitivity(c.table, c.plan)[name] == dict(valid=v.valid, same=v.same)
-    assert verdict().sensitivity == sensitivity(c.table, c.plan)
+        assert sensitivity(decide(c.table, c.plan))[name] == dict(valid=v.valid, same=v.same)
+    assert verdict().sensitivity == sensitivity(decide(c.table, c.plan))
 
 
 # what to collect

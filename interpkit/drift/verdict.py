@@ -6,10 +6,10 @@
 __all__ = ['ORDER', 'EXIT', 'worst', 'statement_table', 'Verdict', 'statement_named', 'needed_by_statement', 'to_collect',
            'sensitivity', 'naming', 'judge']
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #18f9500c
+# %% ../../nbs/08_drift/04_verdict.ipynb #e9a178f2
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,12 @@ import pandas as pd
 from ..core.digests import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
-from ..core.statistics import holm, p_above
+from ..core.statistics import JUDGED, against, holm, p_above
 from .actions import action_after, action_for, holds_up
 from .segments import ALERTS, LEAST, LEAST_ALERTS
 from interpkit.drift.statements import (
     Plan,
     Statement,
-    decide,
     interval_of,
     measured,
     names_apart,
@@ -216,13 +215,21 @@ def to_collect(statements: Iterable[Statement]) -> int | None:
     counts = [n for n in needed if n is not None]
     return None if needed and not counts else max(counts, default=0)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #ee1ef7c6
-def sensitivity(table: pd.DataFrame, plan: Plan) -> dict[str, dict[str, str]]:
-    "Both answers if every limit allowed half or double."
+# %% ../../nbs/08_drift/04_verdict.ipynb #7a961011
+def _at(s: Statement, factor: float) -> Statement:
+    "A decided statement if its limit allowed `factor` times as much; its interval stays."
+    if s.reason != JUDGED.get(s.outcome) or s.lower is None:  # too few to judge at any limit
+        return s
+    upper = math.inf if s.upper is None else s.upper
+    return replace(s, outcome=against(s.lower, upper, s.scaled(factor).limit))
+
+
+def sensitivity(statements: Sequence[Statement]) -> dict[str, dict[str, str]]:
+    "Both answers of decided statements if every limit allowed half or double."
     answers = {}
     for name, factor in (("half", 0.5), ("double", 2.0)):
-        statements = decide(table, plan.scaled(factor))
-        answers[name] = {q: _answer(statements, q) for q in ("valid", "same")}
+        others = [_at(s, factor) for s in statements]
+        answers[name] = {q: _answer(others, q) for q in ("valid", "same")}
     return answers
 
 # %% ../../nbs/08_drift/04_verdict.ipynb #e6ed7f67
@@ -266,7 +273,7 @@ def naming(
     named = out[shown].drop(columns="p")
     return named.sort_values(["family", "share"], ascending=[False, False], ignore_index=True)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #a4df6777
+# %% ../../nbs/08_drift/04_verdict.ipynb #52ca17f4
 def judge(
     statements: Sequence[Statement],  # decided
     plan: Plan,
@@ -280,7 +287,7 @@ def judge(
     changed, other_limits = [], {}
     if table is not None:
         changed = naming(table, plan).to_dict("records")
-        other_limits = sensitivity(table, plan)
+        other_limits = sensitivity(statements)
     return Verdict(
         plan.old,
         plan.new,
