@@ -227,7 +227,7 @@ class FullReader:
         "The active features of every position, for who needs to know where they are active."
         return self.encoder(acts)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #20f51632
+# %% ../../nbs/08b_serve/02_readers.ipynb #ef04bc58
 def _scattered(codes: SparseCodes, n: int, mask: Tensor | None) -> Tensor:  # [n, F]
     "The largest value of each feature in each sequence; -infinity where it is not active."
     each, F = max((len(codes.tokens) - 1) // n, 1), codes.n_features
@@ -249,9 +249,13 @@ def at(
     "The largest pre-activation of each feature; not finite where activations are not."
     if mask is not None and mask.shape == acts.shape[:2]:
         acts = acts.masked_fill(~mask[..., None], 0)  # whatever stands there, NaN too
-    x = acts.reshape(-1, acts.shape[-1]).to(self.encoder.W_enc.dtype)
-    if not self.shows and not bool(x.isfinite().all()):
-        return x.new_full((len(acts), len(self.columns.feature)), torch.nan)
+    acts, bad = acts.to(self.encoder.W_enc.dtype), None
+    if not self.shows and not bool(acts.isfinite().all()):
+        bad = ~acts.isfinite().flatten(1).all(1)
+        acts = acts.masked_fill(bad.view(-1, *[1] * (acts.ndim - 1)), 0)
+    x = acts.reshape(-1, acts.shape[-1])
     if self.screens:
-        return _scattered(self.encoder(x), len(acts), mask)
-    return _largest(self.product(x), len(acts), mask)
+        largest = _scattered(self.encoder(x), len(acts), mask)
+    else:
+        largest = _largest(self.product(x), len(acts), mask)
+    return largest if bad is None else largest.masked_fill(bad[:, None], torch.nan)
