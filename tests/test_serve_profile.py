@@ -24,11 +24,12 @@ from interpkit.gate.runner import run_check, run_serving
 from interpkit.gate.serving import profile as profile_job
 from interpkit.gate.serving import served
 from interpkit.serve import paired_times
+from interpkit.serve.arms import bare, hooks_on
 from interpkit.serve.costs import Cost, Costs, budget_in, choice_or_off
 from interpkit.serve.levels import LEVELS, Budget
 from interpkit.serve.monitored import monitored
 from interpkit.serve.paired_times import Arm, interleaved, mean_difference, tail_difference
-from interpkit.serve.profile import bare, profile
+from interpkit.serve.profile import profile
 from interpkit.serve.rungs import Seen, difference_of, expected_of, reads_of
 
 SMALL = dict(features=[4], calls=100, seconds=3)
@@ -211,9 +212,14 @@ def test_hooks_come_back_as_they_were_also_after_an_error(tiny):
         assert calls == []
         raise KeyError
     model(x)
-    handle.remove()
+    own = hooks_on(model)
+    ours = model[0].register_forward_hook(lambda *_: calls.append(2))
+    with bare(model, own):
+        model(x)  # theirs stays
+    ours.remove(), handle.remove()
     model(x)
-    assert calls == [1]
+    assert calls == [1, 1]
+    assert hooks_on(model) == {}
 
 
 def test_every_level_is_measured_and_what_was_not_is_empty(tiny, tmp_path):

@@ -188,13 +188,13 @@ class Drift(Parameters):
 
     run: str = Field(min_length=1, description="folder of this run", examples=["runs/v1--v2"])
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #bb2361f6
+# %% ../../nbs/09_gate/00_parameters.ipynb #46c155a2
 class Adapt(Parameters):
     "The dictionary follows a release that it does not fit, and the check is made again."
 
     run: str = Field(min_length=1, description="folder of this run", examples=["runs/v1--v2"])
 
-# %% ../../nbs/09_gate/00_parameters.ipynb #a7f52ee6
+
 class Report(Parameters):
     "Verdict and report of a run."
 
