@@ -18,6 +18,7 @@ from helpers import refused
 
 from interpkit.core.errors import ExitCode
 from interpkit.model.releases import Release
+from interpkit.serve.audits import Auditor
 from interpkit.serve.chain import log_files, verify_log
 from interpkit.serve.costs import Cost, Costs
 from interpkit.serve.levels import LEVELS, Budget
@@ -285,6 +286,21 @@ def test_a_monitor_that_is_gone_leaves_no_answer_without_a_label(tiny, make):
         assert service.log.flush()
     assert all(a["label"]["reasons"] == ["failed"] for a in answers)
     assert len(read_log(service.log.chain.folder)) == 11
+
+
+def test_a_stuck_audit_worker_is_told_and_nobody_waits_for_it(tiny, make):
+    stuck = threading.Event()
+    audit = Auditor(tiny.old, tiny.dictionary, capacity=2, fn=lambda *seen: stuck.wait())
+    budget = Budget(added_latency_pct=None, cpu_pct_mean=None, audit_p=1.0)
+    service = make(budget=budget, costs=priced(monitor_last=2.0), audit=audit)
+    with serving(service) as call:
+        answers = load(call.port, rows_of(tiny), 40)
+        told = samples(call("metrics")[1])
+    audited = [a for a in answers if a["level"] != "off"]  # the bare arm leaves nothing to audit
+    assert all(a["label"]["reasons"] for a in answers) and len(audited) >= 20
+    assert told["interpkit_audits_dropped_total",] == audit.dropped >= len(audited) - 4
+    stuck.set()
+    audit.close()
 
 
 def test_a_calibrated_label_reaches_response_log_and_metrics(tiny, make):

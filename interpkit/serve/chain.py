@@ -191,7 +191,7 @@ def _begun(path: Path) -> _Walk:
             return _Walk(n - 1, GENESIS)
         raise _broken(path, 1, str(e)) from None
 
-# %% ../../nbs/08b_serve/10_chain.ipynb #c5761227
+# %% ../../nbs/08b_serve/10_chain.ipynb #a93ea77c
 def _steps(path: Path, walk: _Walk, last: bool) -> Iterator[dict]:
     "The lines of one file, checked; a torn end of the last file is measured and left out."
     if int(path.stem) != walk.n + 1:
@@ -205,7 +205,7 @@ def _steps(path: Path, walk: _Walk, last: bool) -> Iterator[dict]:
     except MALFORMED as e:
         raise _broken(path, walk.n - first + 1, str(e) or type(e).__name__) from None
 
-
+# %% ../../nbs/08b_serve/10_chain.ipynb #701994fc
 def _walked(folder: str | Path) -> Iterator[tuple[_Walk, dict]]:
     "The lines of a log, each with the walk up to it; raises (exit code 65) where it breaks."
     files = log_files(folder)
@@ -220,12 +220,12 @@ def _walked(folder: str | Path) -> Iterator[tuple[_Walk, dict]]:
         why = f"it is line {walk.first} of the log, and no line says that others were removed"
         raise _broken(files[0], 1, why)
 
-
+# %% ../../nbs/08b_serve/10_chain.ipynb #f23214d2
 def log_lines(folder: str | Path) -> Iterator[dict]:
     "The lines of a log in their order; raises (exit code 65) where the chain breaks."
     yield from (line for _, line in _walked(folder))
 
-# %% ../../nbs/08b_serve/10_chain.ipynb #13ab83ef
+# %% ../../nbs/08b_serve/10_chain.ipynb #dd51988d
 def _at_head(folder: str | Path, head: tuple[int, str], walk: _Walk, found: str | None) -> None:
     "Raise (exit code 65) where a line that was there once is another one, or is gone."
     n, digest = head
@@ -241,7 +241,7 @@ def _at_head(folder: str | Path, head: tuple[int, str], walk: _Walk, found: str 
         "a later head",
     )
 
-
+# %% ../../nbs/08b_serve/10_chain.ipynb #31358abb
 def verify_log(
     folder: str | Path,
     head: tuple[int, str] | None = None,  # number and digest of a line, as they were kept elsewhere

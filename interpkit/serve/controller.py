@@ -64,7 +64,7 @@ def room(
     tail = _room(budget.added_latency_p99_us, p99)
     return min(tail, _room(budget.added_latency_pct, pct))
 
-# %% ../../nbs/08b_serve/09a_controller.ipynb #042a3056
+# %% ../../nbs/08b_serve/09a_controller.ipynb #11d1814a
 EACH = 4  # requests from one look at the load to the next
 SETTLE = 12  # requests between two steps down
 DWELL, LONGEST = 200, 25_600  # requests before a step up
@@ -82,7 +82,7 @@ class Change:
     after: str
     why: str  # in words
 
-
+# %% ../../nbs/08b_serve/09a_controller.ipynb #e8a864a3
 class Controller:
     "Picks the level of each request. Threads may share it; it starts at the highest step."
 
@@ -112,22 +112,25 @@ class Controller:
         self._random, self._lock = random.Random(seed), threading.Lock()
         self._look_up_rooms()
 
-    @property
-    def step(self) -> str:
-        "The level that requests run at now, but for the bare arm."
-        return self.steps[self.place].level
+# %% ../../nbs/08b_serve/09a_controller.ipynb #105f2edc
+@patch(as_prop=True)
+def step(self: Controller) -> str:
+    "The level that requests run at now, but for the bare arm."
+    return self.steps[self.place].level
 
-    @property
-    def exhausted(self) -> bool:
-        "Whether less is watched than `min_coverage`, on average over the last 1,000 requests."
-        return self.coverage < self.budget.min_coverage
 
-    @property
-    def withholds(self) -> bool:
-        "Whether explanations are withheld: the budget is exhausted, and says `fail closed`."
-        return self.exhausted and self.budget.on_exhaust == "fail closed"
+@patch(as_prop=True)
+def exhausted(self: Controller) -> bool:
+    "Whether less is watched than `min_coverage`, on average over the last 1,000 requests."
+    return self.coverage < self.budget.min_coverage
 
-# %% ../../nbs/08b_serve/09a_controller.ipynb #c605bc85
+
+@patch(as_prop=True)
+def withholds(self: Controller) -> bool:
+    "Whether explanations are withheld: the budget is exhausted, and says `fail closed`."
+    return self.exhausted and self.budget.on_exhaust == "fail closed"
+
+# %% ../../nbs/08b_serve/09a_controller.ipynb #9c04cf62
 @patch
 def level(
     self: Controller,
@@ -146,7 +149,7 @@ def level(
         self.on_change(change)
     return step.level
 
-
+# %% ../../nbs/08b_serve/09a_controller.ipynb #d0520137
 @patch
 def observe(
     self: Controller,

@@ -6,14 +6,16 @@
 __all__ = ['WINDOW', 'FEWEST', 'STANDING', 'WORST', 'TWICE', 'SHOWN', 'BLOCK', 'BLOCKS', 'ENOUGH', 'SURE', 'Load', 'Overhead',
            'ratio', 'Paired']
 
-# %% ../../nbs/08b_serve/09_load.ipynb #b7d110c8
+# %% ../../nbs/08b_serve/09_load.ipynb #3cd10bc6
 import math
 from collections import deque
 from dataclasses import dataclass
 
+from fastcore.basics import patch
+
 from ..core.errors import bad_parameter
 
-# %% ../../nbs/08b_serve/09_load.ipynb #cd511e51
+# %% ../../nbs/08b_serve/09_load.ipynb #d45b92b7
 WINDOW, FEWEST, STANDING = 400, 20, 32  # arrivals
 WORST = 1e6  # the inflation of a queue that grows without end
 TWICE, SHOWN = math.log(2), math.log(5000)
@@ -52,33 +54,41 @@ class Load:
             self._arrivals = deque(list(seen)[-min(self._run, FEWEST) - 1 :], maxlen=WINDOW)
             self._shift, self._run = 0.0, 0
 
-    def served(
-        self,
-        seconds: float,  # from begin to end of its service, without waiting
-    ):
-        "A request has been served."
-        if math.isfinite(seconds) and seconds >= 0:
-            share = 0.05 if self.service else 1.0
-            self.service += share * (seconds - self.service)
+# %% ../../nbs/08b_serve/09_load.ipynb #ce0ed57d
+@patch
+def served(
+    self: Load,
+    seconds: float,  # from begin to end of its service, without waiting
+):
+    "A request has been served."
+    if math.isfinite(seconds) and seconds >= 0:
+        share = 0.05 if self.service else 1.0
+        self.service += share * (seconds - self.service)
 
-    def utilisation(self) -> float:
-        "Arrivals per second times seconds of service, per server; over 1 in overload."
-        seen = self._arrivals
-        if len(seen) < FEWEST or not self.service:
-            return 0.0
-        passed = seen[-1] - seen[0]
-        work = (len(seen) - 1) * self.service / self.servers
-        return work / passed if passed > 0 else math.inf
 
-    def standing(self) -> int:
-        "The shortest queue that any of the last requests has met."
-        return min(self._queues) if len(self._queues) == STANDING else 0
+@patch
+def utilisation(self: Load) -> float:
+    "Arrivals per second times seconds of service, per server; over 1 in overload."
+    seen = self._arrivals
+    if len(seen) < FEWEST or not self.service:
+        return 0.0
+    passed = seen[-1] - seen[0]
+    work = (len(seen) - 1) * self.service / self.servers
+    return work / passed if passed > 0 else math.inf
 
-    def inflation(self) -> float:
-        "How much longer a request takes for each second that is added to every service; >= 1."
-        idle = 1 - self.utilisation()
-        waits = 1 / max(idle, 1 / WORST)
-        return max(waits, 1.0 + self.standing() / self.servers)
+# %% ../../nbs/08b_serve/09_load.ipynb #ba2e3b6c
+@patch
+def standing(self: Load) -> int:
+    "The shortest queue that any of the last requests has met."
+    return min(self._queues) if len(self._queues) == STANDING else 0
+
+
+@patch
+def inflation(self: Load) -> float:
+    "How much longer a request takes for each second that is added to every service; >= 1."
+    idle = 1 - self.utilisation()
+    waits = 1 / max(idle, 1 / WORST)
+    return max(waits, 1.0 + self.standing() / self.servers)
 
 # %% ../../nbs/08b_serve/09_load.ipynb #aca2dd08
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def ratio(
     error = math.sqrt(n * sum(x * x for x in rest) / (n - 1)) / total
     return 100 * r, 100 * (r - z * error)
 
-# %% ../../nbs/08b_serve/09_load.ipynb #2ee94052
+# %% ../../nbs/08b_serve/09_load.ipynb #9b262a65
 BLOCK, BLOCKS = 8, 24  # bare requests of a block; blocks that are looked at
 ENOUGH = 8  # blocks, before anything is said
 SURE = 3.5  # standard errors: 1 in 4,000 by chance
@@ -144,9 +154,11 @@ class Paired:
         self._arms = {True: [0, 0.0, 0.0], False: [0, 0.0, 0.0]}
         return True
 
-    def overhead(self) -> Overhead:
-        "What the level was measured to add; nothing before there are enough blocks."
-        if len(self._blocks) < ENOUGH:
-            return Overhead(blocks=len(self._blocks))
-        time, bare, cpu, bare_cpu = (list(x) for x in zip(*self._blocks, strict=True))
-        return Overhead(*ratio(time, bare, SURE), *ratio(cpu, bare_cpu, SURE), len(bare))
+# %% ../../nbs/08b_serve/09_load.ipynb #2ee532ba
+@patch
+def overhead(self: Paired) -> Overhead:
+    "What the level was measured to add; nothing before there are enough blocks."
+    if len(self._blocks) < ENOUGH:
+        return Overhead(blocks=len(self._blocks))
+    time, bare, cpu, bare_cpu = (list(x) for x in zip(*self._blocks, strict=True))
+    return Overhead(*ratio(time, bare, SURE), *ratio(cpu, bare_cpu, SURE), len(bare))

@@ -223,7 +223,7 @@ def _writable(when: float, kind: str, body: dict) -> tuple[float, str, dict]:
     except (TypeError, ValueError, RecursionError) as e:
         return when, "unwritable", dict(was=kind, request=str(body.get("request")), why=told(e))
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #352eab11
+# %% ../../nbs/08b_serve/10b_log.ipynb #df114f3d
 @patch
 def flush(
     self: AuditLog,
@@ -236,7 +236,7 @@ def flush(
         time.sleep(0.001)
     return self.written >= goal
 
-
+# %% ../../nbs/08b_serve/10b_log.ipynb #ac3d2434
 @patch
 def close(
     self: AuditLog,

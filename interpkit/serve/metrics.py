@@ -67,7 +67,7 @@ class Metrics:
         "Everything, in the form that Prometheus scrapes."
         return generate_latest(self.registry)
 
-# %% ../../nbs/08b_serve/11_metrics.ipynb #80861d5c
+# %% ../../nbs/08b_serve/11_metrics.ipynb #1c0adfc3
 @patch
 def record(self: Metrics, record: Record):
     "Count one answer; for `attach(on_record=...)`."
@@ -76,7 +76,7 @@ def record(self: Metrics, record: Record):
         self._child(self.reasons, record.label.kind, reason).inc()
     self.staleness.observe(record.staleness)
 
-
+# %% ../../nbs/08b_serve/11_metrics.ipynb #3940fade
 @patch
 def served(
     self: Metrics,
@@ -87,13 +87,13 @@ def served(
     self._child(self.seconds, level).observe(seconds)
     self.level.set(level_number(level))
 
-
+# %% ../../nbs/08b_serve/11_metrics.ipynb #5c1188cd
 @patch
 def explained(self: Metrics, label: TrustLabel):
     "Count one measured explanation."
     self._child(self.explanations, label.kind).inc()
 
-
+# %% ../../nbs/08b_serve/11_metrics.ipynb #b7ed95a7
 @patch
 def _child(self: Metrics, metric, *labels: str):
     "The counter of some labels, looked up once."
@@ -102,7 +102,7 @@ def _child(self: Metrics, metric, *labels: str):
         self._known[key] = metric.labels(*labels)
     return self._known[key]
 
-# %% ../../nbs/08b_serve/11_metrics.ipynb #326678ff
+# %% ../../nbs/08b_serve/11_metrics.ipynb #ae4ad3d7
 @patch
 def watch(
     self: Metrics,
@@ -114,7 +114,7 @@ def watch(
     "Tell the state of these parts at every scrape."
     self.registry.register(_Asked(log, controller, audit, alarm))
 
-
+# %% ../../nbs/08b_serve/11_metrics.ipynb #2a47b677
 class _Asked:
     "A collector of Prometheus that asks parts of a service."
 

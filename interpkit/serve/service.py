@@ -33,12 +33,12 @@ from .probe import require_weights
 from .records import Record, TrustLabel, worst
 from .trust import TrustLimits
 
-# %% ../../nbs/08b_serve/12_service.ipynb #a94456fa
+# %% ../../nbs/08b_serve/12_service.ipynb #1505f661
 def set_apart(release: Release) -> Release:
     "The release with a module of its own, equal and unshared."
     return replace(release, model=copy.deepcopy(release.model))
 
-
+# %% ../../nbs/08b_serve/12_service.ipynb #ba1a9a64
 class Service:
     "Decisions with a trust label on each, and measured explanations on request."
 
@@ -110,7 +110,7 @@ def _note(self: Service, change: Change) -> None:
     if self.log is not None:
         self.log.note("level", before=change.before, after=change.after, why=change.why)
 
-# %% ../../nbs/08b_serve/12_service.ipynb #98126936
+# %% ../../nbs/08b_serve/12_service.ipynb #8edd4d33
 @patch
 def look(self: Service) -> TrustLabel:
     "Compare the live weights with the certified ones; what that says of all answers from now on."
@@ -126,13 +126,13 @@ def look(self: Service) -> TrustLabel:
     self.standing = label
     return label
 
-
+# %% ../../nbs/08b_serve/12_service.ipynb #ca6de143
 @patch
 def _watch(self: Service, seconds: float) -> None:
     while not self._closed.wait(seconds):
         self.look()
 
-
+# %% ../../nbs/08b_serve/12_service.ipynb #3fed0148
 @patch
 def withheld(self: Service) -> TrustLabel | None:
     "Why explanations are withheld now; None where they are not."
@@ -235,7 +235,7 @@ def in_words(
         told.append(f"{row.label}: {way} the decision by {abs(row.effect):.3g}{doubt}")
     return told
 
-# %% ../../nbs/08b_serve/12_service.ipynb #e0ca733e
+# %% ../../nbs/08b_serve/12_service.ipynb #1847a4df
 @dataclass(frozen=True)
 class Explained:
     "A measured answer, or why none is given."
@@ -248,7 +248,7 @@ class Explained:
         "Its reasons as sentences; none where it may not be relied on."
         return in_words(self.answer) if self.answer is not None and self.label.trusted else []
 
-
+# %% ../../nbs/08b_serve/12_service.ipynb #881b2c97
 @patch
 def explain(
     self: Service,
