@@ -3760,6 +3760,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'interpkit/serve/monitor.py'),
                                          'interpkit.serve.monitor.Monitor.teller': ( '08b_serve/monitor.html#monitor.teller',
                                                                                      'interpkit/serve/monitor.py'),
+                                         'interpkit.serve.monitor.Monitor.verify': ( '08b_serve/monitor.html#monitor.verify',
+                                                                                     'interpkit/serve/monitor.py'),
                                          'interpkit.serve.monitor._layout': ( '08b_serve/monitor.html#_layout',
                                                                               'interpkit/serve/monitor.py'),
                                          'interpkit.serve.monitor._ready': ('08b_serve/monitor.html#_ready', 'interpkit/serve/monitor.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #5b104f04
+# %% ../../nbs/08b_serve/04_monitor.ipynb #59a40c6c
 import threading
 import time
 import weakref
@@ -24,6 +24,7 @@ from torch import nn
 from ..core.calls import at_the_door
 from ..core.errors import bad_parameter, invalid
 from ..dictionary.dictionary import Dictionary
+from ..dictionary.validity import verify_canary
 from ..model.batch import Batch
 from ..model.hooks import first_tensor
 from ..model.releases import Release
@@ -435,3 +436,11 @@ def begin(
         self.close()
         raise
     self.restart(sinks)
+
+# %% ../../nbs/08b_serve/04_monitor.ipynb #f8b3ca5c
+@patch
+def verify(self: Monitor) -> None:
+    "Raise (exit code 65) where the live model no longer is the certified release."
+    require_weights(self.setup.release, self.model)
+    with self.sleeping():
+        verify_canary(self.setup.release, self.setup.dictionary)
