@@ -205,7 +205,7 @@ def at(
         return torch.addmm(p.b, acts[0], p.W).amax(0, keepdim=True)
     return _largest(torch.addmm(p.b, acts.reshape(-1, len(p.W)), p.W), len(acts), mask)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #c5c07e8e
+# %% ../../nbs/08b_serve/02_readers.ipynb #0b2b2b24
 class FullReader:
     "All features of one site, at all positions: the largest value of each."
 
@@ -214,6 +214,11 @@ class FullReader:
         self.number = next(i for i, x in enumerate(dictionary.weights) if x is w)
         self.site = dictionary.sites[self.number]
         self.encoder = encoder_for(w.W_enc, w.b_enc, w.threshold)
+        # where each number is weighed with both signs, infinity shows as a largest value
+        both = (w.W_enc > 0).any(1) & (w.W_enc < 0).any(1)
+        screens = isinstance(self.encoder, ScreenedEncoder) and self.encoder.packed is not None
+        self.screens, self.shows = screens, bool(both.all()) and not screens
+        self.product = getattr(self.encoder, "plain", self.encoder).product
         first = dictionary.offsets[self.site]
         feature = np.arange(first, first + w.n_features)
         self.columns = Columns(feature, w.threshold.detach().cpu().float().numpy())
@@ -222,7 +227,7 @@ class FullReader:
         "The active features of every position, for who needs to know where they are active."
         return self.encoder(acts)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #083bfdcf
+# %% ../../nbs/08b_serve/02_readers.ipynb #ef04bc58
 def _scattered(codes: SparseCodes, n: int, mask: Tensor | None) -> Tensor:  # [n, F]
     "The largest value of each feature in each sequence; -infinity where it is not active."
     each, F = max((len(codes.tokens) - 1) // n, 1), codes.n_features
@@ -241,13 +246,16 @@ def at(
     acts: Tensor,  # [B, T, d] or [B, d]
     mask: Tensor | None = None,  # bool [B, T]: positions that count; None: all
 ) -> Tensor:  # [B, F]
-    "The largest pre-activation of each feature; NaN where activations are not finite."
+    "The largest pre-activation of each feature; not finite where activations are not."
     if mask is not None and mask.shape == acts.shape[:2]:
         acts = acts.masked_fill(~mask[..., None], 0)  # whatever stands there, NaN too
-    x = acts.reshape(-1, acts.shape[-1]).to(self.encoder.W_enc.dtype)
-    if not bool(x.sum().isfinite()) and not bool(x.isfinite().all()):
-        return x.new_full((len(acts), len(self.columns.feature)), torch.nan)
-    if isinstance(self.encoder, ScreenedEncoder) and self.encoder.packed is not None:
-        return _scattered(self.encoder(x), len(acts), mask)
-    product = getattr(self.encoder, "plain", self.encoder).product
-    return _largest(product(x), len(acts), mask)
+    acts, bad = acts.to(self.encoder.W_enc.dtype), None
+    if not self.shows and not bool(acts.isfinite().all()):
+        bad = ~acts.isfinite().flatten(1).all(1)
+        acts = acts.masked_fill(bad.view(-1, *[1] * (acts.ndim - 1)), 0)
+    x = acts.reshape(-1, acts.shape[-1])
+    if self.screens:
+        largest = _scattered(self.encoder(x), len(acts), mask)
+    else:
+        largest = _largest(self.product(x), len(acts), mask)
+    return largest if bad is None else largest.masked_fill(bad[:, None], torch.nan)
