@@ -202,22 +202,23 @@ class Added:
     def to(self, arrived: Tensor) -> Tensor:  # [M, T, d]
         return arrived + self.change
 
-# %% ../../nbs/01_model/01_prefix.ipynb #51192b41
+# %% ../../nbs/01_model/01_prefix.ipynb #7c679828
 @patch
 def _run(
     self: Prefix,
     index: Tensor,  # int [M]
     changed: dict[Site, "Tensor | Added"],  # the site from which the model runs, then later ones
+    whole: bool = False,  # whether the whole model runs, whatever was tried out
 ) -> Tensor:  # [M]
     "The decisions of sequences `index` with replacements [M, T, d]."
     part = self.batch.take(index)
     model = self.release.model
     start = next(iter(changed))
     answers = {}
-    if self.mode[start] == "from site":
+    if self.mode[start] == "from site" and not whole:
         put = [site for site, new in changed.items() if torch.is_tensor(new)]
-        whole = [site.module for site in put if site.side == "out"]
-        answers = self._answers(dict.fromkeys(self.modules[start] + whole), index)
+        given = [site.module for site in put if site.side == "out"]
+        answers = self._answers(dict.fromkeys(self.modules[start] + given), index)
     hooks = {}
     for site, new in changed.items():
         if site.side == "out" and site.module in answers:
@@ -244,7 +245,7 @@ def at_once(
     "How many sequences are run at a time."
     return max(1, (CACHED if torch.device(device).type == "cpu" else 2**26) // max(numbers, 1))
 
-# %% ../../nbs/01_model/01_prefix.ipynb #f07c4ecb
+# %% ../../nbs/01_model/01_prefix.ipynb #972bb999
 @patch
 @torch.no_grad()
 def run(
@@ -253,6 +254,7 @@ def run(
     index: Tensor,  # int [M]: sequences, which may repeat
     replacement: Tensor,  # [M, T, d]
     held: dict | None = None,  # later ones of `sites`, with replacements [M, T, d] or Added
+    whole: bool = False,  # whether the whole model runs, whatever was tried out
 ) -> Tensor:  # [M]
     "The decisions of sequences with `replacement` at the site, and others at later sites."
     if not len(index):
@@ -262,7 +264,8 @@ def run(
     parts = []
     for i in range(0, len(index), size):
         rows = slice(i, i + size)
-        parts.append(self._run(index[rows], {s: new[rows] for s, new in changed.items()}))
+        part = {s: new[rows] for s, new in changed.items()}
+        parts.append(self._run(index[rows], part, whole))
     return torch.cat(parts)
 
 # %% ../../nbs/01_model/01_prefix.ipynb #8c93ea07

@@ -245,7 +245,7 @@ def canary_spread(dictionary: Dictionary) -> float:
         )
     return spread
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #a85a1f12
+# %% ../../nbs/08b_serve/06_answers.ipynb #c03e0ce0
 def _shapes(batch: Batch) -> tuple:
     "Shapes of all that a forward takes."
     found = []
@@ -272,7 +272,7 @@ def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]
     names = rows["sequence_id"].astype(str).tolist()
     together = heavier_side(estimate)
     m = measured(self.ablation_of(batch), at, feature, together, names)
-    if m.unchanged > 1e-3 * self.limits.spread:  # what was tried out holds no longer
+    if m.astray > 1e-3 * self.limits.spread:  # what was tried out holds no longer
         self.tried.clear()
         m = measured(self.ablation_of(batch), at, feature, together, names)
     first = at.acts[self.dictionary.sites[0]]

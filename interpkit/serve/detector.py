@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TIMES', 'KEPT', 'rates_of', 'Detector', 'fair', 'Watch', 'first_alarms']
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #a371e162
+# %% ../../nbs/08b_serve/08_detector.ipynb #f8dad9bf
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fastcore.basics import patch
@@ -74,7 +75,7 @@ class Detector:
         rate = self.ones / max(self.seen, 1)
         return f"Detector({state}; {self.seen:,} outcomes, {rate:.1%} ones, promised {self.p0:.1%})"
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #2f745cd8
+# %% ../../nbs/08b_serve/08_detector.ipynb #c5d57270
 @patch
 def update(
     self: Detector,
@@ -130,7 +131,7 @@ def load(cls: Detector, path: str | Path) -> "Detector":
         raise invalid("the state of a detector", f"{path}: counts or stakes", "begin a new one")
     return detector
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #d69b52db
+# %% ../../nbs/08b_serve/08_detector.ipynb #9409c983
 def fair(
     audit_p: float,  # with which this request was audited
     smallest: float,  # probability with which any request is audited
@@ -167,25 +168,23 @@ class Watch:
         of = [Detector.load(Path(folder) / f"{n}.json") for n in ("exceedances", "wrong")]
         return cls(*of)
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #455b07fc
+# %% ../../nbs/08b_serve/08_detector.ipynb #f0b148e8
 def first_alarms(
     outcomes: np.ndarray,  # bool [streams, n]
     p0: float,
     threshold: float = 1e8,
-    log_stakes: np.ndarray | None = None,  # [streams, rates]; None: all begin; changed in place
-) -> np.ndarray:  # int [streams]: outcomes until the alarm; 0 where there is none
+    stakes: np.ndarray | None = None,  # [streams, rates]: where they stood; None: all begin
+    go_on: bool = False,  # whether stakes are returned too
+) -> Any:  # int [streams]: outcomes until the alarm, 0 where there is none; and the stakes
     "When a detector of each stream raises its alarm."
     rates = rates_of(p0)
-    if_one, if_zero = np.log(rates / p0), np.log((1 - rates) / (1 - p0))
-    if log_stakes is None:
-        log_stakes = np.full((len(outcomes), len(rates)), -np.inf)
-    alarms, limit = np.zeros(len(outcomes), int), math.log(threshold * len(rates))
-    for k, x in enumerate(np.ascontiguousarray(outcomes.T), 1):
-        np.logaddexp(log_stakes, 0.0, out=log_stakes)
-        log_stakes += np.where(x[:, None], if_one, if_zero)
-        top = log_stakes.max(1)
-        near = np.flatnonzero((top >= limit - math.log(len(rates))) & (alarms == 0))
-        if len(near):
-            over = np.logaddexp.reduce(log_stakes[near], 1) >= limit
-            alarms[near[over]] = k
-    return alarms
+    if_one, if_zero = rates / p0, (1 - rates) / (1 - p0)
+    now = np.zeros((len(outcomes), len(rates))) if stakes is None else stakes.copy()
+    alarms = np.zeros(len(outcomes), int)
+    with np.errstate(over="ignore"):
+        for k, x in enumerate(np.ascontiguousarray(outcomes.T), 1):
+            now += 1.0
+            now *= np.where(x[:, None], if_one, if_zero)
+            over = (now.mean(1) >= threshold) & (alarms == 0)
+            alarms[over] = k
+    return (alarms, now) if go_on else alarms
