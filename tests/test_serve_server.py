@@ -303,6 +303,18 @@ def test_a_stuck_audit_worker_is_told_and_nobody_waits_for_it(tiny, make):
     audit.close()
 
 
+def test_an_error_of_whoever_labels_records_is_a_label_and_no_error(tiny, make):
+    seen = {}
+    service = make(trust=lambda record: seen["Jane Doe"] if seen else TrustLabel())
+    seen["somebody else"] = 1  # from here on it raises
+    with serving(service) as call:
+        answers = load(call.port, rows_of(tiny), 10)
+        assert service.log.flush()
+    assert all(a["label"]["reasons"] == ["failed"] and a["decision"] for a in answers)
+    assert "Jane" not in str(answers)
+    assert list(read_log(service.log.chain.folder)["reasons"]) == ["failed"] * 10
+
+
 def test_a_calibrated_label_reaches_response_log_and_metrics(tiny, make):
     sure = TrustLabel()
     service = make(trust=lambda record: sure, level="monitor-last")
