@@ -4171,6 +4171,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'interpkit.serve.log.AuditLog._gap_line': ( '08b_serve/log.html#auditlog._gap_line',
                                                                                  'interpkit/serve/log.py'),
                                      'interpkit.serve.log.AuditLog._take': ('08b_serve/log.html#auditlog._take', 'interpkit/serve/log.py'),
+                                     'interpkit.serve.log.AuditLog._told': ('08b_serve/log.html#auditlog._told', 'interpkit/serve/log.py'),
                                      'interpkit.serve.log.AuditLog._work': ('08b_serve/log.html#auditlog._work', 'interpkit/serve/log.py'),
                                      'interpkit.serve.log.AuditLog._wrote': ( '08b_serve/log.html#auditlog._wrote',
                                                                               'interpkit/serve/log.py'),
