@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #59a40c6c
+# %% ../../nbs/08b_serve/04_monitor.ipynb #7af1e13a
 import threading
 import time
 import weakref
@@ -37,6 +37,7 @@ from interpkit.serve.probe import (
     find_position,
     fixed,
     inner_module,
+    mask_argument,
     probe_batch,
     require_weights,
     run_live,
@@ -47,6 +48,7 @@ from interpkit.serve.readings import (
     Reading,
     failed,
     irregular,
+    layout_of,
     rows_as,
     sequences,
 )
@@ -119,7 +121,7 @@ class Monitor:
     def __getstate__(self):
         raise invalid("a monitor in one process", "one that is pickled", "attach it anew")
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #1c6c1db5
+# %% ../../nbs/08b_serve/04_monitor.ipynb #33bf615f
 @patch
 def open(self: Monitor, args: tuple, kwargs: dict) -> None:
     "A request begins: from here on sites are read."
@@ -147,6 +149,7 @@ def end(self: Monitor, out: Any) -> None:
         return
     if out is None:  # the model stopped with an error
         self.broken += 1
+        local.names, local.latest = (), None
         return
     under_way.out = out
     sheet, first = self._finish(reading, under_way)
@@ -391,7 +394,7 @@ def attach(
     monitor.audit, monitor.audit_p = audit, audit_p
     return monitor
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #e50b57d0
+# %% ../../nbs/08b_serve/04_monitor.ipynb #8ad202a8
 def _ready(release: Release, dictionary: Dictionary, live: nn.Module) -> Batch:
     "The canary batch. Raises (exit code 65) where a live model can't be monitored with it."
     if monitor_of(live) is not None:
@@ -410,8 +413,11 @@ def _layout(
 ) -> Layout:
     "How the sites come by in the live model, and where the decision is read."
     seen = look_at_sites(live, dictionary, batch)
-    found = find_position(release, seen, batch) if position is None else fixed(position)
-    return Layout(seen, found, getattr(release.inputs, "bos", None))
+    if position is None:
+        found = find_position(release, seen, batch)
+    else:
+        found = fixed(position, mask_argument(batch))
+    return layout_of(live, seen, found, getattr(release.inputs, "bos", None), batch)
 
 # %% ../../nbs/08b_serve/04_monitor.ipynb #ab181f89
 @patch

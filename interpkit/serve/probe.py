@@ -6,9 +6,9 @@
 __all__ = ['inner_module', 'require_weights', 'probe_batch', 'SiteSeen', 'at_side', 'passing', 'see_sites', 'run_live', 'silent',
            'Position', 'arguments', 'mask_argument', 'find_position', 'fixed', 'require_position']
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #cf2d2f14
+# %% ../../nbs/08b_serve/03a_probe.ipynb #5f8cfaf8
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -237,9 +237,13 @@ def mask_argument(batch: Batch) -> int | str | None:
             return name
     return None
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #033adc97
+# %% ../../nbs/08b_serve/03a_probe.ipynb #53076ad9
 def find_position(release: Release, seen: tuple[SiteSeen, ...], batch: Batch) -> Position:
-    "Where the decision is read, by its gradient."
+    "Where the decision is read, by its gradient, and which argument says what is padding."
+    return replace(_read_at(release, seen, batch), mask=mask_argument(batch))
+
+
+def _read_at(release: Release, seen: tuple[SiteSeen, ...], batch: Batch) -> Position:
     positions = max(s.positions for s in seen)
     if positions == 1:
         return Position("none")
@@ -257,18 +261,18 @@ def find_position(release: Release, seen: tuple[SiteSeen, ...], batch: Batch) ->
     at = arrives.int().argmax(1)[told]
     name = mask_argument(batch)
     if batch.last is not None and name is not None and torch.equal(at, batch.last[told]):
-        return Position("mask", mask=name)
+        return Position("mask")
     if (at == at[0]).all():
         return Position("fixed", -1 if int(at[0]) == positions - 1 else int(at[0]))
     return Position("spread")
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #c50d5998
-def fixed(position: int) -> Position:
+# %% ../../nbs/08b_serve/03a_probe.ipynb #e5258ff6
+def fixed(position: int, mask: int | str | None = None) -> Position:
     "A position that a caller names. Raises (exit code 64) where it is none."
     if isinstance(position, bool) or not isinstance(position, int):
         mend = "position=-1 for the last; leave it out to have it measured"
         raise bad_parameter("a position as a whole number", repr(position)[:60], mend)
-    return Position("fixed", position)
+    return Position("fixed", position, mask)
 
 
 def require_position(found: Position) -> None:
