@@ -269,9 +269,9 @@ def true_risk(threshold: float) -> float:
 def test_certified_thresholds_are_wrong_as_seldom_as_promised():
     rng, over, covered, trials = np.random.default_rng(3), 0, 0, 200
     for _ in range(trials):
-        learn, _ = simulated(rng, 1500)
+        learnt = simulated(rng, 1500)
         risk, wrong = simulated(rng, 1500)
-        tried = thresholds_of(learn, 1500, 0.01, 0.05)
+        tried = thresholds_of(*learnt, 1500, 0.01, 0.05)
         certified, _ = learn_then_test(risk, wrong, tried)
         if certified.threshold is not None:
             covered += 1
@@ -302,7 +302,7 @@ def test_no_threshold_is_certified_on_too_few_or_on_the_wrong_ones():
     assert few.threshold is None and str(few).startswith("no coverage")
     novel = learn_then_test(np.full(n, np.inf), np.zeros(n, bool), np.array([0.0, 1.0]))[0]
     assert novel.threshold is None
-    assert thresholds_of(np.full(9, np.inf), 9, 0.01, 0.05).size == 0
+    assert thresholds_of(np.full(9, np.inf), np.zeros(9, bool), 9, 0.01, 0.05).size == 0
 
 
 def test_novel_requests_of_the_same_kind_are_as_rare_as_their_p_value_says():

@@ -79,26 +79,31 @@ def learn_then_test(
             best = replace(best, p=p)
     return best, curve
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #28cce95c
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #9fc7d4c7
 def fewest_trusted(alpha: float, delta: float) -> int:
     "How many TRUSTED requests without a wrong one are needed."
     return int(np.ceil(np.log(delta) / np.log(1 - alpha)))
 
 
 def thresholds_of(
-    risk: np.ndarray,  # [n] of requests that are not held out
+    risk: np.ndarray,  # [n] of requests that are not held out, by a fit without them
+    wrong: np.ndarray,  # bool [n]
     held: int,  # how many are held out
     alpha: float,
     delta: float,
     steps: int = 25,
 ) -> np.ndarray:  # [<= steps], ascending
-    "Thresholds from the strictest one that can pass to the one that leaves nobody out."
-    first = 1.5 * fewest_trusted(alpha, delta) / max(held, 1)
-    finite = np.sort(risk[np.isfinite(risk)])
-    if not len(finite):
+    "Thresholds from the one that is likeliest to pass to the one that leaves nobody out."
+    kept = np.isfinite(risk)
+    if not kept.any():
         return np.zeros(0)
-    shares = np.linspace(min(first, 1.0), 1.0, steps)
-    return np.unique(np.quantile(finite, shares))
+    first = min(1.2 * fewest_trusted(alpha, delta) / max(held, 1), 1.0)
+    tried = np.unique(np.quantile(risk[kept], np.linspace(first, 1.0, steps)))
+    below = risk[:, None] <= tried
+    scale = held / len(risk)
+    n, k = scale * below.sum(0), scale * (below & wrong[:, None]).sum(0)
+    p = binom.cdf(np.ceil(k), np.floor(n), alpha)
+    return tried[int(np.argmin(p)) :]
 
 # %% ../../nbs/08b_serve/07b_calibration.ipynb #60fa5cf5
 def refuted_labels(
@@ -319,7 +324,7 @@ def load(cls: Calibration, path: str | Path) -> "Calibration":
     except FOREIGN as e:
         raise invalid("a calibration.json", f"{path}: {e}", "calibrate again") from None
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #a37090be
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #43cc4205
 def calibrate(
     release: Release,
     dictionary: Dictionary,  # certified for it
@@ -391,7 +396,7 @@ def measured_answers(
         rows
     )
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #f85ac411
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #d474da70
 @dataclass(frozen=True)
 class Learnt:
     "What was learnt from one half, and the other half with what it says of it."
@@ -402,6 +407,7 @@ class Learnt:
     of: np.ndarray  # [n]: risks of all requests, inf where novel
     wrong: np.ndarray  # bool [n]
     tested: np.ndarray  # bool [n]: the half that is tested on
+    ordering: np.ndarray  # bool [n]: a part of the other half, on which thresholds are ordered
 
     def certified(
         self, rows: pd.DataFrame, alpha: float, delta: float
@@ -412,9 +418,9 @@ class Learnt:
         found, curves = {}, {}
         for name in names:
             own = np.ones(len(rows), bool) if not name else segment == name
-            held, learn = own & self.tested, own & ~self.tested
+            held, learn = own & self.tested, own & self.ordering
             share = delta / len(names)
-            tried = thresholds_of(self.of[learn], int(held.sum()), alpha, share)
+            tried = thresholds_of(self.of[learn], self.wrong[learn], int(held.sum()), alpha, share)
             found[name], curves[name] = learn_then_test(
                 self.of[held], self.wrong[held], tried, alpha, share
             )
@@ -427,13 +433,14 @@ def learn(
     wrong: np.ndarray,  # bool [n]
     rows: pd.DataFrame,  # n, whose ids say which half they belong to
 ) -> Learnt:
-    "Novelty and risk from one half; a half of that half keeps its distances."
+    "Novelty and risk from one half, of which a part orders the thresholds."
     tested = hash_split(rows, 0.5, "trust: tested")
     own, middle = ~tested, float(np.median(decision[~tested]))
     kept = hash_split(rows, 0.5, "trust: distances")[own]
     novelty = Novelty.fit(x[own], decision[own], kept)
     all_known = known(x, decision, novelty.distance(x, decision), middle)
-    risk = Risk.fit(all_known[own], wrong[own])
+    ordering = own & hash_split(rows, 0.4, "trust: order")
+    risk = Risk.fit(all_known[own & ~ordering], wrong[own & ~ordering])
     p = novelty.p_value(x, decision)
     of_all = np.where(p <= NOVEL, np.inf, risk(all_known))
-    return Learnt(novelty, risk, middle, of_all, wrong, tested)
+    return Learnt(novelty, risk, middle, of_all, wrong, tested, ordering)

@@ -100,7 +100,7 @@ class Novelty:
 def _together(x: np.ndarray, decision: np.ndarray) -> np.ndarray:  # [n, m + 1]
     return np.concatenate([scaled(x), np.asarray(decision, float)[:, None]], 1)
 
-# %% ../../nbs/08b_serve/07a_novelty.ipynb #32043467
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #534cda5b
 @dataclass(frozen=True)
 class Risk:
     "How likely the measured answer of a request would abstain, from its reading."
@@ -119,6 +119,7 @@ class Risk:
     ) -> "Risk":
         mean, scale = x.mean(0), x.std(0) + 1e-6
         z, y = (x - mean) / scale, np.asarray(wrong, float)
+        y = np.clip(y, 0.5 / len(y), 1 - 0.5 / len(y))  # none wrong of n is no certainty
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
             s = z @ w[1:] + w[0]
