@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #ae84dffd
+# %% ../../nbs/08b_serve/04_monitor.ipynb #59a40c6c
 import threading
 import time
 import weakref
@@ -16,6 +16,7 @@ from itertools import count
 from random import random
 from typing import Any
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import nn
@@ -23,12 +24,14 @@ from torch import nn
 from ..core.calls import at_the_door
 from ..core.errors import bad_parameter, invalid
 from ..dictionary.dictionary import Dictionary
+from ..dictionary.validity import verify_canary
 from ..model.batch import Batch
 from ..model.hooks import first_tensor
 from ..model.releases import Release
 from ..model.sites import Site, find_module
 from .hooks import InHook, Local, OutHook, RootHook, monitor_of
 from .levels import Budget, level_number
+from .monitored import Monitored
 from .outputs import output_of
 from interpkit.serve.probe import (
     find_position,
@@ -325,7 +328,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #da05284e
+# %% ../../nbs/08b_serve/04_monitor.ipynb #c935f4d2
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -335,7 +338,20 @@ def _require_level(name: str, deferred: bool, every: int) -> None:
     if not isinstance(deferred, bool):
         raise bad_parameter("deferred=True or False", repr(deferred)[:60], "leave it out for True")
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #6edc6fe2
+
+def _require_calibrated(trust: Any, chosen: Monitored) -> None:
+    "Raise (exit code 64) where a calibration is about other features."
+    if trust is None:
+        return
+    own = np.asarray(getattr(trust, "features", chosen.features))
+    if not callable(getattr(trust, "predict", None)) or not np.array_equal(own, chosen.features):
+        raise bad_parameter(
+            f"a calibration of these {len(chosen.features)} features",
+            f"{type(trust).__name__} of {len(own)} other features",
+            "calibrate with the features that are monitored, or features=calibration.features",
+        )
+
+# %% ../../nbs/08b_serve/04_monitor.ipynb #5f66d948
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -352,7 +368,7 @@ def attach(
     site: str | Site | None = None,  # what `full` reads; None: the site that carries most
     model: nn.Module | None = None,  # the module that a server calls; None: the release's own
     log: Any = None,  # log.append(record) is called
-    trust: Callable[[Record], Any] | None = None,  # the trust label of a record that was read
+    trust: Any = None,  # a Calibration: it predicts the labels of what monitored features tell
     audit: Any = None,  # an Auditor
     on_record: Callable[[Record], Any] | None = None,  # called with every record
     keep: int = 1000,  # records that are kept in memory
@@ -360,52 +376,71 @@ def attach(
     "A monitor that stays on a live model until it is closed. Raises where records could be wrong."
     _require_level(level, deferred, every)
     live = release.model if model is None else model
+    batch = _ready(release, dictionary, live)
+    dictionary = dictionary.to(next((p.device for p in live.parameters()), release.device))
+    chosen = choose_features(release, dictionary, features, budget)
+    _require_calibrated(trust, chosen)
+    monitor = Monitor(live, dictionary.sites, keep)
+    layout = _layout(release, live, dictionary, batch, position)
+    output = output_of(release, layout, batch, run_live(live, batch))
+    audit_p = 0.0 if audit is None else (budget or Budget()).audit_p
+    given = (trust, deferred, every, within_ms, monitor.teller(), audit_p)
+    place = full_site(dictionary, chosen, site)
+    monitor.setup = Setup(release, dictionary, chosen, layout, output, place, *given)
+    monitor.begin(level, batch, [f for f in (getattr(log, "append", None), on_record) if f])
+    monitor.audit, monitor.audit_p = audit, audit_p
+    return monitor
+
+# %% ../../nbs/08b_serve/04_monitor.ipynb #e50b57d0
+def _ready(release: Release, dictionary: Dictionary, live: nn.Module) -> Batch:
+    "The canary batch. Raises (exit code 65) where a live model can't be monitored with it."
     if monitor_of(live) is not None:
         raise invalid("a model without monitor", "one that has a monitor", "close that one first")
     batch = probe_batch(release, dictionary)
     require_weights(release, live)
-    dictionary = dictionary.to(next((p.device for p in live.parameters()), release.device))
-    chosen = choose_features(release, dictionary, features, budget)
+    return batch
+
+
+def _layout(
+    release: Release,
+    live: nn.Module,
+    dictionary: Dictionary,
+    batch: Batch,
+    position: int | None,  # what the caller says
+) -> Layout:
+    "How the sites come by in the live model, and where the decision is read."
     seen = look_at_sites(live, dictionary, batch)
     found = find_position(release, seen, batch) if position is None else fixed(position)
-    layout = Layout(seen, found, getattr(release.inputs, "bos", None))
-    audit_p = 0.0 if audit is None else (budget or Budget()).audit_p
-    output = output_of(release, layout, batch, run_live(live, batch))
-    monitor = Monitor(live, dictionary.sites, keep)
-    monitor.setup = Setup(
-        release,
-        dictionary,
-        chosen,
-        layout,
-        output,
-        full_site(dictionary, chosen, site),
-        trust,
-        deferred,
-        every,
-        within_ms,
-        monitor.teller(),
-        audit_p,
-    )
-    monitor.sinks = [f for f in (getattr(log, "append", None), on_record) if f is not None]
-    monitor.level = level
-    monitor.hook()
-    _prove(monitor, batch)
-    monitor.audit, monitor.audit_p = audit, audit_p
-    return monitor
+    return Layout(seen, found, getattr(release.inputs, "bos", None))
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #493f3c6f
-def _prove(monitor: Monitor, batch: Batch) -> None:
-    "Run the live model once with the hooks on. Raises (exit code 65) where one does not fire."
-    sinks, monitor.sinks = monitor.sinks, []
+# %% ../../nbs/08b_serve/04_monitor.ipynb #ab181f89
+@patch
+def begin(
+    self: Monitor,
+    level: str,
+    batch: Batch,  # canary rows
+    sinks: list[Callable],  # told of every record from then on
+) -> None:
+    "Put the hooks on and run the live model once. Raises (exit code 65) where one does not fire."
+    self.level = level
+    self.hook()
     try:
-        run_live(monitor.model, batch)
-        monitor.flush()
-        wrong = [r for r in monitor.latest if {"failed", "hook silent"} & set(r.label.reasons)]
-        if wrong or len(monitor.latest) != batch.n:
-            told = wrong[0].label.details[0] if wrong else f"{len(monitor.latest)} records"
+        run_live(self.model, batch)
+        self.flush()
+        wrong = [r for r in self.latest if {"failed", "hook silent"} & set(r.label.reasons)]
+        if wrong or len(self.latest) != batch.n:
+            told = wrong[0].label.details[0] if wrong else f"{len(self.latest)} records"
             asked = f"a reading of {batch.n} canary rows on the live model"
             raise invalid(asked, told, "take the compiler off, or choose other sites")
     except BaseException:
-        monitor.close()
+        self.close()
         raise
-    monitor.restart(sinks)
+    self.restart(sinks)
+
+# %% ../../nbs/08b_serve/04_monitor.ipynb #f8b3ca5c
+@patch
+def verify(self: Monitor) -> None:
+    "Raise (exit code 65) where the live model no longer is the certified release."
+    require_weights(self.setup.release, self.model)
+    with self.sleeping():
+        verify_canary(self.setup.release, self.setup.dictionary)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Columns', 'Part', 'parts_of', 'exactly', 'LastReader', 'AllReader', 'FullReader']
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #6a4d2ed2
+# %% ../../nbs/08b_serve/02_readers.ipynb #8482b6f3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -20,7 +20,7 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.weights import SiteWeights
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes, whole_numbers
-from ..sparse.encoders import ScreenedEncoder, encoder_for, pack, packed_product
+from ..sparse.encoders import ScreenedEncoder, encoder_for
 
 # %% ../../nbs/08b_serve/02_readers.ipynb #1478d0c1
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def __call__(
     by_site = x.view(len(x), len(W), -1).transpose(0, 1)  # [sites, n, d]
     return torch.baddbmm(b, by_site, W).transpose(0, 1).reshape(len(x), -1)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #53ae9b86
+# %% ../../nbs/08b_serve/02_readers.ipynb #70e1cf06
 class AllReader:
     "Chosen features of all sites, at all positions: the largest value of each."
 
@@ -162,7 +162,6 @@ class AllReader:
         features: Iterable[int],  # numbers over all sites
     ):
         self.parts = tuple(map(_with_guards, parts_of(dictionary, features)))
-        self.packed = {p.number: pack(p.W, p.b) for p in self.parts}
         self.by_number = {p.number: p for p in self.parts}
         self.by_site = {p.number: partial(self.at, p.number) for p in self.parts}
         self.columns = _side_by_side(self.parts)
@@ -175,7 +174,7 @@ def _with_guards(p: Part) -> Part:
     threshold = torch.cat([p.threshold, p.threshold.new_full((2,), torch.inf)])
     return Part(p.number, p.site, np.r_[p.feature, -1, -1], W, b, threshold)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #d9516795
+# %% ../../nbs/08b_serve/02_readers.ipynb #5a4e0dd7
 def _largest(
     pre: Tensor,  # [B * T, m]
     n: int,  # sequences
@@ -199,13 +198,14 @@ def at(
     mask: Tensor | None = None,  # bool [B, T]: positions that count; None: all
 ) -> Tensor:  # [B, m + 2]
     "The largest pre-activation of each chosen feature of one site."
-    p, packed = self.by_number[number], self.packed[number]
-    x = acts.reshape(-1, len(p.W)).to(p.W.dtype)
-    if packed is None:
-        return _largest(torch.addmm(p.b, x, p.W), len(acts), mask)
-    return _largest(packed_product(x, packed, p.b), len(acts), mask)
+    p = self.by_number[number]
+    if acts.dtype is not p.W.dtype:
+        acts = acts.to(p.W.dtype)
+    if len(acts) == 1 and acts.ndim == 3 and mask is None:  # as a server has it, in fewer steps
+        return torch.addmm(p.b, acts[0], p.W).amax(0, keepdim=True)
+    return _largest(torch.addmm(p.b, acts.reshape(-1, len(p.W)), p.W), len(acts), mask)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #c5c07e8e
+# %% ../../nbs/08b_serve/02_readers.ipynb #0b2b2b24
 class FullReader:
     "All features of one site, at all positions: the largest value of each."
 
@@ -214,6 +214,11 @@ class FullReader:
         self.number = next(i for i, x in enumerate(dictionary.weights) if x is w)
         self.site = dictionary.sites[self.number]
         self.encoder = encoder_for(w.W_enc, w.b_enc, w.threshold)
+        # where each number is weighed with both signs, infinity shows as a largest value
+        both = (w.W_enc > 0).any(1) & (w.W_enc < 0).any(1)
+        screens = isinstance(self.encoder, ScreenedEncoder) and self.encoder.packed is not None
+        self.screens, self.shows = screens, bool(both.all()) and not screens
+        self.product = getattr(self.encoder, "plain", self.encoder).product
         first = dictionary.offsets[self.site]
         feature = np.arange(first, first + w.n_features)
         self.columns = Columns(feature, w.threshold.detach().cpu().float().numpy())
@@ -222,7 +227,7 @@ class FullReader:
         "The active features of every position, for who needs to know where they are active."
         return self.encoder(acts)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #083bfdcf
+# %% ../../nbs/08b_serve/02_readers.ipynb #ef04bc58
 def _scattered(codes: SparseCodes, n: int, mask: Tensor | None) -> Tensor:  # [n, F]
     "The largest value of each feature in each sequence; -infinity where it is not active."
     each, F = max((len(codes.tokens) - 1) // n, 1), codes.n_features
@@ -241,13 +246,16 @@ def at(
     acts: Tensor,  # [B, T, d] or [B, d]
     mask: Tensor | None = None,  # bool [B, T]: positions that count; None: all
 ) -> Tensor:  # [B, F]
-    "The largest pre-activation of each feature; NaN where activations are not finite."
+    "The largest pre-activation of each feature; not finite where activations are not."
     if mask is not None and mask.shape == acts.shape[:2]:
         acts = acts.masked_fill(~mask[..., None], 0)  # whatever stands there, NaN too
-    x = acts.reshape(-1, acts.shape[-1]).to(self.encoder.W_enc.dtype)
-    if not bool(x.sum().isfinite()) and not bool(x.isfinite().all()):
-        return x.new_full((len(acts), len(self.columns.feature)), torch.nan)
-    if isinstance(self.encoder, ScreenedEncoder) and self.encoder.packed is not None:
-        return _scattered(self.encoder(x), len(acts), mask)
-    product = getattr(self.encoder, "plain", self.encoder).product
-    return _largest(product(x), len(acts), mask)
+    acts, bad = acts.to(self.encoder.W_enc.dtype), None
+    if not self.shows and not bool(acts.isfinite().all()):
+        bad = ~acts.isfinite().flatten(1).all(1)
+        acts = acts.masked_fill(bad.view(-1, *[1] * (acts.ndim - 1)), 0)
+    x = acts.reshape(-1, acts.shape[-1])
+    if self.screens:
+        largest = _scattered(self.encoder(x), len(acts), mask)
+    else:
+        largest = _largest(self.product(x), len(acts), mask)
+    return largest if bad is None else largest.masked_fill(bad[:, None], torch.nan)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['UNREAD', 'LATER', 'DROPPED', 'NOT_FINITE', 'UNCALIBRATED', 'WIDE', 'SPARE', 'Stamp', 'Sheet', 'Records', 'Ring']
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #7e460fea
+# %% ../../nbs/08b_serve/03_ring.ipynb #0371aa3a
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from .readers import Columns
 from .records import Record, TrustLabel
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #3ac234d4
+# %% ../../nbs/08b_serve/03_ring.ipynb #2f4b9501
 @dataclass(frozen=True)
 class Stamp:
     "What is the same in all records of a level."
@@ -36,9 +37,9 @@ class Stamp:
     dictionary: str = ""  # fingerprint
     beats: dict[str, int] = field(default_factory=dict)  # passes of each site that is read
     decide: Callable[[Tensor], np.ndarray] | None = None  # small outputs [n, K] -> decisions [n]
-    trust: Callable[[Record], TrustLabel] | None = None  # None: nothing was calibrated
+    trust: Any = None  # a calibration, with `scores` and `predict`; None: nothing was calibrated
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #4dc286bb
+# %% ../../nbs/08b_serve/03_ring.ipynb #7147088a
 UNREAD = TrustLabel("ABSTAIN", ("not read",), ("nothing was read of this request",))
 LATER = TrustLabel("ABSTAIN", ("not read",), ("it waits to be read",))
 DROPPED = TrustLabel("ABSTAIN", ("not read",), ("the worker that reads is behind",))
@@ -59,6 +60,7 @@ class Sheet:
     outputs: Tensor | None = None  # [n, K] small outputs, of which decisions follow
     latest: int = 0  # number of the latest request when they were read
     later: bool = False  # whether a worker reads them
+    made: dict[int, Record] = field(default_factory=dict)  # records that somebody asked for
 
     @cached_property
     def active(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -99,10 +101,12 @@ def fill(
 
 WIDE = 4096  # values per request, from where on only those of active features are kept
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #689eefb4
+# %% ../../nbs/08b_serve/03_ring.ipynb #3eb59412
 @patch
 def record(self: Sheet, i: int) -> Record:
-    "The record of the i-th request."
+    "The record of the i-th request; once it was read, the same each time."
+    if i in self.made:
+        return self.made[i]
     s, (number, when, name, audited) = self.stamp, self.about[i]
     active, decision, staleness, label = {}, None, 0, self.label
     if label is None:
@@ -129,9 +133,21 @@ def record(self: Sheet, i: int) -> Record:
         release=s.release,
         dictionary=s.dictionary,
     )
-    if s.trust is not None and label is UNCALIBRATED:
-        return replace(record, label=s.trust(record))
+    if label is UNCALIBRATED and s.trust is not None:
+        record = _labelled(record, s.trust)
+    if self.label is None:
+        self.made[i] = record
     return record
+
+
+def _labelled(record: Record, trust: Any) -> Record:
+    "The record with the label that a calibration predicts."
+    try:
+        scores = trust.scores(record.active, record.decision)
+        return replace(record, label=trust.predict(scores), scores=scores)
+    except Exception as e:
+        what = f"{type(e).__name__}: {e}"[:200]
+        return replace(record, label=TrustLabel("INVALID", ("failed",), (what,)))
 
 # %% ../../nbs/08b_serve/03_ring.ipynb #b09b5c19
 class Records(Sequence):

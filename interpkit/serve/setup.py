@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_features', 'is_compiled', 'look_at_sites', 'full_site', 'Setup']
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #ea9d7b98
+# %% ../../nbs/08b_serve/03e_setup.ipynb #6b990cf0
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,6 @@ from .outputs import Output
 from .probe import SiteSeen, require_position, see_sites
 from .readers import AllReader, FullReader, LastReader
 from .readings import AllReading, LastReading, Layout, Reading
-from .records import Record, TrustLabel
 from .ring import Ring, Sheet, Stamp
 from ..sparse.codes import whole_numbers
 
@@ -90,7 +89,7 @@ def full_site(
         return dictionary.sites[-1]
     return max(known, key=lambda s: chosen.by_site[str(s)])
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #9d505bb2
+# %% ../../nbs/08b_serve/03e_setup.ipynb #c56bad46
 @dataclass(frozen=True)
 class Setup:
     "What the levels of a monitor share."
@@ -101,14 +100,14 @@ class Setup:
     layout: Layout
     output: Output
     site: Site  # that `full` reads
-    trust: Callable[[Record], TrustLabel] | None = None
+    trust: Any = None  # a Calibration
     deferred: bool = True
     every: int = 32
     within_ms: float | None = 50
     told: Callable[[Sheet], None] | None = None  # of sheets that a worker read
     audit_p: float = 0.0
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #a35f46b2
+# %% ../../nbs/08b_serve/03e_setup.ipynb #086001e6
 @patch
 def stamp(self: Setup, level: str, reader: Any = None) -> Stamp:
     "What all records of a level say."
@@ -126,7 +125,7 @@ def stamp(self: Setup, level: str, reader: Any = None) -> Stamp:
         dictionary=self.dictionary.fingerprint,
         beats={str(s): 1 for s in sites},
         decide=self.output.decide if self.output.width else None,
-        trust=self.trust,
+        trust=None if full else self.trust,
     )
 
 # %% ../../nbs/08b_serve/03e_setup.ipynb #8e615ebc
