@@ -4669,6 +4669,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'interpkit/serve/service.py'),
                                          'interpkit.serve.service.Service._note': ( '08b_serve/service.html#service._note',
                                                                                     'interpkit/serve/service.py'),
+                                         'interpkit.serve.service.Service._record': ( '08b_serve/service.html#service._record',
+                                                                                      'interpkit/serve/service.py'),
                                          'interpkit.serve.service.Service._tell': ( '08b_serve/service.html#service._tell',
                                                                                     'interpkit/serve/service.py'),
                                          'interpkit.serve.service.Service._watch': ( '08b_serve/service.html#service._watch',
