@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEPT', 'PLACES', 'RESULTS', 'digest_of', 'asked', 'absolute', 'Places', 'Question', 'question_of', 'differences',
            'begun_with', 'salt_of', 'begin', 'Declared', 'Fingerprints', 'Prepared', 'Trained', 'Scored', 'Adapted',
-           'Profiled', 'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of', 'plan_table', 'Page',
-           'why_not', 'raise_unless_passed']
+           'Profiled', 'Calibrated', 'result_of', 'finish', 'forget', 'recorded', 'Row', 'preview_of', 'plan_table',
+           'Page', 'why_not', 'raise_unless_passed']
 
 # %% ../../nbs/09_gate/05_results.ipynb #db2d9027
 import os
@@ -151,7 +151,7 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #98079cf3
+# %% ../../nbs/09_gate/05_results.ipynb #f164fc06
 class Declared(Form):
     "How a check set declares events."
 
@@ -225,6 +225,18 @@ class Profiled(Form):
     evidence: str = ""  # digest of the check that held; '' where none was made
 
 
+class Calibrated(Form):
+    "Who is TRUSTED of a release's requests, segment by segment."
+
+    release: str
+    dictionary: str  # fingerprint
+    segments: dict[str, dict[str, int]]  # requests that it was tested on, TRUSTED and wrong ones
+    wrong_share: float  # of all requests, by their measured answers
+    refuted: int  # labels that are not what they say
+    expires: str
+    evidence: str = ""  # digest of the check that held; '' where none was made
+
+
 RESULTS = dict(
     preflight=Prepared,
     train_sae=Trained,
@@ -233,6 +245,7 @@ RESULTS = dict(
     adapt=Adapted,
     report=Scored,
     profile=Profiled,
+    calibrate=Calibrated,
 )
 
 

@@ -324,7 +324,7 @@ def load(cls: Calibration, path: str | Path) -> "Calibration":
     except FOREIGN as e:
         raise invalid("a calibration.json", f"{path}: {e}", "calibrate again") from None
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #43cc4205
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #56b7d525
 def calibrate(
     release: Release,
     dictionary: Dictionary,  # certified for it
@@ -338,16 +338,9 @@ def calibrate(
     answers: list[Answer] | None = None,  # measured ones of these very rows, where they are there
 ) -> Calibration:
     "Learn from one half of the rows who can be trusted, and test it on the other."
-    if not (0 < alpha < 1 and 0 < delta < 1 and days > 0):
-        raise bad_parameter("alpha, delta in (0, 1), days > 0", f"{alpha}, {delta}, {days}", "0.01")
-    label = standing(release, dictionary)
-    if not label.trusted:
-        raise invalid("a dictionary certified for this release", str(label), label.details[0])
     if "group_id" in rows and answers is None:
         rows = rows.drop_duplicates("group_id")
-    if len(rows) < FEWEST:
-        few = f"{len(rows)} customers"
-        raise invalid(f"at least {FEWEST} customers to calibrate on", few, "a longer period")
+    _require_askable(release, dictionary, rows, (alpha, delta), days)
     features = np.unique(np.asarray(features, int))
     refuted = refuted_labels(release, dictionary, rows)
     if answers is None:
@@ -358,18 +351,12 @@ def calibrate(
     x = readings(release, dictionary, release.pin(rows), features, level)
     learnt = learn(x, decision, wrong, rows)
     segments, curves = learnt.certified(rows, alpha, delta)
-    now = datetime.now(UTC)
     return Calibration(
-        release=release.fingerprint,
-        dictionary=dictionary.fingerprint,
-        labels=labels_digest(dictionary),
-        check_set=check_digest(rows),
+        **_for_whom(release, dictionary, rows, days),
         features=features.tolist(),
         level=level,
         limits=asdict(limits),
         refuted=list(refuted),
-        made=now.isoformat(timespec="seconds"),
-        expires=(now + timedelta(days=days)).isoformat(timespec="seconds"),
         alpha=alpha,
         delta=delta,
         middle=learnt.middle,
@@ -379,6 +366,36 @@ def calibrate(
         segments=segments,
         curves=curves,
     )
+
+
+def _for_whom(
+    release: Release, dictionary: Dictionary, rows: pd.DataFrame, days: float
+) -> dict[str, str]:
+    "Digests and dates of a calibration."
+    now = datetime.now(UTC)
+    return dict(
+        release=release.fingerprint,
+        dictionary=dictionary.fingerprint,
+        labels=labels_digest(dictionary),
+        check_set=check_digest(rows),
+        made=now.isoformat(timespec="seconds"),
+        expires=(now + timedelta(days=days)).isoformat(timespec="seconds"),
+    )
+
+
+def _require_askable(
+    release: Release, dictionary: Dictionary, rows: pd.DataFrame, shares: tuple, days: float
+) -> None:
+    "Raise (exit code 64 or 65) where nothing can be calibrated."
+    if not (all(0 < x < 1 for x in shares) and days > 0):
+        given = f"{shares[0]}, {shares[1]}, {days}"
+        raise bad_parameter("alpha and delta in (0, 1), days > 0", given, "alpha=0.01")
+    label = standing(release, dictionary)
+    if not label.trusted:
+        raise invalid("a dictionary certified for this release", str(label), label.details[0])
+    if len(rows) < FEWEST:
+        few = f"{len(rows)} customers"
+        raise invalid(f"at least {FEWEST} customers to calibrate on", few, "a longer period")
 
 
 def measured_answers(
@@ -396,7 +413,7 @@ def measured_answers(
         rows
     )
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #d474da70
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #4305d6aa
 @dataclass(frozen=True)
 class Learnt:
     "What was learnt from one half, and the other half with what it says of it."
