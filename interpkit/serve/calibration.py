@@ -105,7 +105,7 @@ def thresholds_of(
     p = binom.cdf(np.ceil(k), np.floor(n), alpha)
     return tried[int(np.argmin(p)) :]
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #60fa5cf5
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #ae105c1a
 def refuted_labels(
     release: Release,
     dictionary: Dictionary,
@@ -132,7 +132,7 @@ def refuted_labels(
                 found.append(first + int(f))
     return tuple(found)
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #2b243272
 def _is_refuted(share: np.ndarray, least: float, level: float) -> bool:  # [n sequences]
     "Whether a mean of shares is shown to be under `least` (Hoeffding's bound for means)."
     if not len(share):
@@ -215,7 +215,7 @@ def _in_time(self: Calibration, now: datetime | None = None) -> TrustLabel:
         return TrustLabel()
     return TrustLabel("INVALID", ("expired",), (f"on {self.expires[:10]}",))
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #db77d0bb
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #5dc601da
 @patch
 def scored(
     self: Calibration,
@@ -235,7 +235,7 @@ def scores(self: Calibration, active: dict[int, float], decision: float) -> dict
     risk, p = self.scored(x, np.array([decision]))
     return dict(risk=float(min(risk[0], 1.0)), p_novel=float(p[0]))
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #c8886212
 @patch
 def predict(
     self: Calibration,
@@ -260,7 +260,7 @@ def predict(
         why["predicted wrong"] = f"risk {scores['risk']:.3f}, limit {certified.threshold:.3f}"
     return TrustLabel("ABSTAIN", tuple(why), tuple(why.values())) if why else TrustLabel()
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #b8b21b25
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #43e86e24
 @patch
 def labeller(
     self: Calibration,
@@ -291,7 +291,7 @@ def observer(self: Calibration, watch: Watch) -> Callable[[Record], None]:
 
     return observe
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #4952fbad
 @patch
 def audited(self: Calibration, watch: Watch, record: Record, answer: Answer) -> None:
     "Count what an audit found of a request that was TRUSTED."
@@ -324,7 +324,7 @@ def load(cls: Calibration, path: str | Path) -> "Calibration":
     except FOREIGN as e:
         raise invalid("a calibration.json", f"{path}: {e}", "calibrate again") from None
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #56b7d525
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #f64786bf
 def calibrate(
     release: Release,
     dictionary: Dictionary,  # certified for it
@@ -341,15 +341,14 @@ def calibrate(
     if "group_id" in rows and answers is None:
         rows = rows.drop_duplicates("group_id")
     _require_askable(release, dictionary, rows, (alpha, delta), days)
-    features = np.unique(np.asarray(features, int))
     refuted = refuted_labels(release, dictionary, rows)
     if answers is None:
         answers = measured_answers(release, dictionary, rows, limits, refuted)
-    decision = np.array([a.decision for a in answers])
     limits = limits or TrustLimits(spread=answers[0].spread)
     wrong = np.array([not observed(a, limits).trusted for a in answers])
+    features = np.unique(np.asarray(features, int))
     x = readings(release, dictionary, release.pin(rows), features, level)
-    learnt = learn(x, decision, wrong, rows)
+    learnt = learn(x, np.array([a.decision for a in answers]), wrong, rows)
     segments, curves = learnt.certified(rows, alpha, delta)
     return Calibration(
         **_for_whom(release, dictionary, rows, days),
@@ -367,7 +366,7 @@ def calibrate(
         curves=curves,
     )
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #6cb45d46
 def _for_whom(
     release: Release, dictionary: Dictionary, rows: pd.DataFrame, days: float
 ) -> dict[str, str]:
@@ -382,7 +381,7 @@ def _for_whom(
         expires=(now + timedelta(days=days)).isoformat(timespec="seconds"),
     )
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #8c828861
 def _require_askable(
     release: Release, dictionary: Dictionary, rows: pd.DataFrame, shares: tuple, days: float
 ) -> None:
@@ -397,7 +396,7 @@ def _require_askable(
         few = f"{len(rows)} customers"
         raise invalid(f"at least {FEWEST} customers to calibrate on", few, "a longer period")
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #8f6422f9
 def measured_answers(
     release: Release,
     dictionary: Dictionary,
@@ -413,7 +412,7 @@ def measured_answers(
         rows
     )
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #4305d6aa
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #69e51080
 @dataclass(frozen=True)
 class Learnt:
     "What was learnt from one half, and the other half with what it says of it."
@@ -443,7 +442,7 @@ class Learnt:
             )
         return found, curves
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #93c9d4a9
 def learn(
     x: np.ndarray,  # [n, m] readings
     decision: np.ndarray,  # [n]
