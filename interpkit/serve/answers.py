@@ -188,7 +188,7 @@ def input_reasons(
     return [p.loc[size[p.index].sort_values(ascending=False).index].reset_index(drop=True)
             for p in parts]  # fmt: skip
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #c32a735a
+# %% ../../nbs/08b_serve/06_answers.ipynb #4576d1a9
 class Answering:
     "Answers for one release and dictionary, as many requests as one likes."
 
@@ -232,7 +232,7 @@ class Answering:
             self.like = self.release.pin(rows_again(self.dictionary.validity))
         return self.like
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #0d1151ff
 def canary_spread(dictionary: Dictionary) -> float:
     "The spread of the canary batch's decisions. Raises (exit code 65) where there are none."
     decisions = dictionary.canary.get("decision")
@@ -245,7 +245,7 @@ def canary_spread(dictionary: Dictionary) -> float:
         )
     return spread
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #c03e0ce0
+# %% ../../nbs/08b_serve/06_answers.ipynb #33176b75
 def _shapes(batch: Batch) -> tuple:
     "Shapes of all that a forward takes."
     found = []
@@ -284,7 +284,7 @@ def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]
     found = Found(decision, feature, estimate, held, error, m)
     return [self._answer(rows["sequence_id"].iloc[i], found, i) for i in range(len(rows))]
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #c63dfce4
 @dataclass(frozen=True)
 class Found:
     "What was found of a batch."
@@ -296,7 +296,7 @@ class Found:
     error: np.ndarray  # [B]
     measured: Measured
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #889c9981
 @patch
 def _answer(self: Answering, name: object, found: Found, i: int) -> Answer:
     "One row of what was found, with its label."
