@@ -3810,6 +3810,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'interpkit.serve.answers.Answering.answers': ( '08b_serve/answers.html#answering.answers',
                                                                                         'interpkit/serve/answers.py'),
                                          'interpkit.serve.answers.Found': ('08b_serve/answers.html#found', 'interpkit/serve/answers.py'),
+                                         'interpkit.serve.answers.Monitor.explain': ( '08b_serve/answers.html#monitor.explain',
+                                                                                      'interpkit/serve/answers.py'),
                                          'interpkit.serve.answers._shapes': ( '08b_serve/answers.html#_shapes',
                                                                               'interpkit/serve/answers.py'),
                                          'interpkit.serve.answers._told': ('08b_serve/answers.html#_told', 'interpkit/serve/answers.py'),
