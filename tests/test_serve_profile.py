@@ -371,7 +371,7 @@ def test_a_check_with_serving_is_followed_by_a_profile_and_verifies(held, capsys
     assert verify(p.run).verdict.outcome == "PASS"
     told.clear()
     run_check(p, policy, told=lambda job, result: told.append((job, result["seconds"])))
-    assert told[-2] == ("profile", found["seconds"])  # kept
+    assert ("profile", found["seconds"]) in told  # kept
 
 
 def test_a_profile_that_fails_is_told_and_changes_no_verdict(held, tmp_path, capsys):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MOST', 'FEATURES', 'rows_to_calibrate', 'calibration_of', 'calibrate_run']
 
-# %% ../../nbs/09_gate/06e_calibrating.ipynb #855d623b
+# %% ../../nbs/09_gate/06e_calibrating.ipynb #06793512
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from .serving import Served, served, watched_numbers
 from ..serve.calibration import Calibration, calibrate
 from ..serve.monitored import monitored
 
-# %% ../../nbs/09_gate/06e_calibrating.ipynb #0dfbd356
+# %% ../../nbs/09_gate/06e_calibrating.ipynb #b556d993
 MOST = 4000  # rows to calibrate on
 FEATURES = 128  # read, where the policy says nothing
 
@@ -51,7 +52,8 @@ def calibrate_run(p: Calibrate) -> dict:
         name or "everybody": dict(requests=c.n, trusted=c.trusted, wrong=c.wrong)
         for name, c in calibration.segments.items()
     }
-    result = dict(release=found.release.name, dictionary=found.dictionary.fingerprint)
+    result: dict[str, Any] = dict(release=found.release.name)
+    result |= dict(dictionary=found.dictionary.fingerprint)
     result |= dict(segments=told, wrong_share=calibration.wrong_share)
     result |= dict(refuted=len(calibration.refuted), expires=calibration.expires)
     return result | dict(evidence=found.evidence)

@@ -153,7 +153,7 @@ def begin(p: Preflight) -> dict:
     question = asked(p)
     return (begun_with(p.run, question) or {}) | question
 
-# %% ../../nbs/09_gate/05_results.ipynb #7ba87c55
+# %% ../../nbs/09_gate/05_results.ipynb #9e85999a
 class Declared(Form):
     "How a check set declares events."
 
@@ -238,12 +238,13 @@ class Certain(Form):
 
 
 class Calibrated(Form):
-    "Who is TRUSTED, by segment."
+    "Who is TRUSTED of a release's requests, segment by segment."
 
     release: str
     dictionary: str  # fingerprint
     segments: dict[str, Certain]
-    wrong_share: float
+    wrong_share: float  # of all requests, by their measured answers
+    refuted: int  # labels that are not what they say
     expires: str
     evidence: str = ""  # digest of the check that held; '' where none was made
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answer', 'label_shares', 'pushes', 'heavier_side', 'input_reasons', 'Answering', 'canary_spread', 'Found', 'answer']
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #218e25ce
+# %% ../../nbs/08b_serve/06_answers.ipynb #d3bb26ae
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +29,7 @@ from ..model.own_rows import require_own_rows
 from ..model.plain_rows import rows_again
 from ..model.prefix import Tried
 from ..model.releases import Release
+from .monitor import Monitor
 from .records import TrustLabel, worst
 from .removals import Measured, candidates, measured
 from .stated import Stated, padded_ids, true_at
@@ -188,7 +189,7 @@ def input_reasons(
     return [p.loc[size[p.index].sort_values(ascending=False).index].reset_index(drop=True)
             for p in parts]  # fmt: skip
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #c32a735a
+# %% ../../nbs/08b_serve/06_answers.ipynb #4576d1a9
 class Answering:
     "Answers for one release and dictionary, as many requests as one likes."
 
@@ -232,7 +233,7 @@ class Answering:
             self.like = self.release.pin(rows_again(self.dictionary.validity))
         return self.like
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #0d1151ff
 def canary_spread(dictionary: Dictionary) -> float:
     "The spread of the canary batch's decisions. Raises (exit code 65) where there are none."
     decisions = dictionary.canary.get("decision")
@@ -245,7 +246,7 @@ def canary_spread(dictionary: Dictionary) -> float:
         )
     return spread
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #c03e0ce0
+# %% ../../nbs/08b_serve/06_answers.ipynb #33176b75
 def _shapes(batch: Batch) -> tuple:
     "Shapes of all that a forward takes."
     found = []
@@ -284,7 +285,7 @@ def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]
     found = Found(decision, feature, estimate, held, error, m)
     return [self._answer(rows["sequence_id"].iloc[i], found, i) for i in range(len(rows))]
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #c63dfce4
 @dataclass(frozen=True)
 class Found:
     "What was found of a batch."
@@ -296,7 +297,7 @@ class Found:
     error: np.ndarray  # [B]
     measured: Measured
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #889c9981
 @patch
 def _answer(self: Answering, name: object, found: Found, i: int) -> Answer:
     "One row of what was found, with its label."
@@ -335,3 +336,17 @@ def answer(
     rows = require_measurable(release, dictionary, rows, "answer")
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     return Answering(release, dictionary, n, limits, inputs, like).answers(rows)
+
+# %% ../../nbs/08b_serve/06_answers.ipynb #e31532ea
+@patch
+def explain(
+    self: Monitor,
+    rows: pd.DataFrame,  # of requests, or a table in any other form
+    n: int = 16,  # features that are ablated per request
+    limits: TrustLimits | None = None,
+    inputs: bool = True,  # whether inputs are asked where the dictionary abstains
+) -> list[Answer]:
+    "A measured answer for each row. Raises (exit code 65) where the live model is another one."
+    self.verify()
+    with self.sleeping():
+        return answer(self.setup.release, self.setup.dictionary, rows, n, limits, inputs)

@@ -105,7 +105,7 @@ def thresholds_of(
     p = binom.cdf(np.ceil(k), np.floor(n), alpha)
     return tried[int(np.argmin(p)) :]
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #60fa5cf5
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #ae105c1a
 def refuted_labels(
     release: Release,
     dictionary: Dictionary,
@@ -132,7 +132,7 @@ def refuted_labels(
                 found.append(first + int(f))
     return tuple(found)
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #2b243272
 def _is_refuted(share: np.ndarray, least: float, level: float) -> bool:  # [n sequences]
     "Whether a mean of shares is shown to be under `least` (Hoeffding's bound for means)."
     if not len(share):
@@ -215,7 +215,7 @@ def _in_time(self: Calibration, now: datetime | None = None) -> TrustLabel:
         return TrustLabel()
     return TrustLabel("INVALID", ("expired",), (f"on {self.expires[:10]}",))
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #db77d0bb
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #5dc601da
 @patch
 def scored(
     self: Calibration,
@@ -235,7 +235,7 @@ def scores(self: Calibration, active: dict[int, float], decision: float) -> dict
     risk, p = self.scored(x, np.array([decision]))
     return dict(risk=float(min(risk[0], 1.0)), p_novel=float(p[0]))
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #c8886212
 @patch
 def predict(
     self: Calibration,
@@ -260,7 +260,7 @@ def predict(
         why["predicted wrong"] = f"risk {scores['risk']:.3f}, limit {certified.threshold:.3f}"
     return TrustLabel("ABSTAIN", tuple(why), tuple(why.values())) if why else TrustLabel()
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #b8b21b25
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #43e86e24
 @patch
 def labeller(
     self: Calibration,
@@ -291,7 +291,7 @@ def observer(self: Calibration, watch: Watch) -> Callable[[Record], None]:
 
     return observe
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #4952fbad
 @patch
 def audited(self: Calibration, watch: Watch, record: Record, answer: Answer) -> None:
     "Count what an audit found of a request that was TRUSTED."
@@ -324,7 +324,7 @@ def load(cls: Calibration, path: str | Path) -> "Calibration":
     except FOREIGN as e:
         raise invalid("a calibration.json", f"{path}: {e}", "calibrate again") from None
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #43cc4205
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #f64786bf
 def calibrate(
     release: Release,
     dictionary: Dictionary,  # certified for it
@@ -338,38 +338,24 @@ def calibrate(
     answers: list[Answer] | None = None,  # measured ones of these very rows, where they are there
 ) -> Calibration:
     "Learn from one half of the rows who can be trusted, and test it on the other."
-    if not (0 < alpha < 1 and 0 < delta < 1 and days > 0):
-        raise bad_parameter("alpha, delta in (0, 1), days > 0", f"{alpha}, {delta}, {days}", "0.01")
-    label = standing(release, dictionary)
-    if not label.trusted:
-        raise invalid("a dictionary certified for this release", str(label), label.details[0])
     if "group_id" in rows and answers is None:
         rows = rows.drop_duplicates("group_id")
-    if len(rows) < FEWEST:
-        few = f"{len(rows)} customers"
-        raise invalid(f"at least {FEWEST} customers to calibrate on", few, "a longer period")
-    features = np.unique(np.asarray(features, int))
+    _require_askable(release, dictionary, rows, (alpha, delta), days)
     refuted = refuted_labels(release, dictionary, rows)
     if answers is None:
         answers = measured_answers(release, dictionary, rows, limits, refuted)
-    decision = np.array([a.decision for a in answers])
     limits = limits or TrustLimits(spread=answers[0].spread)
     wrong = np.array([not observed(a, limits).trusted for a in answers])
+    features = np.unique(np.asarray(features, int))
     x = readings(release, dictionary, release.pin(rows), features, level)
-    learnt = learn(x, decision, wrong, rows)
+    learnt = learn(x, np.array([a.decision for a in answers]), wrong, rows)
     segments, curves = learnt.certified(rows, alpha, delta)
-    now = datetime.now(UTC)
     return Calibration(
-        release=release.fingerprint,
-        dictionary=dictionary.fingerprint,
-        labels=labels_digest(dictionary),
-        check_set=check_digest(rows),
+        **_for_whom(release, dictionary, rows, days),
         features=features.tolist(),
         level=level,
         limits=asdict(limits),
         refuted=list(refuted),
-        made=now.isoformat(timespec="seconds"),
-        expires=(now + timedelta(days=days)).isoformat(timespec="seconds"),
         alpha=alpha,
         delta=delta,
         middle=learnt.middle,
@@ -380,7 +366,37 @@ def calibrate(
         curves=curves,
     )
 
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #6cb45d46
+def _for_whom(
+    release: Release, dictionary: Dictionary, rows: pd.DataFrame, days: float
+) -> dict[str, str]:
+    "Digests and dates of a calibration."
+    now = datetime.now(UTC)
+    return dict(
+        release=release.fingerprint,
+        dictionary=dictionary.fingerprint,
+        labels=labels_digest(dictionary),
+        check_set=check_digest(rows),
+        made=now.isoformat(timespec="seconds"),
+        expires=(now + timedelta(days=days)).isoformat(timespec="seconds"),
+    )
 
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #8c828861
+def _require_askable(
+    release: Release, dictionary: Dictionary, rows: pd.DataFrame, shares: tuple, days: float
+) -> None:
+    "Raise (exit code 64 or 65) where nothing can be calibrated."
+    if not (all(0 < x < 1 for x in shares) and days > 0):
+        given = f"{shares[0]}, {shares[1]}, {days}"
+        raise bad_parameter("alpha and delta in (0, 1), days > 0", given, "alpha=0.01")
+    label = standing(release, dictionary)
+    if not label.trusted:
+        raise invalid("a dictionary certified for this release", str(label), label.details[0])
+    if len(rows) < FEWEST:
+        few = f"{len(rows)} customers"
+        raise invalid(f"at least {FEWEST} customers to calibrate on", few, "a longer period")
+
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #8f6422f9
 def measured_answers(
     release: Release,
     dictionary: Dictionary,
@@ -396,7 +412,7 @@ def measured_answers(
         rows
     )
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #d474da70
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #69e51080
 @dataclass(frozen=True)
 class Learnt:
     "What was learnt from one half, and the other half with what it says of it."
@@ -426,7 +442,7 @@ class Learnt:
             )
         return found, curves
 
-
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #93c9d4a9
 def learn(
     x: np.ndarray,  # [n, m] readings
     decision: np.ndarray,  # [n]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SECONDS', 'LATE', 'Metrics', 'attributes', 'span']
 
-# %% ../../nbs/08b_serve/11_metrics.ipynb #1bdb6770
+# %% ../../nbs/08b_serve/11_metrics.ipynb #30151817
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +16,7 @@ from ..core.errors import InterpkitError
 from .levels import level_number
 from .records import Record, TrustLabel
 
+# %% ../../nbs/08b_serve/11_metrics.ipynb #5ec04f07
 try:
     from opentelemetry import trace
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

@@ -20,7 +20,7 @@ from ..model.batch import counted
 from ..model.capture import capture
 from ..model.releases import Release
 
-# %% ../../nbs/08b_serve/07a_novelty.ipynb #3fa951c4
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #18b55035
 LEVELS_READ = ("monitor-last", "monitor")
 
 
@@ -50,17 +50,17 @@ def readings(
         parts.append(torch.cat(sites, 1).double().cpu().numpy())
     return np.concatenate(parts)
 
-
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #d4073dc8
 def as_reading(active: dict[int, float], features: np.ndarray) -> np.ndarray:  # int [m] -> [m]
     "The reading of a record: feature -> activation, those that are missing are not active."
     return np.array([float(active.get(int(f), 0.0)) for f in features])
 
-# %% ../../nbs/08b_serve/07a_novelty.ipynb #fc338d26
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #080ea812
 def scaled(x: np.ndarray) -> np.ndarray:
     "Activations on a scale on which large ones don't drown the others."
     return np.sqrt(np.maximum(x, 0.0))
 
-
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #837dd0ee
 @dataclass(frozen=True)
 class Novelty:
     "Distances of readings from those seen before."

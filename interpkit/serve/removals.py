@@ -37,7 +37,7 @@ def candidates(
     feature = np.take_along_axis(most, order, 1)
     return np.where(np.take_along_axis(size, feature, 1) > 0, feature, -1)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #f02bbcf2
+# %% ../../nbs/08b_serve/05b_removals.ipynb #4148c8ef
 @dataclass(frozen=True)
 class Named:
     "Features of each sequence of a batch with what they put at each target."
@@ -77,7 +77,7 @@ def _at(dictionary: Dictionary, site: Site, feature: np.ndarray, device) -> tupl
     number = np.where(own, feature - first, 0)
     return torch.as_tensor(own, device=device), torch.as_tensor(number, device=device)
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #6b4e3f01
 def directions(ablation: Ablation, feature: np.ndarray) -> dict[Site, Tensor]:
     "Target -> [B, n, d]: what each feature writes there per activation; zero where it doesn't."
     dictionary, acts = ablation.dictionary, ablation.prefix.acts
@@ -91,7 +91,7 @@ def directions(ablation: Ablation, feature: np.ndarray) -> dict[Site, Tensor]:
                 found[target] = torch.where(own[..., None], W[number], found[target])
     return found
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #4386ed6d
+# %% ../../nbs/08b_serve/05b_removals.ipynb #29328983
 DRAWS, NEAREST = 3, 5
 
 
@@ -117,7 +117,7 @@ def drawn_others(
                 out[row, own] = _drawn(rng, feature[row, own], fires, start, end)
     return out
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #16b4e7b3
 def _drawn(
     rng: np.random.Generator,
     own: np.ndarray,  # int [k]
@@ -199,7 +199,7 @@ def _few(B: int) -> int:
     "Lines at the end in which nothing is changed."
     return min(B, 2)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #00d270e0
+# %% ../../nbs/08b_serve/05b_removals.ipynb #d5649da6
 @torch.no_grad()
 def decisions_of(
     ablation: Ablation,
@@ -224,7 +224,7 @@ def decisions_of(
         found.append(ablation.prefix.run(first, part.row, new, held, whole))
     return torch.cat(found)
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #8259fbb3
 def _removed(part: Lines, own: Named, others: list[Named]) -> dict[Site, Tensor]:
     "Target -> [m, T, d]: what each line takes away there."
     code, writes = own.code[part.row], {t: w[part.row] for t, w in own.writes.items()}
@@ -242,7 +242,7 @@ def _held(ablation: Ablation, target: Site, row: Tensor, change: Tensor) -> Tens
         return ablation.prefix.acts[target][row] - change
     return Added(-change)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #81b5ac65
+# %% ../../nbs/08b_serve/05b_removals.ipynb #e3ee4506
 def measured(
     ablation: Ablation,
     at: Attributions,  # of the same batch
@@ -278,7 +278,7 @@ def measured(
     joint = np.take_along_axis(sides, np.abs(sides).argmax(0)[None], 0)[0]
     return Measured(effects, joint, np.median(np.abs(random), 0), spliced, astray)
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #222a0a92
 def _astray(ablation: Ablation, lines: Lines, after: Tensor, put: tuple) -> float:
     "How far lines are off in which nothing was changed, and one that the whole model runs."
     B = len(ablation.decision)
@@ -287,7 +287,7 @@ def _astray(ablation: Ablation, lines: Lines, after: Tensor, put: tuple) -> floa
     again = decisions_of(ablation, lines[one : one + 1], *put, whole=True)
     return float(torch.cat([after[-few:] - known, after[one : one + 1] - again]).abs().max())
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #d3a71175
 def sizes_of(ablation: Ablation, at: Attributions) -> sparse.csr_array:  # [B, F]
     "The norm of what each active feature puts at all its targets, over the tokens of a sequence."
     parts = []

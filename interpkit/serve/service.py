@@ -10,7 +10,7 @@ import copy
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,7 +52,7 @@ class Service:
         costs: Costs | None = None,  # what levels cost here; asked for where there is a budget
         level: str = "monitor-last",  # where no budget picks it
         deferred: bool = False,  # whether the label may come after the answer
-        trust: Callable[[Record], TrustLabel] | None = None,  # calibrated label of a record
+        trust: Any = None,  # a Calibration: labels of what is only monitored
         limits: TrustLimits | None = None,  # of measured answers
         log: AuditLog | None = None,
         metrics: Metrics | None = None,  # None: some of its own

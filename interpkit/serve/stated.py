@@ -59,7 +59,7 @@ def _with_stem(first: str, value: str) -> str:
 def _bare(text: str) -> str:
     return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
-# %% ../../nbs/08b_serve/05a_stated.ipynb #73ec9ae9
+# %% ../../nbs/08b_serve/05a_stated.ipynb #64cc2064
 OF_LISTS: dict[str, Callable] = {
     "length of ": len,
     "sum of ": np.sum,
@@ -93,7 +93,7 @@ def column_statement(text: str, column: Hashable) -> Callable | None:
     words, compared = found
     return partial(_compared_rows, column=column, words=words, compared=compared)
 
-
+# %% ../../nbs/08b_serve/05a_stated.ipynb #f436b227
 def _compared_rows(
     rows: pd.DataFrame, column: Hashable, words: str, compared: str
 ) -> np.ndarray | None:  # bool [n]; None where the column can't be read so
@@ -183,7 +183,7 @@ def _test(text: str, columns: tuple, names: dict[int, str]) -> Callable | None:
             return lambda rows, ids: of_rows(rows)
     return None
 
-# %% ../../nbs/08b_serve/05a_stated.ipynb #a5a474c4
+# %% ../../nbs/08b_serve/05a_stated.ipynb #3a61a193
 def true_at(
     stated: Stated,
     feature: int,
@@ -210,7 +210,7 @@ def true_at(
         true &= place == last[:, None]
     return true if wording.position is None else true & (place == wording.position)
 
-
+# %% ../../nbs/08b_serve/05a_stated.ipynb #ab49087e
 def _at_positions(
     x: np.ndarray,  # bool [n] or [n, T']
     ids: np.ndarray | None,
@@ -229,7 +229,7 @@ def _at_positions(
     out[:, : x.shape[1]] = x[:, :wide]
     return out
 
-
+# %% ../../nbs/08b_serve/05a_stated.ipynb #dbcd6d05
 def padded_ids(rows: pd.DataFrame) -> np.ndarray | None:  # int [n, T], -1 where one is over
     "The token lists of rows as one array, None where they have none."
     if "input_ids" not in rows:
