@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import refused
 from small_language import SITES, alone, by_hand, world
+from torch import nn
 
 from interpkit.core.statistics import clopper_pearson
 from interpkit.data.changes import turned
@@ -35,6 +36,7 @@ from interpkit.serve.calibration import (
 from interpkit.serve.detector import Detector, Watch, fair, first_alarms
 from interpkit.serve.monitor import attach
 from interpkit.serve.novelty import Novelty, as_reading, readings
+from interpkit.serve.probe import Untouched
 from interpkit.serve.records import Record, TrustLabel
 from interpkit.serve.removals import candidates, measured
 from interpkit.serve.stated import Stated, Wording, padded_ids, token_statement, true_at
@@ -381,6 +383,58 @@ def test_a_live_monitor_reads_what_was_calibrated_on(calibrated):
     assert watch.wrong.seen == sum(r.label.trusted for r in records[:9]) and not watch.wrong.ones
 
 
+def test_a_live_monitor_trusts_only_what_was_calibrated_for_it(calibrated):
+    w, c = calibrated
+    watch, live, rows = c.watch(), deepcopy(w.old.model), w.rows.head(40)
+    given = dict(features=c.features, deferred=False, model=live)
+    (x,) = w.old.batch(rows).args
+    other = replace(w.dictionary, labels=tuple(f"other {i}" for i in range(16)))
+    for wrong, of in ((replace(c, release="0" * 64), w.dictionary), (c, other)):
+        refused(lambda c=wrong, d=of: attach(w.old, d, trust=c, **given), "a calibration of")
+    with attach(w.old, w.dictionary, trust=c.labeller(watch), **given) as monitor:
+
+        def labels() -> set[str]:
+            live(x)
+            return {str(r.label) for r in monitor.latest}
+
+        assert "TRUSTED" in labels()
+        monitor.level = "monitor"
+        assert labels() == {"ABSTAIN(not read)"}
+        monitor.level = "monitor-last"
+        for _ in range(40):
+            watch.wrong.update(1)
+        assert "TRUSTED" not in labels()
+        watch.wrong.reset("a test", "it was looked into")
+        assert "TRUSTED" in labels()
+        live.load_state_dict({name: 1.01 * t for name, t in w.old.model.state_dict().items()})
+        assert labels() == {"INVALID(another release)"}
+        refused(monitor.verify, "")
+    late = replace(c, expires="2020-01-01T00:00:00+00:00")
+    live = given["model"] = deepcopy(w.old.model)
+    with attach(w.old, w.dictionary, trust=late, **given) as monitor:
+        live(x)
+        assert {str(r.label) for r in monitor.latest} == {"INVALID(expired)"}
+
+
+def test_weights_that_change_in_any_way_are_noticed():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    changes = (
+        lambda m: m.load_state_dict(deepcopy(m.state_dict())),
+        lambda m: m.load_state_dict(deepcopy(m.state_dict()), assign=True),
+        lambda m: m[0].bias.detach().zero_(),
+        lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(2, 2))),
+        lambda m: m.double(),
+        lambda m: m.train()(torch.randn(4, 2)),
+    )
+    for change in changes:
+        own = deepcopy(model).eval()
+        same = Untouched(own)
+        own(torch.randn(4, 2)).sum().backward()
+        assert same()
+        change(own)
+        assert not same()
+
+
 def test_what_was_read_at_another_level_is_not_trusted(calibrated):
     _, c = calibrated
     for level, decision in (("off", 0.1), ("monitor-last", None)):
@@ -423,9 +477,8 @@ def test_a_turned_model_decides_the_same_and_reads_differently():
     state = w.old.model.state_dict()
     moved = turned(state, 1.0)
     other = replace(w.old)
-    import copy
 
-    model = copy.deepcopy(w.old.model)
+    model = deepcopy(w.old.model)
     model.load_state_dict(moved)
     other = type(w.old).from_module(
         model, inputs=w.old.inputs, decision=w.old.decision, sites=list(SITES), device="cpu"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #7af1e13a
+# %% ../../nbs/08b_serve/04_monitor.ipynb #5bbbaaf1
 import threading
 import time
 import weakref
@@ -34,6 +34,7 @@ from .levels import Budget, level_number
 from .monitored import Monitored
 from .outputs import output_of
 from interpkit.serve.probe import (
+    Untouched,
     find_position,
     fixed,
     inner_module,
@@ -331,7 +332,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #c935f4d2
+# %% ../../nbs/08b_serve/04_monitor.ipynb #55002aed
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -342,10 +343,18 @@ def _require_level(name: str, deferred: bool, every: int) -> None:
         raise bad_parameter("deferred=True or False", repr(deferred)[:60], "leave it out for True")
 
 
-def _require_calibrated(trust: Any, chosen: Monitored) -> None:
-    "Raise (exit code 64) where a calibration is about other features."
+def _calibrated(trust: Any, chosen: Monitored, release: Release, dictionary: Dictionary) -> Any:
+    "What labels records. Raises (exit code 64 or 65) where it was made for something else."
     if trust is None:
-        return
+        return None
+    trust = trust.labeller() if hasattr(trust, "labeller") else trust
+    other = trust.foreign(release, dictionary) if hasattr(trust, "foreign") else []
+    if other:
+        raise invalid(
+            f"a calibration of {release.name!r} and this dictionary",
+            f"one of {', '.join(other)}",
+            "calibrate(release, dictionary, rows, features)",
+        )
     own = np.asarray(getattr(trust, "features", chosen.features))
     if not callable(getattr(trust, "predict", None)) or not np.array_equal(own, chosen.features):
         raise bad_parameter(
@@ -353,8 +362,9 @@ def _require_calibrated(trust: Any, chosen: Monitored) -> None:
             f"{type(trust).__name__} of {len(own)} other features",
             "calibrate with the features that are monitored, or features=calibration.features",
         )
+    return trust
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #5f66d948
+# %% ../../nbs/08b_serve/04_monitor.ipynb #a33e5a6a
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -371,7 +381,7 @@ def attach(
     site: str | Site | None = None,  # what `full` reads; None: the site that carries most
     model: nn.Module | None = None,  # the module that a server calls; None: the release's own
     log: Any = None,  # log.append(record) is called
-    trust: Any = None,  # a Calibration: it predicts the labels of what monitored features tell
+    trust: Any = None,  # a Calibration or its `labeller`: labels of what monitored features tell
     audit: Any = None,  # an Auditor
     on_record: Callable[[Record], Any] | None = None,  # called with every record
     keep: int = 1000,  # records that are kept in memory
@@ -382,12 +392,12 @@ def attach(
     batch = _ready(release, dictionary, live)
     dictionary = dictionary.to(next((p.device for p in live.parameters()), release.device))
     chosen = choose_features(release, dictionary, features, budget)
-    _require_calibrated(trust, chosen)
+    trust = _calibrated(trust, chosen, release, dictionary)
     monitor = Monitor(live, dictionary.sites, keep)
     layout = _layout(release, live, dictionary, batch, position)
     output = output_of(release, layout, batch, run_live(live, batch))
     audit_p = 0.0 if audit is None else (budget or Budget()).audit_p
-    given = (trust, deferred, every, within_ms, monitor.teller(), audit_p)
+    given = (trust, deferred, every, within_ms, monitor.teller(), audit_p, Untouched(live))
     place = full_site(dictionary, chosen, site)
     monitor.setup = Setup(release, dictionary, chosen, layout, output, place, *given)
     monitor.begin(level, batch, [f for f in (getattr(log, "append", None), on_record) if f])
@@ -443,10 +453,13 @@ def begin(
         raise
     self.restart(sinks)
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #f8b3ca5c
+# %% ../../nbs/08b_serve/04_monitor.ipynb #702efadd
 @patch
 def verify(self: Monitor) -> None:
     "Raise (exit code 65) where the live model no longer is the certified release."
     require_weights(self.setup.release, self.model)
+    if self.setup.same is not None and not self.setup.same():
+        mend = "close the monitor, load the certified release and attach anew"
+        raise invalid("weights as they were attached", "weights that were changed since", mend)
     with self.sleeping():
         verify_canary(self.setup.release, self.setup.dictionary)
