@@ -4583,6 +4583,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'interpkit.serve.removals._few': ('08b_serve/removals.html#_few', 'interpkit/serve/removals.py'),
                                           'interpkit.serve.removals._held': ( '08b_serve/removals.html#_held',
                                                                               'interpkit/serve/removals.py'),
+                                          'interpkit.serve.removals._nearest': ( '08b_serve/removals.html#_nearest',
+                                                                                 'interpkit/serve/removals.py'),
                                           'interpkit.serve.removals._others': ( '08b_serve/removals.html#_others',
                                                                                 'interpkit/serve/removals.py'),
                                           'interpkit.serve.removals._removed': ( '08b_serve/removals.html#_removed',
