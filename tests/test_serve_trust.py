@@ -3,6 +3,7 @@
 Error rates are simulated, and held against Clopper-Pearson bounds.
 """
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -253,6 +254,13 @@ def test_a_detector_refuses_what_is_no_outcome(tmp_path):
     refused(lambda: Detector().reset("", ""), "who resets", code=64)
     (tmp_path / "x.json").write_text('{"p0": 0.05}')
     refused(lambda: Detector.load(tmp_path / "x.json"), "state of a detector")
+    detector = Detector(0.02, 100)
+    for _ in range(9):
+        detector.update(1)
+    kept = json.loads(detector.save(tmp_path / "x.json").read_text())
+    for change in (dict(alarm_at=None), dict(seen="9"), dict(log_stakes=[]), dict(threshold=1e9)):
+        (tmp_path / "x.json").write_text(json.dumps(kept | change))
+        refused(lambda: Detector.load(tmp_path / "x.json"), "it was changed")
     refused(lambda: fair(0.1, 0.5, 0.2), "probabilities", code=64)
 
 
@@ -344,6 +352,9 @@ def test_a_calibration_comes_back_and_says_for_whom_and_how_long(calibrated, tmp
     other = replace(w.dictionary, labels=tuple(f"other {i}" for i in range(16)))
     assert c.stands(w.old, w.dictionary).trusted
     assert c.stands(w.old, other).kind == c.stands(w.new, w.dictionary).kind == "INVALID"
+    kept = json.loads((tmp_path / "calibration.json").read_text())
+    (tmp_path / "calibration.json").write_text(json.dumps(kept | dict(expires="2099-01-01")))
+    refused(lambda: Calibration.load(tmp_path / "calibration.json"), "it was changed")
     (tmp_path / "calibration.json").write_text('{"segments": {}}')
     refused(lambda: Calibration.load(tmp_path / "calibration.json"), "calibration.json")
     refused(lambda: calibrate(w.old, w.dictionary, w.rows.head(50), range(16)), "at least")
@@ -414,6 +425,16 @@ def test_a_live_monitor_trusts_only_what_was_calibrated_for_it(calibrated):
     with attach(w.old, w.dictionary, trust=late, **given) as monitor:
         live(x)
         assert {str(r.label) for r in monitor.latest} == {"INVALID(expired)"}
+
+
+def test_an_answer_after_a_change_of_weights_is_invalid():
+    w = small_world(400)
+    release = replace(w.old, model=deepcopy(w.old.model))
+    asked = Answering(release, w.dictionary, inputs=False)
+    assert {a.label.kind for a in asked.answers(w.rows.head(3))} <= {"TRUSTED", "ABSTAIN"}
+    with torch.no_grad():
+        next(release.model.parameters()).mul_(1 + 1e-4)
+    assert {str(a.label) for a in asked.answers(w.rows.head(3))} == {"INVALID(another release)"}
 
 
 def test_weights_that_change_in_any_way_are_noticed():

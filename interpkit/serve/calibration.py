@@ -264,7 +264,7 @@ def predict(
         why["predicted wrong"] = f"risk {scores['risk']:.3f}, limit {certified.threshold:.3f}"
     return TrustLabel("ABSTAIN", tuple(why), tuple(why.values())) if why else TrustLabel()
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #f4289f83
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #6b16ade4
 @dataclass(frozen=True)
 class Labeller:
     "What a monitor calls with every record; its parts are those of the calibration."
@@ -280,6 +280,14 @@ class Labeller:
     @property
     def level(self) -> str:
         return self.calibration.level
+
+    @property
+    def refuted(self) -> list[int]:
+        return self.calibration.refuted
+
+    @property
+    def trust_limits(self) -> TrustLimits:
+        return self.calibration.trust_limits
 
     def foreign(self, release: Release, dictionary: Dictionary) -> list[str]:
         return self.calibration.foreign(release, dictionary)
@@ -335,18 +343,21 @@ def watch(self: Calibration) -> Watch:
     # hundred requests has up to twice as many
     return Watch(Detector(2 * NOVEL, 2e8), Detector(2 * self.alpha, 2e8))
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #64377166
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #d2b8323d
 @patch
 def save(self: Calibration, path: str | Path) -> Path:
     "Write calibration.json."
-    return write_json(path, asdict(self))
+    return write_json(path, asdict(self) | dict(digest=digest_json(asdict(self))))
 
 
 @patch(cls_method=True)
 def load(cls: Calibration, path: str | Path) -> "Calibration":
-    "Read calibration.json. Raises (exit code 65) where it is something else."
+    "Read calibration.json. Raises (exit code 65) where it is something else, or was changed."
     kept = read_form(Path(path), dict)
+    digest = kept.pop("digest", None)
     try:
+        if digest != digest_json(kept):
+            raise ValueError("it was changed since it was written")
         parts = dict(novelty=Novelty(**kept["novelty"]), risk=Risk(**kept["risk"]))
         segments = {name: Certified(**c) for name, c in kept["segments"].items()}
         return cls(**{**kept, **parts, "segments": segments})
