@@ -4210,6 +4210,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'interpkit.serve.log.AuditLog.stopped': ( '08b_serve/log.html#auditlog.stopped',
                                                                                'interpkit/serve/log.py'),
                                      'interpkit.serve.log._require_among': ('08b_serve/log.html#_require_among', 'interpkit/serve/log.py'),
+                                     'interpkit.serve.log._require_over_0': ( '08b_serve/log.html#_require_over_0',
+                                                                              'interpkit/serve/log.py'),
                                      'interpkit.serve.log._writable': ('08b_serve/log.html#_writable', 'interpkit/serve/log.py'),
                                      'interpkit.serve.log.hashed': ('08b_serve/log.html#hashed', 'interpkit/serve/log.py'),
                                      'interpkit.serve.log.logged': ('08b_serve/log.html#logged', 'interpkit/serve/log.py'),
