@@ -289,6 +289,15 @@ def test_serving_survives_toml_and_json(tmp_path):
     assert policy.serve.cpu_pct_mean is None
 
 
+def test_the_commented_section_means_the_defaults_when_it_is_uncommented(tmp_path):
+    about = ("release", "data", "decision", "sites", "segments", "rare", "alerts")
+    text = policy_text(Policy(), dict.fromkeys(about, "-"))
+    head, commented = text.split("# [serve]")
+    lines = ("# [serve]" + commented).splitlines()
+    (tmp_path / "p.toml").write_text(head + "\n".join(line.removeprefix("# ") for line in lines))
+    assert Policy.read(tmp_path / "p.toml").serve == Serving()
+
+
 @pytest.mark.parametrize(
     "given, meant",
     [
