@@ -3,6 +3,7 @@
 Error rates are simulated, and held against Clopper-Pearson bounds.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -431,3 +432,22 @@ def test_a_turned_model_decides_the_same_and_reads_differently():
     )
     assert torch.allclose(other.run(w.rows), w.old.run(w.rows), atol=1e-3)
     refused(lambda: turned(dict(W=torch.eye(2))), "Llama")
+
+
+def test_a_monitor_explains_the_release_it_serves_and_no_other():
+    "What is run for it is no request; a live model that is another one by now is refused."
+    w = small_world(60)
+    bare = replace(w.dictionary, validity={}, canary={})
+    certified = certify(w.old, bare, w.rows)
+    live = deepcopy(w.old.model)
+    with attach(w.old, certified, model=live, features=range(8), deferred=False) as monitor:
+        live(*w.old.batch(w.rows.head(4)).args)
+        before = list(monitor.records)
+        own = answer(w.old, certified, w.rows.head(3), n=4)
+        for a, b in zip(monitor.explain(w.rows.head(3), n=4), own, strict=True):
+            assert a.feature.tolist() == b.feature.tolist()
+            assert np.allclose(a.effect, b.effect, atol=1e-5) and a.label == b.label
+        assert list(monitor.records) == before
+        with torch.no_grad():
+            next(live.parameters()).add_(0.5)
+        refused(lambda: monitor.explain(w.rows.head(1), n=4), code=65)

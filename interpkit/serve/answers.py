@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answer', 'label_shares', 'pushes', 'heavier_side', 'input_reasons', 'Answering', 'canary_spread', 'Found', 'answer']
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #218e25ce
+# %% ../../nbs/08b_serve/06_answers.ipynb #d3bb26ae
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +29,7 @@ from ..model.own_rows import require_own_rows
 from ..model.plain_rows import rows_again
 from ..model.prefix import Tried
 from ..model.releases import Release
+from .monitor import Monitor
 from .records import TrustLabel, worst
 from .removals import Measured, candidates, measured
 from .stated import Stated, padded_ids, true_at
@@ -335,3 +336,17 @@ def answer(
     rows = require_measurable(release, dictionary, rows, "answer")
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     return Answering(release, dictionary, n, limits, inputs, like).answers(rows)
+
+# %% ../../nbs/08b_serve/06_answers.ipynb #e31532ea
+@patch
+def explain(
+    self: Monitor,
+    rows: pd.DataFrame,  # of requests, or a table in any other form
+    n: int = 16,  # features that are ablated per request
+    limits: TrustLimits | None = None,
+    inputs: bool = True,  # whether inputs are asked where the dictionary abstains
+) -> list[Answer]:
+    "A measured answer for each row. Raises (exit code 65) where the live model is another one."
+    self.verify()
+    with self.sleeping():
+        return answer(self.setup.release, self.setup.dictionary, rows, n, limits, inputs)

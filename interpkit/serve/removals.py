@@ -6,8 +6,9 @@
 __all__ = ['DRAWS', 'NEAREST', 'candidates', 'Named', 'named', 'directions', 'drawn_others', 'Measured', 'Lines', 'lines_of',
            'decisions_of', 'measured', 'sizes_of']
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #8bd0cd37
+# %% ../../nbs/08b_serve/05b_removals.ipynb #56bd5ef1
 import hashlib
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,7 +118,7 @@ def drawn_others(
                 out[row, own] = _drawn(rng, feature[row, own], fires, start, end)
     return out
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #16b4e7b3
+# %% ../../nbs/08b_serve/05b_removals.ipynb #234d60cf
 def _drawn(
     rng: np.random.Generator,
     own: np.ndarray,  # int [k]
@@ -126,21 +127,28 @@ def _drawn(
     end: int,
 ) -> np.ndarray:  # int [k]
     "For each of one's own one of the few others from `start` to `end` that are nearest in size."
-    number, size = fires
+    number, size = fires[0], np.log(fires[1] + 1e-30)
     of_own = dict(zip(number.tolist(), size.tolist(), strict=True))
     free = (number >= start) & (number < end) & ~np.isin(number, own)
-    number, size = number[free], np.log(size[free] + 1e-30)
+    order = np.argsort(size[free], kind="stable")
+    numbers, sizes = number[free][order].tolist(), size[free][order].tolist()
     out = own.copy()  # where there is no other feature at this site
-    rest = np.setdiff1d(np.arange(start, end), own)
-    for place in rng.permutation(len(own)):
-        if len(number):
-            apart = np.abs(size - np.log(of_own.get(int(own[place]), 0.0) + 1e-30))
-            chosen = int(rng.choice(np.argsort(apart)[:NEAREST]))
-            out[place] = number[chosen]
-            number, size = np.delete(number, chosen), np.delete(size, chosen)
+    rest = np.setdiff1d(np.arange(start, end), own) if len(numbers) < len(own) else own[:0]
+    for place in rng.permutation(len(own)).tolist():
+        if numbers:
+            near = _nearest(sizes, of_own.get(int(own[place]), -np.inf))
+            chosen = near[int(rng.integers(len(near)))]
+            out[place], _ = numbers.pop(chosen), sizes.pop(chosen)
         elif len(rest):
             out[place] = rng.choice(rest)
     return out
+
+# %% ../../nbs/08b_serve/05b_removals.ipynb #8432f892
+def _nearest(sizes: list[float], x: float) -> list[int]:
+    "The places of the few numbers of an ascending list that are nearest to `x`."
+    at = bisect_left(sizes, x)
+    around = range(max(at - NEAREST, 0), min(at + NEAREST, len(sizes)))
+    return sorted(around, key=lambda i: abs(sizes[i] - x))[:NEAREST]
 
 # %% ../../nbs/08b_serve/05b_removals.ipynb #cf06d9d9
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ def _held(ablation: Ablation, target: Site, row: Tensor, change: Tensor) -> Tens
         return ablation.prefix.acts[target][row] - change
     return Added(-change)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #e3ee4506
+# %% ../../nbs/08b_serve/05b_removals.ipynb #e382ff1e
 def measured(
     ablation: Ablation,
     at: Attributions,  # of the same batch
@@ -253,7 +261,8 @@ def measured(
     "Effects of features one by one, of some together beside as many others, and the splice."
     prefix, dictionary = ablation.prefix, ablation.dictionary
     own = named(ablation, feature)
-    others = [_others(ablation, at, own, names, k) for k in range(DRAWS)]
+    sizes = sizes_of(ablation, at)
+    others = [_others(ablation, sizes, own, names, k) for k in range(DRAWS)]
     joined = torch.as_tensor(together & (feature >= 0), device=own.code.device).to(own.code.dtype)
     size = own.size(joined)
     every = torch.as_tensor(feature >= 0, device=joined.device).to(joined.dtype)
@@ -287,7 +296,7 @@ def _astray(ablation: Ablation, lines: Lines, after: Tensor, put: tuple) -> floa
     again = decisions_of(ablation, lines[one : one + 1], *put, whole=True)
     return float(torch.cat([after[-few:] - known, after[one : one + 1] - again]).abs().max())
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #d3a71175
+# %% ../../nbs/08b_serve/05b_removals.ipynb #3529eb1c
 def sizes_of(ablation: Ablation, at: Attributions) -> sparse.csr_array:  # [B, F]
     "The norm of what each active feature puts at all its targets, over the tokens of a sequence."
     parts = []
@@ -297,9 +306,15 @@ def sizes_of(ablation: Ablation, at: Attributions) -> sparse.csr_array:  # [B, F
     return sparse.hstack(parts, format="csr").sqrt()
 
 
-def _others(ablation: Ablation, at: Attributions, own: Named, names: list[str], draw: int) -> Named:
+def _others(
+    ablation: Ablation,
+    sizes: sparse.csr_array,  # [B, F]
+    own: Named,
+    names: list[str],
+    draw: int,
+) -> Named:
     "As many others, each where it fires; where it does not, where the one in its place does."
-    drawn = drawn_others(own.feature, sizes_of(ablation, at), names, ablation.dictionary, draw)
+    drawn = drawn_others(own.feature, sizes, names, ablation.dictionary, draw)
     others = named(ablation, drawn)
     idle = (others.code == 0).all(-1, keepdim=True)
     return replace(others, code=torch.where(idle, own.code, others.code))
