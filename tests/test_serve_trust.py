@@ -381,6 +381,17 @@ def test_a_live_monitor_reads_what_was_calibrated_on(calibrated):
     assert watch.wrong.seen == sum(r.label.trusted for r in records[:9]) and not watch.wrong.ones
 
 
+def test_a_calibration_for_one_level_says_nothing_at_another(calibrated):
+    w, c = calibrated
+    assert c.level == "monitor-last"
+    with attach(w.old, w.dictionary, features=c.features, deferred=False, trust=c) as monitor:
+        w.old.run(w.rows.head(40))
+        assert any(r.label.trusted for r in monitor.latest)
+        monitor.level = "monitor"
+        w.old.run(w.rows.head(40))
+        assert {r.label.reasons for r in monitor.latest} == {("not read",)}
+
+
 def test_what_was_read_at_another_level_is_not_trusted(calibrated):
     _, c = calibrated
     for level, decision in (("off", 0.1), ("monitor-last", None)):

@@ -334,7 +334,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #e211235c
+# %% ../../nbs/08b_serve/04_monitor.ipynb #8a3824e1
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -349,7 +349,7 @@ def _require_calibrated(trust: Any, chosen: Monitored) -> None:
     "Raise (exit code 64) at what is no calibration, or one of other features."
     if trust is None:
         return
-    if not callable(getattr(trust, "predict", None)):
+    if not (callable(trust) or callable(getattr(trust, "predict", None))):
         mend = "trust=Calibration.load('calibration.json'), of interpkit.serve.calibration"
         raise bad_parameter("trust: a Calibration", repr(trust)[:60], mend)
     own = np.asarray(getattr(trust, "features", chosen.features))
@@ -376,7 +376,7 @@ def _require_parts(budget: Any, within_ms: Any, log: Any, on_record: Any) -> Non
             mend = f"{name}={mend}, or leave it out"
             raise bad_parameter(f"{name}: {wanted}", repr(given)[:60], mend)
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #5603772a
+# %% ../../nbs/08b_serve/04_monitor.ipynb #0f681549
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -393,7 +393,7 @@ def attach(
     site: str | Site | None = None,  # what `full` reads; None: the site that carries most
     model: nn.Module | None = None,  # the module that a server calls; None: the release's own
     log: Any = None,  # log.append(record) is called
-    trust: Any = None,  # a Calibration: it predicts the labels of what monitored features tell
+    trust: Any = None,  # a Calibration, or its labeller(watch): labels of what is only monitored
     audit: Any = None,  # an Auditor
     on_record: Callable[[Record], Any] | None = None,  # called with every record
     keep: int = 1000,  # records that are kept in memory

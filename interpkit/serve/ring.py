@@ -22,7 +22,7 @@ from torch import Tensor
 from .readers import Columns
 from .records import Record, TrustLabel
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #2f4b9501
+# %% ../../nbs/08b_serve/03_ring.ipynb #8b20ad96
 @dataclass(frozen=True)
 class Stamp:
     "What is the same in all records of a level."
@@ -37,7 +37,7 @@ class Stamp:
     dictionary: str = ""  # fingerprint
     beats: dict[str, int] = field(default_factory=dict)  # passes of each site that is read
     decide: Callable[[Tensor], np.ndarray] | None = None  # small outputs [n, K] -> decisions [n]
-    trust: Any = None  # a calibration, with `scores` and `predict`; None: nothing was calibrated
+    trust: Any = None  # a calibration, or a function of a record; None: nothing was calibrated
 
 # %% ../../nbs/08b_serve/03_ring.ipynb #7147088a
 UNREAD = TrustLabel("ABSTAIN", ("not read",), ("nothing was read of this request",))
@@ -101,7 +101,7 @@ def fill(
 
 WIDE = 4096  # values per request, from where on only those of active features are kept
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #3eb59412
+# %% ../../nbs/08b_serve/03_ring.ipynb #e49c9cfa
 @patch
 def record(self: Sheet, i: int) -> Record:
     "The record of the i-th request; once it was read, the same each time."
@@ -141,8 +141,13 @@ def record(self: Sheet, i: int) -> Record:
 
 
 def _labelled(record: Record, trust: Any) -> Record:
-    "The record with the label that a calibration predicts."
+    "The record with the label that a calibration predicts, or that a function of it says."
     try:
+        if not hasattr(trust, "predict"):
+            return replace(record, label=trust(record))
+        if record.level != getattr(trust, "level", record.level):
+            why = f"calibrated for {trust.level}"
+            return replace(record, label=TrustLabel("ABSTAIN", ("not read",), (why,)))
         scores = trust.scores(record.active, record.decision)
         return replace(record, label=trust.predict(scores), scores=scores)
     except Exception as e:
