@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ from interpkit.serve.costs import Cost, Costs
 from interpkit.serve.levels import LEVELS, Budget
 from interpkit.serve.log import AuditLog, read_log
 from interpkit.serve.monitored import monitored
-from interpkit.serve.records import TrustLabel
+from interpkit.serve.records import REASONS, TrustLabel
 
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
@@ -252,6 +253,12 @@ def test_what_is_no_row_is_refused_with_the_line_that_makes_one(tiny, make, kind
     refused(lambda: service.decide(other), "to_dict()", code=code)
     refused(lambda: service.explain(other), "to_dict()", code=code)
     service.close()
+
+
+def test_the_guide_tells_every_reason_of_a_label():
+    guide = (Path(__file__).parents[1] / "nbs" / "guide.md").read_text()
+    told = guide[guide.index("## Interpretation while requests") :].split("\n## ")[0]
+    assert not [r for kind in REASONS.values() for r in kind if f"({r})" not in told]
 
 
 def test_a_service_says_how_it_stands(make):
