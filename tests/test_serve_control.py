@@ -26,7 +26,7 @@ from interpkit.serve.controller import Controller
 from interpkit.serve.costs import Cost, Costs
 from interpkit.serve.levels import LEVELS, ON_EXHAUST, Budget, level_number
 from interpkit.serve.load import Load, Paired
-from interpkit.serve.log import AuditLog, read_log
+from interpkit.serve.log import AuditLog, hashed, read_log
 from interpkit.serve.records import Record, TrustLabel
 from interpkit.serve.writer import Chain
 
@@ -334,6 +334,18 @@ def test_numbers_that_json_does_not_know_are_kept_as_none(tmp_path):
     for path in log_files(tmp_path):
         for text in path.read_text().splitlines():
             json.loads(text, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("salt", ["", "pepper"])
+def test_an_id_of_any_characters_does_not_stop_the_log(tmp_path, salt):
+    odd = ["\ud800", "a\nb", '"}\n{"n":1', "\x00", "e\u0301", ""]
+    with AuditLog(tmp_path, salt=salt) as log:
+        assert all(log.append(record(name)) for name in odd)
+        assert log.append(replace(record("no label"), label=None)) and log.append(record("last"))
+        assert log.flush() and not log.trouble
+    kinds = [x["kind"] for x in log_lines(tmp_path)]
+    assert kinds == ["open", *["record"] * len(odd), "unwritable", "record", "close"]
+    assert list(read_log(tmp_path)["request"]) == [hashed(x, salt) for x in [*odd, "last"]]
 
 
 # The budget controller

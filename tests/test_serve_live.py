@@ -23,6 +23,7 @@ from interpkit.core.errors import ExitCode
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.validity import certify
 from interpkit.drift.simulate import small_world
+from interpkit.model.batch import Batch
 from interpkit.model.capture import capture
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
@@ -215,6 +216,32 @@ def test_gradients_autocast_and_inference_mode_make_no_difference_to_the_reading
                 assert all(abs(a[f] - b[f]) < 0.05 * (1 + abs(a[f])) for f in a.keys() & b.keys())
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_mask_is_found_however_it_is_passed_or_nothing_is_read(level):
+    w = language()
+    few, model = range(0, w.dictionary.n_features, 2), live_of(w)
+    batch = w.release.batch(w.release.pin(w.rows.head(6)))
+    ids, mask = batch.kwargs["input_ids"], batch.kwargs["attention_mask"]
+    embeds = dict(inputs_embeds=model.get_input_embeddings()(ids).detach(), attention_mask=mask)
+    square = dict(input_ids=ids, attention_mask=mask[:, None, None].bool())
+    given = dict(model=model, features=few, deferred=False, level=level)
+    assert not mask.all()
+    for position in (None, -1) if level != "monitor-last" else (None,):
+        with (
+            attach(w.release, w.dictionary, position=position, **given) as monitor,
+            torch.no_grad(),
+        ):
+            for args, kwargs in (((), batch.kwargs), ((ids, mask), {}), ((ids, mask.float()), {})):
+                model(*args, **kwargs)
+                for i, record in enumerate(monitor.latest):
+                    assert same(record.active, whole(w, i, level), level != "full" and few or None)
+            model(**square)
+            assert {r.label.reasons for r in monitor.latest} == {("failed",)}
+            model(**embeds)  # where the start token is, only ids tell
+            told = {r.label.reasons for r in monitor.latest}
+            assert (("failed",) in told) == (level != "monitor-last")
+
+
 def test_each_forward_of_generate_is_a_request():
     w = language()
     with attach(w.release, w.dictionary, features=range(8), level="monitor") as monitor:
@@ -233,9 +260,12 @@ def test_an_error_of_the_model_leaves_nothing_behind():
     w = table()
     model = live_of(w)
     with attach(w.release, w.dictionary, model=model, features=range(8), deferred=False) as m:
+        model(torch.zeros(1, 6))
+        m.restart([])
+        m.name("asked in vain", "too")
         with pytest.raises(RuntimeError):
             model(torch.zeros(2, 5))
-        assert len(m.records) == 0
+        assert len(m.records) == 0 and m.latest == []
         assert m.broken == 1
         assert m.local.passing is None
         model(torch.zeros(2, 6))
@@ -517,6 +547,29 @@ def test_a_decision_that_is_read_everywhere_needs_all_positions():
         codes = own.encode("block", acts).dense().amax(1)
         for record, dense in zip(monitor.latest, codes, strict=True):
             assert sorted(record.active) == dense.nonzero().flatten().tolist()
+
+
+class OwnMask(Mean):
+    "Finds its own padding, of which its arguments say nothing."
+
+    def forward(self, ids):
+        real = (ids > 0)[..., None]
+        return self.head(
+            (torch.relu(self.block(self.embed(ids))) * real).sum(1) / (1 + real.sum(1))
+        )
+
+
+def test_padding_that_no_argument_tells_of_is_not_read_as_if_it_were_real():
+    def inputs(rows):
+        ids = torch.tensor(np.stack(rows["ids"]))
+        return Batch((ids,), mask=ids > 0, n=len(ids))
+
+    rows = pd.DataFrame(dict(ids=[[1 + i % 19, 3, (7 * i) % 20, i % 2] for i in range(40)]))
+    rows["sequence_id"] = range(40)
+    release = Release.from_module(OwnMask(), inputs, None, ["block"], device="cpu")
+    own = certify(release, Dictionary((Site("block"),), (directions(1, 24),)), rows)
+    given = dict(features=range(24), level="monitor")
+    refused(lambda: attach(release, own, **given), "which positions are padding")
 
 
 # audits

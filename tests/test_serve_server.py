@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -404,6 +405,34 @@ def test_requests_that_are_none_are_told_what_mends_them_and_do_no_harm(tiny, ma
         assert call("decide", dict(row=row))[0] == 200
         assert service.log.flush() and service.waiting == 0
     assert len(read_log(service.log.chain.folder)) == 1
+
+
+def test_ids_of_any_form_are_served_and_logged_and_no_response_is_without_label(tiny, make):
+    service, row = make(), rows_of(tiny)[0]
+    with serving(service) as call:
+        assert service.decide(row, "\ud800").decision is not None
+        for name in ("a\nb", "", '"'):
+            status, told = call("decide", dict(row=row, request=name))
+            assert status == 200 and told["label"]["kind"] and told["decision"] is not None
+        for name in ("x" * 1000, "\ud800"):
+            assert call("decide", dict(row=row, request=name))[0] == 422
+        deep = b'{"row":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        for status, told in (call("decide", raw=deep), call("decide"), call("decides", {})):
+            assert status in (400, 404, 405, 422) and told["label"]["reasons"] == ["failed"]
+        assert service.log.flush()
+    assert len(read_log(service.log.chain.folder)) == 4
+
+
+def test_costs_of_another_model_or_of_other_features_choose_no_level(tiny, make):
+    costs = replace(priced(monitor_last=0.5), monitored={"16": list(range(16))})
+    refused(lambda: make(budget=Budget(), costs=replace(costs, dictionary="0" * 64)), "costs of")
+    foreign = replace(costs, release=dict(name="v0", fingerprint="0" * 64))
+    refused(lambda: make(budget=Budget(), costs=foreign), "costs of")
+    more = dict(budget=Budget(), costs=costs, features=range(20))
+    refused(lambda: make(**more), "costs of 16 features", code=ExitCode.BAD_PARAMETERS)
+    service = make(budget=Budget(), costs=costs)
+    assert service.monitor.setup.chosen.features.tolist() == list(range(16))
+    service.close()
 
 
 def test_spans_tell_levels_and_labels_and_nothing_of_the_request(tiny, make):

@@ -3,6 +3,7 @@
 Error rates are simulated, and held against Clopper-Pearson bounds.
 """
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 import torch
 from helpers import refused
 from small_language import SITES, alone, by_hand, world
+from torch import nn
 
 from interpkit.core.statistics import clopper_pearson
 from interpkit.data.changes import turned
@@ -35,6 +37,7 @@ from interpkit.serve.calibration import (
 from interpkit.serve.detector import Detector, Watch, fair, first_alarms
 from interpkit.serve.monitor import attach
 from interpkit.serve.novelty import Novelty, as_reading, readings
+from interpkit.serve.probe import Untouched
 from interpkit.serve.records import Record, TrustLabel
 from interpkit.serve.removals import candidates, measured
 from interpkit.serve.stated import Stated, Wording, padded_ids, token_statement, true_at
@@ -251,6 +254,13 @@ def test_a_detector_refuses_what_is_no_outcome(tmp_path):
     refused(lambda: Detector().reset("", ""), "who resets", code=64)
     (tmp_path / "x.json").write_text('{"p0": 0.05}')
     refused(lambda: Detector.load(tmp_path / "x.json"), "state of a detector")
+    detector = Detector(0.02, 100)
+    for _ in range(9):
+        detector.update(1)
+    kept = json.loads(detector.save(tmp_path / "x.json").read_text())
+    for change in (dict(alarm_at=None), dict(seen="9"), dict(log_stakes=[]), dict(threshold=1e9)):
+        (tmp_path / "x.json").write_text(json.dumps(kept | change))
+        refused(lambda: Detector.load(tmp_path / "x.json"), "it was changed")
     refused(lambda: fair(0.1, 0.5, 0.2), "probabilities", code=64)
 
 
@@ -342,6 +352,9 @@ def test_a_calibration_comes_back_and_says_for_whom_and_how_long(calibrated, tmp
     other = replace(w.dictionary, labels=tuple(f"other {i}" for i in range(16)))
     assert c.stands(w.old, w.dictionary).trusted
     assert c.stands(w.old, other).kind == c.stands(w.new, w.dictionary).kind == "INVALID"
+    kept = json.loads((tmp_path / "calibration.json").read_text())
+    (tmp_path / "calibration.json").write_text(json.dumps(kept | dict(expires="2099-01-01")))
+    refused(lambda: Calibration.load(tmp_path / "calibration.json"), "it was changed")
     (tmp_path / "calibration.json").write_text('{"segments": {}}')
     refused(lambda: Calibration.load(tmp_path / "calibration.json"), "calibration.json")
     refused(lambda: calibrate(w.old, w.dictionary, w.rows.head(50), range(16)), "at least")
@@ -381,15 +394,66 @@ def test_a_live_monitor_reads_what_was_calibrated_on(calibrated):
     assert watch.wrong.seen == sum(r.label.trusted for r in records[:9]) and not watch.wrong.ones
 
 
-def test_a_calibration_for_one_level_says_nothing_at_another(calibrated):
+def test_a_live_monitor_trusts_only_what_was_calibrated_for_it(calibrated):
     w, c = calibrated
-    assert c.level == "monitor-last"
-    with attach(w.old, w.dictionary, features=c.features, deferred=False, trust=c) as monitor:
-        w.old.run(w.rows.head(40))
-        assert any(r.label.trusted for r in monitor.latest)
+    watch, live, rows = c.watch(), deepcopy(w.old.model), w.rows.head(40)
+    given = dict(features=c.features, deferred=False, model=live)
+    (x,) = w.old.batch(rows).args
+    other = replace(w.dictionary, labels=tuple(f"other {i}" for i in range(16)))
+    for wrong, of in ((replace(c, release="0" * 64), w.dictionary), (c, other)):
+        refused(lambda c=wrong, d=of: attach(w.old, d, trust=c, **given), "a calibration of")
+    with attach(w.old, w.dictionary, trust=c.labeller(watch), **given) as monitor:
+
+        def labels() -> set[str]:
+            live(x)
+            return {str(r.label) for r in monitor.latest}
+
+        assert "TRUSTED" in labels()
         monitor.level = "monitor"
-        w.old.run(w.rows.head(40))
-        assert {r.label.reasons for r in monitor.latest} == {("not read",)}
+        assert labels() == {"ABSTAIN(not read)"}
+        monitor.level = "monitor-last"
+        for _ in range(40):
+            watch.wrong.update(1)
+        assert "TRUSTED" not in labels()
+        watch.wrong.reset("a test", "it was looked into")
+        assert "TRUSTED" in labels()
+        live.load_state_dict({name: 1.01 * t for name, t in w.old.model.state_dict().items()})
+        assert labels() == {"INVALID(another release)"}
+        refused(monitor.verify, "")
+    late = replace(c, expires="2020-01-01T00:00:00+00:00")
+    live = given["model"] = deepcopy(w.old.model)
+    with attach(w.old, w.dictionary, trust=late, **given) as monitor:
+        live(x)
+        assert {str(r.label) for r in monitor.latest} == {"INVALID(expired)"}
+
+
+def test_an_answer_after_a_change_of_weights_is_invalid():
+    w = small_world(400)
+    release = replace(w.old, model=deepcopy(w.old.model))
+    asked = Answering(release, w.dictionary, inputs=False)
+    assert {a.label.kind for a in asked.answers(w.rows.head(3))} <= {"TRUSTED", "ABSTAIN"}
+    with torch.no_grad():
+        next(release.model.parameters()).mul_(1 + 1e-4)
+    assert {str(a.label) for a in asked.answers(w.rows.head(3))} == {"INVALID(another release)"}
+
+
+def test_weights_that_change_in_any_way_are_noticed():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    changes = (
+        lambda m: m.load_state_dict(deepcopy(m.state_dict())),
+        lambda m: m.load_state_dict(deepcopy(m.state_dict()), assign=True),
+        lambda m: m[0].bias.detach().zero_(),
+        lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(2, 2))),
+        lambda m: m.double(),
+        lambda m: m.train()(torch.randn(4, 2)),
+    )
+    for change in changes:
+        own = deepcopy(model).eval()
+        same = Untouched(own)
+        own(torch.randn(4, 2)).sum().backward()
+        assert same()
+        change(own)
+        assert not same()
 
 
 def test_what_was_read_at_another_level_is_not_trusted(calibrated):
@@ -434,9 +498,8 @@ def test_a_turned_model_decides_the_same_and_reads_differently():
     state = w.old.model.state_dict()
     moved = turned(state, 1.0)
     other = replace(w.old)
-    import copy
 
-    model = copy.deepcopy(w.old.model)
+    model = deepcopy(w.old.model)
     model.load_state_dict(moved)
     other = type(w.old).from_module(
         model, inputs=w.old.inputs, decision=w.old.decision, sites=list(SITES), device="cpu"

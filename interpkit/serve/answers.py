@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answer', 'label_shares', 'pushes', 'heavier_side', 'input_reasons', 'Answering', 'canary_spread', 'Found', 'answer']
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #d3bb26ae
+# %% ../../nbs/08b_serve/06_answers.ipynb #88160265
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -30,8 +30,10 @@ from ..model.plain_rows import rows_again
 from ..model.prefix import Tried
 from ..model.releases import Release
 from .monitor import Monitor
+from .probe import Untouched
 from .records import TrustLabel, worst
 from .removals import Measured, candidates, measured
+from .ring import CHANGED
 from .stated import Stated, padded_ids, true_at
 from .trust import TrustLimits, observed, standing
 from ..sparse.sums import values_at
@@ -189,7 +191,7 @@ def input_reasons(
     return [p.loc[size[p.index].sort_values(ascending=False).index].reset_index(drop=True)
             for p in parts]  # fmt: skip
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #4576d1a9
+# %% ../../nbs/08b_serve/06_answers.ipynb #d62036af
 class Answering:
     "Answers for one release and dictionary, as many requests as one likes."
 
@@ -209,7 +211,7 @@ class Answering:
         self.n, self.limits = int(n), limits or TrustLimits()
         if self.limits.spread is None:
             self.limits = replace(self.limits, spread=canary_spread(dictionary))
-        self.standing = standing(release, dictionary)
+        self.standing, self.same = standing(release, dictionary), Untouched(release.model)
         self.stated = Stated(release, dictionary)
         self.inputs, self.like, self.refuted = inputs, like, sorted(set(refuted))
         self.tried: dict[tuple, Tried] = {}
@@ -297,7 +299,7 @@ class Found:
     error: np.ndarray  # [B]
     measured: Measured
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #889c9981
+# %% ../../nbs/08b_serve/06_answers.ipynb #9eb05738
 @patch
 def _answer(self: Answering, name: object, found: Found, i: int) -> Answer:
     "One row of what was found, with its label."
@@ -319,7 +321,8 @@ def _answer(self: Answering, name: object, found: Found, i: int) -> Answer:
         float(m.joint[i]),
         float(m.random[i]),
     )
-    return replace(answer, label=worst(self.standing, observed(answer, self.limits)))
+    standing = self.standing if self.same() else CHANGED
+    return replace(answer, label=worst(standing, observed(answer, self.limits)))
 
 # %% ../../nbs/08b_serve/06_answers.ipynb #8304857a
 @at_the_door

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOVEL', 'FEWEST', 'Certified', 'learn_then_test', 'fewest_trusted', 'thresholds_of', 'refuted_labels', 'Calibration',
-           'labels_digest', 'calibrate', 'measured_answers', 'Learnt', 'learn']
+           'labels_digest', 'Labeller', 'calibrate', 'measured_answers', 'Learnt', 'learn']
 
 # %% ../../nbs/08b_serve/07b_calibration.ipynb #fb494ac2
 from collections.abc import Callable
@@ -186,9 +186,20 @@ class Calibration:
         "For measured answers that mean by *wrong* what this calibration means."
         return TrustLimits(**self.limits)
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #6ec333c2
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #38470c35
 def labels_digest(dictionary: Dictionary) -> str:
     return digest_json([list(dictionary.labels), list(dictionary.figures)])
+
+
+@patch
+def foreign(self: Calibration, release: Release, dictionary: Dictionary) -> list[str]:
+    "For what else it was made; empty where it was made for these."
+    asked = {
+        "another release": self.release == release.fingerprint,
+        "another dictionary": self.dictionary == dictionary.fingerprint,
+        "other labels": self.labels == labels_digest(dictionary),
+    }
+    return [words for words, same in asked.items() if not same]
 
 
 @patch
@@ -196,14 +207,7 @@ def stands(
     self: Calibration, release: Release, dictionary: Dictionary, now: datetime | None = None
 ) -> TrustLabel:
     "INVALID where it was made for something else or has expired; else TRUSTED."
-    other = []
-    if self.release != release.fingerprint:
-        other.append("another release")
-    if self.dictionary != dictionary.fingerprint:
-        other.append("another dictionary")
-    if self.labels != labels_digest(dictionary):
-        other.append("other labels")
-    if other:
+    if other := self.foreign(release, dictionary):
         return TrustLabel("INVALID", ("expired",), (f"calibrated for {', '.join(other)}",))
     return worst(self._in_time(now), standing(release, dictionary))
 
@@ -260,24 +264,57 @@ def predict(
         why["predicted wrong"] = f"risk {scores['risk']:.3f}, limit {certified.threshold:.3f}"
     return TrustLabel("ABSTAIN", tuple(why), tuple(why.values())) if why else TrustLabel()
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #43e86e24
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #6b16ade4
+@dataclass(frozen=True)
+class Labeller:
+    "What a monitor calls with every record; its parts are those of the calibration."
+
+    calibration: Calibration
+    watch: Watch | None = None  # whose alarm forces ABSTAIN
+    segment_of: Callable[[Record], str] | None = None  # None: all are everybody
+
+    @property
+    def features(self) -> list[int]:
+        return self.calibration.features
+
+    @property
+    def level(self) -> str:
+        return self.calibration.level
+
+    @property
+    def refuted(self) -> list[int]:
+        return self.calibration.refuted
+
+    @property
+    def trust_limits(self) -> TrustLimits:
+        return self.calibration.trust_limits
+
+    def foreign(self, release: Release, dictionary: Dictionary) -> list[str]:
+        return self.calibration.foreign(release, dictionary)
+
+    def scores(self, active: dict[int, float], decision: float | None) -> dict[str, float]:
+        return {} if decision is None else self.calibration.scores(active, decision)
+
+    def predict(self, scores: dict[str, float], segment: str = "") -> TrustLabel:
+        alarm = self.watch is not None and self.watch.alarm
+        return self.calibration.predict(scores, segment, alarm)
+
+    def __call__(self, record: Record) -> TrustLabel:
+        if record.decision is None or record.level != self.level:
+            detail = f"calibrated for {self.level}, with a decision"
+            return TrustLabel("ABSTAIN", ("not read",), (detail,))
+        scores = record.scores or self.scores(record.active, record.decision)
+        return self.predict(scores, self.segment_of(record) if self.segment_of else "")
+
+
 @patch
 def labeller(
     self: Calibration,
     watch: Watch | None = None,  # whose alarm forces ABSTAIN
     segment_of: Callable[[Record], str] | None = None,  # None: all are everybody
-) -> Callable[[Record], TrustLabel]:
-    "What a monitor calls with every record."
-
-    def label(record: Record) -> TrustLabel:
-        if record.decision is None or record.level != self.level:
-            detail = f"calibrated for {self.level}, with a decision"
-            return TrustLabel("ABSTAIN", ("not read",), (detail,))
-        scores = self.scores(record.active, record.decision)
-        segment = segment_of(record) if segment_of else ""
-        return self.predict(scores, segment, watch is not None and watch.alarm)
-
-    return label
+) -> Labeller:
+    "What labels the records of a monitor: `attach(trust=calibration.labeller(watch))`."
+    return Labeller(self, watch, segment_of)
 
 
 @patch
@@ -306,18 +343,21 @@ def watch(self: Calibration) -> Watch:
     # hundred requests has up to twice as many
     return Watch(Detector(2 * NOVEL, 2e8), Detector(2 * self.alpha, 2e8))
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #64377166
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #d2b8323d
 @patch
 def save(self: Calibration, path: str | Path) -> Path:
     "Write calibration.json."
-    return write_json(path, asdict(self))
+    return write_json(path, asdict(self) | dict(digest=digest_json(asdict(self))))
 
 
 @patch(cls_method=True)
 def load(cls: Calibration, path: str | Path) -> "Calibration":
-    "Read calibration.json. Raises (exit code 65) where it is something else."
+    "Read calibration.json. Raises (exit code 65) where it is something else, or was changed."
     kept = read_form(Path(path), dict)
+    digest = kept.pop("digest", None)
     try:
+        if digest != digest_json(kept):
+            raise ValueError("it was changed since it was written")
         parts = dict(novelty=Novelty(**kept["novelty"]), risk=Risk(**kept["risk"]))
         segments = {name: Certified(**c) for name, c in kept["segments"].items()}
         return cls(**{**kept, **parts, "segments": segments})

@@ -31,7 +31,7 @@ def finite(x):
         return None
     return x
 
-# %% ../../nbs/08b_serve/10_chain.ipynb #b017d2ff
+# %% ../../nbs/08b_serve/10_chain.ipynb #35d15a5e
 GENESIS = "0" * 64  # the digest before the first line
 WRITER = json.JSONEncoder(
     sort_keys=True,
@@ -43,11 +43,12 @@ WRITER = json.JSONEncoder(
 
 
 def _bytes(line: dict) -> bytes:
-    "Canonical JSON, None for what is not finite."
+    "Canonical JSON, None for what is not finite; halves of characters are escaped."
     try:
-        return WRITER.encode(line).encode()
+        text = WRITER.encode(line)
     except ValueError:
-        return WRITER.encode(finite(line)).encode()
+        text = WRITER.encode(finite(line))
+    return text.encode(errors="backslashreplace")  # as JSON writes a lone surrogate
 
 
 def chained(

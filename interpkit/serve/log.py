@@ -26,13 +26,16 @@ from .chain import GENESIS, chained, log_lines, verify_log
 from .records import Record
 from .writer import Chain
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #03061d21
+# %% ../../nbs/08b_serve/10b_log.ipynb #d1fbeecc
 def hashed(
     request: str,  # the id of a request
     salt: str,  # kept by whoever may look requests up
 ) -> str:
     "The id as it stands in a log: a salted hash, or the id itself where there is no salt."
-    return hashlib.sha256(f"{salt}|{request}".encode()).hexdigest()[:24] if salt else request
+    whole = request.encode(errors="backslashreplace")  # halves of characters are escaped
+    if not salt:
+        return whole.decode()
+    return hashlib.sha256(f"{salt}|".encode() + whole).hexdigest()[:24]
 
 
 def logged(record: Record, salt: str = "") -> dict:
@@ -152,7 +155,7 @@ def note(
     "Take up an event of the service."
     return self._take("note", dict(what=what) | values)
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #bf778a63
+# %% ../../nbs/08b_serve/10b_log.ipynb #2cbf557e
 @patch
 def _work(self: AuditLog):
     "Write what has come until the log is closed, and then once more."
@@ -172,8 +175,7 @@ def _drained(self: AuditLog) -> bool:
     while self._batch or self._queue or self._gap:
         while self._queue and len(self._batch) < size:
             when, kind, what = self._queue.popleft()
-            body = logged(what, self.salt) if isinstance(what, Record) else what
-            self._batch.append((when, kind, body))
+            self._batch.append((when, *self._told(kind, what)))
         gap = self._gap
         if not self._wrote(self._batch + self._gap_line(gap)):
             return False
@@ -182,6 +184,16 @@ def _drained(self: AuditLog) -> bool:
         with self._lock:
             self._gap -= gap
     return True
+
+
+@patch
+def _told(self: AuditLog, kind: str, what: Record | dict) -> tuple[str, dict]:
+    "What a line says of what was taken up; never an error, which would end the thread."
+    try:
+        return kind, logged(what, self.salt) if isinstance(what, Record) else what
+    except Exception as e:
+        request = hashed(str(getattr(what, "request", "")), self.salt)
+        return "unwritable", dict(was=kind, request=request, why=told(e))
 
 # %% ../../nbs/08b_serve/10b_log.ipynb #61d8a958
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #f29debb6
+# %% ../../nbs/08b_serve/04_monitor.ipynb #c4e4120e
 import threading
 import time
 import weakref
@@ -34,9 +34,11 @@ from .levels import Budget, level_number
 from .monitored import Monitored
 from .outputs import output_of
 from interpkit.serve.probe import (
+    Untouched,
     find_position,
     fixed,
     inner_module,
+    mask_argument,
     probe_batch,
     require_weights,
     run_live,
@@ -47,6 +49,7 @@ from interpkit.serve.readings import (
     Reading,
     failed,
     irregular,
+    layout_of,
     rows_as,
     sequences,
 )
@@ -125,7 +128,7 @@ class Monitor:
     def __getstate__(self):
         raise invalid("a monitor in one process", "one that is pickled", "attach it anew")
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #1c6c1db5
+# %% ../../nbs/08b_serve/04_monitor.ipynb #33bf615f
 @patch
 def open(self: Monitor, args: tuple, kwargs: dict) -> None:
     "A request begins: from here on sites are read."
@@ -153,6 +156,7 @@ def end(self: Monitor, out: Any) -> None:
         return
     if out is None:  # the model stopped with an error
         self.broken += 1
+        local.names, local.latest = (), None
         return
     under_way.out = out
     sheet, first = self._finish(reading, under_way)
@@ -334,7 +338,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #8a3824e1
+# %% ../../nbs/08b_serve/04_monitor.ipynb #cd112adc
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -345,11 +349,19 @@ def _require_level(name: str, deferred: bool, every: int) -> None:
         raise bad_parameter("deferred=True or False", repr(deferred)[:60], "leave it out for True")
 
 
-def _require_calibrated(trust: Any, chosen: Monitored) -> None:
-    "Raise (exit code 64) at what is no calibration, or one of other features."
+def _calibrated(trust: Any, chosen: Monitored, release: Release, dictionary: Dictionary) -> Any:
+    "What labels records. Raises (exit code 64 or 65) where it was made for something else."
     if trust is None:
-        return
-    if not (callable(trust) or callable(getattr(trust, "predict", None))):
+        return None
+    trust = trust.labeller() if hasattr(trust, "labeller") else trust
+    other = trust.foreign(release, dictionary) if hasattr(trust, "foreign") else []
+    if other:
+        raise invalid(
+            f"a calibration of {release.name!r} and this dictionary",
+            f"one of {', '.join(other)}",
+            "calibrate(release, dictionary, rows, features)",
+        )
+    if not callable(getattr(trust, "scores", None)):
         mend = "trust=Calibration.load('calibration.json'), of interpkit.serve.calibration"
         raise bad_parameter("trust: a Calibration", repr(trust)[:60], mend)
     own = np.asarray(getattr(trust, "features", chosen.features))
@@ -359,8 +371,9 @@ def _require_calibrated(trust: Any, chosen: Monitored) -> None:
             f"{type(trust).__name__} of {len(own)} other features",
             "calibrate with the features that are monitored, or features=calibration.features",
         )
+    return trust
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #b5b0cf6f
+# %% ../../nbs/08b_serve/04_monitor.ipynb #d746575f
 def _require_parts(budget: Any, within_ms: Any, log: Any, on_record: Any) -> None:
     "Raise (exit code 64) at parts that would be of no use, before the model is touched."
     number = isinstance(within_ms, (int, float)) and not isinstance(within_ms, bool)
@@ -376,7 +389,7 @@ def _require_parts(budget: Any, within_ms: Any, log: Any, on_record: Any) -> Non
             mend = f"{name}={mend}, or leave it out"
             raise bad_parameter(f"{name}: {wanted}", repr(given)[:60], mend)
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #0f681549
+# %% ../../nbs/08b_serve/04_monitor.ipynb #b9cdcdd9
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -393,7 +406,7 @@ def attach(
     site: str | Site | None = None,  # what `full` reads; None: the site that carries most
     model: nn.Module | None = None,  # the module that a server calls; None: the release's own
     log: Any = None,  # log.append(record) is called
-    trust: Any = None,  # a Calibration, or its labeller(watch): labels of what is only monitored
+    trust: Any = None,  # a Calibration or its `labeller`: labels of what monitored features tell
     audit: Any = None,  # an Auditor
     on_record: Callable[[Record], Any] | None = None,  # called with every record
     keep: int = 1000,  # records that are kept in memory
@@ -406,19 +419,19 @@ def attach(
     batch = _ready(release, dictionary, live)
     dictionary = dictionary.to(next((p.device for p in live.parameters()), release.device))
     chosen = choose_features(release, dictionary, features, budget)
-    _require_calibrated(trust, chosen)
+    trust = _calibrated(trust, chosen, release, dictionary)
     monitor = Monitor(live, dictionary.sites, keep)
     layout = _layout(release, live, dictionary, batch, position)
     output = output_of(release, layout, batch, run_live(live, batch))
     audit_p = 0.0 if audit is None else (budget or Budget()).audit_p
-    given = (trust, deferred, every, within_ms, monitor.teller(), audit_p)
+    given = (trust, deferred, every, within_ms, monitor.teller(), audit_p, Untouched(live))
     place = full_site(dictionary, chosen, site)
     monitor.setup = Setup(release, dictionary, chosen, layout, output, place, *given)
     monitor.begin(level, batch, [f for f in (getattr(log, "append", None), on_record) if f])
     monitor.audit, monitor.audit_p = audit, audit_p
     return monitor
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #7d9e2c5d
+# %% ../../nbs/08b_serve/04_monitor.ipynb #1bda7e43
 def _ready(release: Release, dictionary: Dictionary, live: nn.Module) -> Batch:
     "The canary batch. Raises (exit code 65) where a live model can't be monitored with it."
     if monitor_of(live) is not None:
@@ -442,8 +455,11 @@ def _layout(
 ) -> Layout:
     "How the sites come by in the live model, and where the decision is read."
     seen = look_at_sites(live, dictionary, batch)
-    found = find_position(release, seen, batch) if position is None else fixed(position)
-    return Layout(seen, found, getattr(release.inputs, "bos", None))
+    if position is None:
+        found = find_position(release, seen, batch)
+    else:
+        found = fixed(position, mask_argument(batch))
+    return layout_of(live, seen, found, getattr(release.inputs, "bos", None), batch)
 
 # %% ../../nbs/08b_serve/04_monitor.ipynb #ab181f89
 @patch
@@ -469,10 +485,13 @@ def begin(
         raise
     self.restart(sinks)
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #f8b3ca5c
+# %% ../../nbs/08b_serve/04_monitor.ipynb #702efadd
 @patch
 def verify(self: Monitor) -> None:
     "Raise (exit code 65) where the live model no longer is the certified release."
     require_weights(self.setup.release, self.model)
+    if self.setup.same is not None and not self.setup.same():
+        mend = "close the monitor, load the certified release and attach anew"
+        raise invalid("weights as they were attached", "weights that were changed since", mend)
     with self.sleeping():
         verify_canary(self.setup.release, self.setup.dictionary)

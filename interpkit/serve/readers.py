@@ -174,7 +174,7 @@ def _with_guards(p: Part) -> Part:
     threshold = torch.cat([p.threshold, p.threshold.new_full((2,), torch.inf)])
     return Part(p.number, p.site, np.r_[p.feature, -1, -1], W, b, threshold)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #5a4e0dd7
+# %% ../../nbs/08b_serve/02_readers.ipynb #ab9af529
 def _largest(
     pre: Tensor,  # [B * T, m]
     n: int,  # sequences
@@ -184,9 +184,16 @@ def _largest(
     if len(pre) == n:
         return pre
     pre = pre.view(n, -1, pre.shape[1])
-    if mask is not None and mask.shape == pre.shape[:2]:
+    if mask is not None:
+        _require_shape(mask, pre.shape[:2])
         pre = pre.masked_fill(~mask[..., None], -torch.inf)
     return pre.amax(1)
+
+
+def _require_shape(mask: Tensor, shape: torch.Size) -> None:
+    "Raise where a mask is not one of these positions: any of them may then be padding."
+    if mask.shape != shape:
+        raise ValueError(f"a mask of {list(mask.shape)} for positions {list(shape)}")
 
 
 @patch
@@ -227,12 +234,12 @@ class FullReader:
         "The active features of every position, for who needs to know where they are active."
         return self.encoder(acts)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #ef04bc58
+# %% ../../nbs/08b_serve/02_readers.ipynb #cc507d55
 def _scattered(codes: SparseCodes, n: int, mask: Tensor | None) -> Tensor:  # [n, F]
     "The largest value of each feature in each sequence; -infinity where it is not active."
     each, F = max((len(codes.tokens) - 1) // n, 1), codes.n_features
     token, values = codes.token, codes.values
-    if mask is not None and mask.numel() == each * n:
+    if mask is not None:
         values = values.masked_fill(~mask.reshape(-1)[token], -torch.inf)
     out = values.new_full((n * F,), -torch.inf)
     place = token // each * F + codes.indices
@@ -247,7 +254,10 @@ def at(
     mask: Tensor | None = None,  # bool [B, T]: positions that count; None: all
 ) -> Tensor:  # [B, F]
     "The largest pre-activation of each feature; not finite where activations are not."
-    if mask is not None and mask.shape == acts.shape[:2]:
+    if acts.ndim == 2 or acts.shape[1] == 1:
+        mask = None  # one position, which counts
+    if mask is not None:
+        _require_shape(mask, acts.shape[:2])
         acts = acts.masked_fill(~mask[..., None], 0)  # whatever stands there, NaN too
     acts, bad = acts.to(self.encoder.W_enc.dtype), None
     if not self.shows and not bool(acts.isfinite().all()):

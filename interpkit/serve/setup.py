@@ -112,7 +112,7 @@ def full_site(
         return dictionary.sites[-1]
     return max(known, key=lambda s: chosen.by_site[str(s)])
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #c56bad46
+# %% ../../nbs/08b_serve/03e_setup.ipynb #01098377
 @dataclass(frozen=True)
 class Setup:
     "What the levels of a monitor share."
@@ -129,8 +129,9 @@ class Setup:
     within_ms: float | None = 50
     told: Callable[[Sheet], None] | None = None  # of sheets that a worker read
     audit_p: float = 0.0
+    same: Callable[[], bool] | None = None  # whether the live weights are as they were
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #086001e6
+# %% ../../nbs/08b_serve/03e_setup.ipynb #184e3a98
 @patch
 def stamp(self: Setup, level: str, reader: Any = None) -> Stamp:
     "What all records of a level say."
@@ -149,6 +150,7 @@ def stamp(self: Setup, level: str, reader: Any = None) -> Stamp:
         beats={str(s): 1 for s in sites},
         decide=self.output.decide if self.output.width else None,
         trust=None if full else self.trust,
+        same=self.same,
     )
 
 # %% ../../nbs/08b_serve/03e_setup.ipynb #8e615ebc
