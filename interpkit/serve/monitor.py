@@ -364,7 +364,7 @@ def _calibrated(trust: Any, chosen: Monitored, release: Release, dictionary: Dic
         )
     return trust
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #a33e5a6a
+# %% ../../nbs/08b_serve/04_monitor.ipynb #9311c7b7
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -400,7 +400,8 @@ def attach(
     given = (trust, deferred, every, within_ms, monitor.teller(), audit_p, Untouched(live))
     place = full_site(dictionary, chosen, site)
     monitor.setup = Setup(release, dictionary, chosen, layout, output, place, *given)
-    monitor.begin(level, batch, [f for f in (getattr(log, "append", None), on_record) if f])
+    sinks = getattr(trust, "observe", None), getattr(log, "append", None), on_record
+    monitor.begin(level, batch, [f for f in sinks if f])
     monitor.audit, monitor.audit_p = audit, audit_p
     return monitor
 
