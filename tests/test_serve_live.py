@@ -28,6 +28,7 @@ from interpkit.model.capture import capture
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 from interpkit.serve.audits import Auditor
+from interpkit.serve.hooks import monitor_of
 from interpkit.serve.levels import Budget
 from interpkit.serve.monitor import attach
 from interpkit.serve.monitored import monitored
@@ -397,6 +398,42 @@ def test_threads_share_a_model_and_each_has_its_own_records():
 
 
 # hooks
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (dict(features=8), "n=8"),
+        (dict(budget=2), "Budget("),
+        (dict(budget=dict(cpu_pct_mean=2)), "Budget("),
+        (dict(within_ms=-3), "within_ms=50"),
+        (dict(log="folder"), "AuditLog("),
+        (dict(trust="calibration.json"), "Calibration.load("),
+        (dict(on_record=3), "records.append"),
+    ],
+)
+def test_what_is_no_part_of_a_monitor_is_refused_and_leaves_the_model_alone(given, meant):
+    w = table()
+    model = live_of(w)
+    wrong = ExitCode.BAD_PARAMETERS
+    refused(lambda: attach(w.release, w.dictionary, model=model, **given), meant, code=wrong)
+    assert not model._forward_hooks
+
+
+def test_a_folder_a_bare_module_or_a_wrong_order_says_what_goes_where():
+    w, code = table(), ExitCode.BAD_PARAMETERS
+    refused(lambda: attach("v1", w.dictionary), "given: str, Dictionary", code=code)
+    refused(lambda: attach(w.release.model, w.dictionary), "model=module", code=code)
+    refused(lambda: attach(w.dictionary, w.release), "given: Dictionary, Release", code=code)
+
+
+def test_a_monitor_whose_name_is_lost_can_be_closed_as_its_error_says():
+    w = table()
+    model = live_of(w)
+    attach(w.release, w.dictionary, model=model, features=range(8))
+    refused(lambda: attach(w.release, w.dictionary, model=model), "monitor_of(model).close()")
+    monitor_of(model).close()
+    attach(w.release, w.dictionary, model=model, features=range(8)).close()
 
 
 def test_copies_of_a_model_report_to_nobody_and_closing_leaves_it_as_it_was():

@@ -289,6 +289,15 @@ def test_serving_survives_toml_and_json(tmp_path):
     assert policy.serve.cpu_pct_mean is None
 
 
+def test_the_commented_section_means_the_defaults_when_it_is_uncommented(tmp_path):
+    about = ("release", "data", "decision", "sites", "segments", "rare", "alerts")
+    text = policy_text(Policy(), dict.fromkeys(about, "-"))
+    head, commented = text.split("# [serve]")
+    lines = ("# [serve]" + commented).splitlines()
+    (tmp_path / "p.toml").write_text(head + "\n".join(line.removeprefix("# ") for line in lines))
+    assert Policy.read(tmp_path / "p.toml").serve == Serving()
+
+
 @pytest.mark.parametrize(
     "given, meant",
     [
@@ -379,6 +388,25 @@ def test_a_profile_that_fails_is_told_and_changes_no_verdict(held, tmp_path, cap
     run_serving(tmp_path / "none", dict(action="REUSE", evidence="x"), folder=tmp_path)
     assert "the verdict stands" in capsys.readouterr().err
     assert verify(p.run).verdict.outcome == "PASS"
+
+
+def test_a_check_that_does_not_hold_says_why_no_costs_are_measured(tmp_path, capsys):
+    run_serving(tmp_path / "none", dict(action="ADAPT + REVIEW", evidence="x"), folder=tmp_path)
+    assert "ADAPT + REVIEW: what serving costs" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_bound_that_nobody_asked_for_is_named_with_what_lifts_it():
+    rows = (cost(cpu_pct=1.0, added_p99_us=9000.0, bare_p99_us=100.0),)
+    error = refused(
+        lambda: Costs(rows).choose(Budget(cpu_pct_mean=2.0)), code=ExitCode.BAD_PARAMETERS
+    )
+    assert "9,000 %, and the budget allows 1 % (added_latency_pct)" in error.given
+    assert "inf" in error.mend
+    assert Costs(rows).choose(Budget(cpu_pct_mean=2.0, added_latency_pct=None))
+    infinite = dict(added_latency_pct=float("inf"))
+    error = refused(lambda: Budget(**infinite), code=ExitCode.BAD_PARAMETERS)
+    assert "added_latency_pct=None" in error.mend
 
 
 def test_the_command_prints_a_table_and_writes_the_file(tiny, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ import urllib.request
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from interpkit.serve.costs import Cost, Costs
 from interpkit.serve.levels import LEVELS, Budget
 from interpkit.serve.log import AuditLog, read_log
 from interpkit.serve.monitored import monitored
-from interpkit.serve.records import TrustLabel
+from interpkit.serve.records import REASONS, TrustLabel
 
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
@@ -233,6 +234,48 @@ def test_other_weights_in_a_running_service_are_found_and_nothing_is_explained(t
     assert explained["words"] == []
     v2 = Release.load(tiny.v2)
     refused(lambda: Service(v2, tiny.dictionary, look_every=None))
+
+
+def test_what_is_no_part_of_a_service_is_refused(tiny, make):
+    code = ExitCode.BAD_PARAMETERS
+    refused(lambda: Service("v1", "dictionary"), "Service(release, dictionary", code=code)
+    refused(lambda: make(budget=Budget(), costs="budget.json"), "Costs.load(", code=code)
+    refused(lambda: make(budget=2), "Budget(", code=code)
+    refused(lambda: make(limits=0.1), "TrustLimits(", code=code)
+    refused(lambda: make(featurs=[1]), "'features'", code=code)
+    release = Release.load(tiny.v1)
+    refused(lambda: Service(release, tiny.dictionary, log="folder"), "AuditLog(", code=code)
+
+
+@pytest.mark.parametrize("kind", ["table", "series", "list"])
+def test_what_is_no_row_is_refused_with_the_line_that_makes_one(tiny, make, kind):
+    other = dict(table=tiny.rows.head(1), series=tiny.rows.iloc[0], list=[1.0])[kind]
+    service, code = make(), ExitCode.BAD_PARAMETERS
+    refused(lambda: service.decide(other), "to_dict()", code=code)
+    refused(lambda: service.explain(other), "to_dict()", code=code)
+    service.close()
+
+
+def test_the_guide_tells_every_reason_of_a_label():
+    guide = (Path(__file__).parents[1] / "nbs" / "guide.md").read_text()
+    told = guide[guide.index("## Interpretation while requests") :].split("\n## ")[0]
+    assert not [r for kind in REASONS.values() for r in kind if f"({r})" not in told]
+
+
+def test_a_service_says_how_it_stands(make):
+    service = make()
+    assert repr(service) == f"Service({service.release.name}, monitor-last; ok)"
+    service.close()
+    assert "closed" in repr(service)
+
+
+def test_a_body_with_another_field_or_a_missing_number_is_told_so(tiny, make):
+    (row,) = rows_of(tiny, 1)
+    with serving(make()) as call:
+        assert "requst" in call("decide", dict(row=row, requst="7"))[1]["given"]
+        assert "row" in call("decide", dict(request="7"))[1]["given"]
+        status, told = call("decide", dict(row=row | {COLUMNS[0]: None}))
+    assert status == 422 and f"missing in {COLUMNS[0]}" in told["given"]
 
 
 class Labels:

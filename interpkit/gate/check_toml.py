@@ -28,7 +28,7 @@ from .null_limits import null_limits
 from .policy import LimitsOf, Policy, Serving
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #8850c2a1
+# %% ../../nbs/09_gate/07_check_toml.ipynb #9ddca674
 def _key(name: str) -> str:
     "A key as TOML; one with a dot or a colon stands in quotes."
     return name if name.replace("_", "").isalnum() and name.isascii() else json.dumps(name)
@@ -41,7 +41,7 @@ def toml(x) -> str:
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(x, (list, tuple)):
         return "[" + ", ".join(map(toml, x)) + "]"
-    return json.dumps(x, ensure_ascii=False)
+    return "inf" if x == math.inf else json.dumps(x, ensure_ascii=False)
 
 # %% ../../nbs/09_gate/07_check_toml.ipynb #87f88920
 def toml_line(key: str, x, comment: str) -> str:
@@ -140,19 +140,14 @@ def new_lines(policy: Policy) -> list[str]:
         return ["", f"# {head}", '# sites = { "layers.1" = "encoder.1" }']
     return ["", head, toml_line("sites", policy.new.sites, "old name = new name")]
 
-# %% ../../nbs/09_gate/07_check_toml.ipynb #6673d956
+# %% ../../nbs/09_gate/07_check_toml.ipynb #87dfdffe
 def serve_lines(policy: Policy) -> list[str]:
     "The lines about what serving may cost."
     wanted, lines = policy.serve or Serving(), ["[serve]  # measured after a check that held"]
     for name, field in Serving.model_fields.items():
-        x, comment = getattr(wanted, name), field.description or ""
-        if x is not None:
-            lines.append(toml_line(name, x, comment))
-        elif field.default is None:
-            lines.append(f"# {toml_line(name, 0, comment)}")
-        else:
-            lines.append(f"{f'{name} = inf ':<44}# {comment}")
-    return ["", *(lines if policy.serve else [f"# {line.removeprefix('# ')}" for line in lines])]
+        x = getattr(wanted, name)
+        lines.append(toml_line(name, math.inf if x is None else x, field.description or ""))
+    return ["", *(lines if policy.serve else [f"# {line}" for line in lines])]
 
 # %% ../../nbs/09_gate/07_check_toml.ipynb #20345942
 def policy_text(

@@ -36,7 +36,7 @@ def budget_flags(parts: Iterable[str]) -> dict[str, float | str]:
             flags[f"serve__{name}"] = value
     return flags
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #08c47146
+# %% ../../nbs/09_gate/07g_profiling.ipynb #811b1de8
 def serving_words(
     job: str,
     result: dict,  # of the job profile or calibrate
@@ -47,7 +47,10 @@ def serving_words(
             f"{name} {x['trusted']:,} of {x['requests']:,} ({x['wrong']:,} wrong)"
             for name, x in result["segments"].items()
         ]
-        return f"Serving: TRUSTED by monitored features: {', '.join(known)}"
+        words = f"Serving: TRUSTED by monitored features: {', '.join(known)}"
+        if any(x["trusted"] for x in result["segments"].values()):
+            return words
+        return f"{words}; so what is only monitored abstains, and explanations have to be measured"
     if job != "profile":
         return ""
     if result["level"] == "off":
@@ -56,12 +59,16 @@ def serving_words(
     note = f"; {result['note']}" if result["note"] else ""
     return f"Serving: {result['level']} fits the budget ({shown}){note}"
 
-# %% ../../nbs/09_gate/07g_profiling.ipynb #1139199f
+# %% ../../nbs/09_gate/07g_profiling.ipynb #9bd26662
 ServedRelease = Annotated[str, typer.Option(help="The release: a folder or hub id.")]
 ServedDictionary = Annotated[str, typer.Option(help="Its dictionary, certified for it.")]
 ServedRows = Annotated[str, typer.Option(help="Rows like those of production.")]
 BudgetPart = Annotated[
-    list[str] | None, typer.Option(help="A bound, cpu_pct_mean=2; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        help="A bound, cpu_pct_mean=2; may be repeated. Latency and CPU time may grow by 1 % "
+        "where nothing is said; added_latency_pct=inf: no bound."
+    ),
 ]
 Monitored = Annotated[
     list[int] | None, typer.Option(help="How many features are monitored; may be repeated.")

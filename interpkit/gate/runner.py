@@ -268,7 +268,7 @@ def run_jobs(
             told(job, result)
     return result
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #82dabb58
+# %% ../../nbs/09_gate/06c_runner.ipynb #6b5b7484
 HOLDS = ("REUSE", "ADAPT")  # actions after which a dictionary is served
 
 
@@ -284,8 +284,12 @@ def run_serving(
     told: Callable[[str, dict], None] | None = None,
     **how,  # the other arguments of `run_job`
 ) -> None:
-    "Run the jobs that follow a check that held; what fails is told."
-    for job, parameters in serving_jobs(run) if report["action"] in HOLDS else ():
+    "Run the jobs that follow a check that held; what fails, or does not follow, is told."
+    if report["action"] not in HOLDS:
+        why = f"{report['action']}: what serving costs is measured after {' or '.join(HOLDS)}"
+        print(f"Note: {why}; without a check, ipk profile measures it.", file=sys.stderr)
+        return
+    for job, parameters in serving_jobs(run):
         try:
             if (result_of(run, job) or {}).get("evidence") != report["evidence"]:
                 forget(run, job)

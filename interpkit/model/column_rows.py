@@ -75,7 +75,7 @@ def _require_finite_numbers(
         "fill these rows before the check, as the release's own pipeline does",
     )
 
-# %% ../../nbs/01_model/01b_column_rows.ipynb #e0c266da
+# %% ../../nbs/01_model/01b_column_rows.ipynb #b929dd85
 def _holds_words(column: pd.Series) -> bool:
     "Whether something in a column can't be read as a number."
     if pd.api.types.is_datetime64_any_dtype(column):
@@ -115,6 +115,9 @@ def _require_numeric(rows: pd.DataFrame, columns: list[str], named: bool) -> Non
     given = "no column besides the reserved ones"
     if wrong:
         given = f"{', '.join(map(str, wrong))} of type {rows[wrong[0]].dtype}"
+    if named and wrong and rows[wrong].isna().all(axis=None):
+        given = f"nothing but missing in {', '.join(map(str, wrong))}"
+        raise invalid("numbers", given, "fill them as the release's own pipeline does")
     raise invalid(
         "numeric columns, or a function that turns rows into forward arguments",
         given,

@@ -100,7 +100,7 @@ def measured(cost: Cost, part: str) -> Number:
         return 100 * cost.added_p99_us / cost.bare_p99_us
     return {"cpu_pct_mean": cost.cpu_pct, "gpu_mem_mb": cost.peak_mb}.get(part, cost.coverage)
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #7868e199
+# %% ../../nbs/08b_serve/02a_costs.ipynb #3cd52a51
 def broken(cost: Cost, budget: Budget, on_gpu: bool = False) -> list[str]:
     "The bounds of a budget that a level breaks, in words; empty where it fits."
     told = []
@@ -114,7 +114,8 @@ def broken(cost: Cost, budget: Budget, on_gpu: bool = False) -> list[str]:
             if found < bound:
                 told.append(f"{what} {found:.2f}, and the budget asks for {bound:g}")
         elif found > bound:
-            told.append(f"{what} {found:.3g}{unit}, and the budget allows {bound:g}{unit}")
+            shown = f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
+            told.append(f"{what} {shown}{unit}, and the budget allows {bound:g}{unit} ({part})")
     return told
 
 # %% ../../nbs/08b_serve/02a_costs.ipynb #8f3a26b4
@@ -287,7 +288,7 @@ def fits(self: Costs, budget: Budget, batch: int | None = None) -> list[str]:
     names = {choice.level for choice in self.fitting(budget, batch)}
     return [name for name in LEVELS if name in names]
 
-# %% ../../nbs/08b_serve/02a_costs.ipynb #03dcebc6
+# %% ../../nbs/08b_serve/02a_costs.ipynb #e05a3f5b
 def _cheapest(rungs: dict[Rung, list[Cost]]) -> Cost:
     "The dearest row of the rung that costs least CPU time, by mean time where that is missing."
 
@@ -310,7 +311,8 @@ def no_fit(self: Costs, budget: Budget, batch: int | None = None) -> InterpkitEr
         "a budget that some level fits",
         f"the cheapest, {cheapest.name} with {cheapest.features:,} features, adds {us} and {cpu} "
         f"of CPU time per forward of {cheapest.batch} x {cheapest.tokens}: {why}",
-        "a wider budget, fewer features, or level off, which costs and watches nothing",
+        "a wider budget (a part that is None, on the command line inf, bounds nothing), fewer "
+        "features, or level off, which costs and watches nothing",
     )
 
 # %% ../../nbs/08b_serve/02a_costs.ipynb #9b057c19

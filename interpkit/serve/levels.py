@@ -78,7 +78,7 @@ class Budget:
                 nearest(str(self.on_exhaust), ON_EXHAUST),
             )
 
-# %% ../../nbs/08b_serve/00_levels.ipynb #2f48e315
+# %% ../../nbs/08b_serve/00_levels.ipynb #4d78d0ba
 def _require_number(name: str, x: object, share: bool) -> None:
     "Raise (exit code 64) where a part of a budget is no number that can bound anything."
     if x is None and not share:
@@ -87,4 +87,5 @@ def _require_number(name: str, x: object, share: bool) -> None:
     if is_number and 0 <= x <= (1 if share else math.inf):
         return
     wanted = "a share from 0 to 1" if share else "a number from 0 on, or None for no bound"
-    raise bad_parameter(f"{name}: {wanted}", repr(x)[:60], f"leave it out, or write {name}=0.5")
+    mend = f"leave it out, or write {name}=0.5" if share else f"write {name}=0.5, or {name}=None"
+    raise bad_parameter(f"{name}: {wanted}", repr(x)[:60], mend)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor', 'attach']
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #5bbbaaf1
+# %% ../../nbs/08b_serve/04_monitor.ipynb #c4e4120e
 import threading
 import time
 import weakref
@@ -55,7 +55,13 @@ from interpkit.serve.readings import (
 )
 from .records import Record
 from .ring import Records, Sheet
-from .setup import Setup, choose_features, full_site, look_at_sites
+from interpkit.serve.setup import (
+    Setup,
+    choose_features,
+    full_site,
+    look_at_sites,
+    require_pair,
+)
 
 # %% ../../nbs/08b_serve/04_monitor.ipynb #4097c00e
 class Monitor:
@@ -332,7 +338,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #55002aed
+# %% ../../nbs/08b_serve/04_monitor.ipynb #cd112adc
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -355,8 +361,11 @@ def _calibrated(trust: Any, chosen: Monitored, release: Release, dictionary: Dic
             f"one of {', '.join(other)}",
             "calibrate(release, dictionary, rows, features)",
         )
+    if not callable(getattr(trust, "scores", None)):
+        mend = "trust=Calibration.load('calibration.json'), of interpkit.serve.calibration"
+        raise bad_parameter("trust: a Calibration", repr(trust)[:60], mend)
     own = np.asarray(getattr(trust, "features", chosen.features))
-    if not callable(getattr(trust, "predict", None)) or not np.array_equal(own, chosen.features):
+    if not np.array_equal(own, chosen.features):
         raise bad_parameter(
             f"a calibration of these {len(chosen.features)} features",
             f"{type(trust).__name__} of {len(own)} other features",
@@ -364,7 +373,23 @@ def _calibrated(trust: Any, chosen: Monitored, release: Release, dictionary: Dic
         )
     return trust
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #9311c7b7
+# %% ../../nbs/08b_serve/04_monitor.ipynb #d746575f
+def _require_parts(budget: Any, within_ms: Any, log: Any, on_record: Any) -> None:
+    "Raise (exit code 64) at parts that would be of no use, before the model is touched."
+    number = isinstance(within_ms, (int, float)) and not isinstance(within_ms, bool)
+    appends = callable(getattr(log, "append", None))
+    parts = (
+        ("budget", budget, isinstance(budget, Budget), "a Budget", "Budget(cpu_pct_mean=2)"),
+        ("within_ms", within_ms, number and within_ms > 0, "milliseconds over 0", "50"),
+        ("log", log, appends, "an AuditLog, or what has append(record)", "AuditLog(folder)"),
+        ("on_record", on_record, callable(on_record), "a function of a record", "records.append"),
+    )
+    for name, given, fits, wanted, mend in parts:
+        if given is not None and not fits:
+            mend = f"{name}={mend}, or leave it out"
+            raise bad_parameter(f"{name}: {wanted}", repr(given)[:60], mend)
+
+# %% ../../nbs/08b_serve/04_monitor.ipynb #b9cdcdd9
 @at_the_door
 @torch.inference_mode(False)  # gradients are asked for, whatever the caller does
 def attach(
@@ -387,7 +412,9 @@ def attach(
     keep: int = 1000,  # records that are kept in memory
 ) -> Monitor:
     "A monitor that stays on a live model until it is closed. Raises where records could be wrong."
+    require_pair("attach", release, dictionary)
     _require_level(level, deferred, every)
+    _require_parts(budget, within_ms, log, on_record)
     live = release.model if model is None else model
     batch = _ready(release, dictionary, live)
     dictionary = dictionary.to(next((p.device for p in live.parameters()), release.device))
@@ -405,11 +432,16 @@ def attach(
     monitor.audit, monitor.audit_p = audit, audit_p
     return monitor
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #8ad202a8
+# %% ../../nbs/08b_serve/04_monitor.ipynb #1bda7e43
 def _ready(release: Release, dictionary: Dictionary, live: nn.Module) -> Batch:
     "The canary batch. Raises (exit code 65) where a live model can't be monitored with it."
     if monitor_of(live) is not None:
-        raise invalid("a model without monitor", "one that has a monitor", "close that one first")
+        raise invalid(
+            "a model without monitor",
+            "one that has a monitor",
+            "close that one first: monitor.close() or service.close(); where its name is lost, "
+            "interpkit.serve.hooks.monitor_of(model).close()",
+        )
     batch = probe_batch(release, dictionary)
     require_weights(release, live)
     return batch

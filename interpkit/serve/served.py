@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Asked', 'plain_label', 'decided_json', 'explained_json', 'app_of', 'refused', 'unanswered', 'malformed', 'failed']
 
-# %% ../../nbs/08b_serve/12a_served.ipynb #6f97a87c
+# %% ../../nbs/08b_serve/12a_served.ipynb #0f12fe21
 import math
 from typing import Any
 
@@ -14,7 +14,6 @@ from ..core.failures import told
 from .records import TrustLabel
 from .service import Decided, Explained, Service
 
-# %% ../../nbs/08b_serve/12a_served.ipynb #c7410233
 try:
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
@@ -108,7 +107,7 @@ def app_of(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, unanswered)
     return app
 
-# %% ../../nbs/08b_serve/12a_served.ipynb #ffaf1deb
+# %% ../../nbs/08b_serve/12a_served.ipynb #5b589dea
 def refused(request: Request, error: Exception) -> JSONResponse:
     "What a caller gets whose row is none."
     parts = {name: str(getattr(error, name, "")) for name in ("asked", "given", "mend")}
@@ -125,7 +124,10 @@ def unanswered(request: Request, error: Exception) -> JSONResponse:
 def malformed(request: Request, error: Exception) -> JSONResponse:
     "What a caller gets whose body is no request."
     mend = 'send {"row": {"column": value, ...}, "request": "id"}'
-    return refused(request, InterpkitError("a row to decide", "another body", mend))
+    parts = error.errors() if isinstance(error, RequestValidationError) else []
+    wrong = [f"{'.'.join(map(str, x['loc']))}: {x['msg']}" for x in parts[:3]]
+    given = "; ".join(wrong)[:200] or "another body"
+    return refused(request, InterpkitError("a row to decide", given, mend))
 
 
 def failed(request: Request, error: Exception) -> JSONResponse:
