@@ -427,7 +427,8 @@ def attach(
     given = (trust, deferred, every, within_ms, monitor.teller(), audit_p, Untouched(live))
     place = full_site(dictionary, chosen, site)
     monitor.setup = Setup(release, dictionary, chosen, layout, output, place, *given)
-    monitor.begin(level, batch, [f for f in (getattr(log, "append", None), on_record) if f])
+    sinks = getattr(trust, "observe", None), getattr(log, "append", None), on_record
+    monitor.begin(level, batch, [f for f in sinks if f])
     monitor.audit, monitor.audit_p = audit, audit_p
     return monitor
 

@@ -84,11 +84,17 @@ class Service:
             level = self.controller.step
         how = dict(level=level, budget=budget, deferred=deferred, trust=trust, **more)
         self.monitor: Monitor = attach(release, dictionary, on_record=self._tell, **how)
-        self.metrics.watch(log, self.controller, more.get("audit"))
+        self.metrics.watch(log, self.controller, more.get("audit"), _alarm_of(trust))
         if look_every is not None:
             threading.Thread(target=self._watch, args=(look_every,), daemon=True).start()
 
-# %% ../../nbs/08b_serve/12_service.ipynb #300dbe31
+# %% ../../nbs/08b_serve/12_service.ipynb #f7d80a60
+def _alarm_of(trust: Any) -> Any:
+    "The watch of a labeller; None where there is none."
+    watch = getattr(trust, "watch", None)
+    return None if callable(watch) else watch  # a calibration has a method of that name
+
+
 def _require_costs(
     budget: Budget | None, costs: Costs | None, release: Release, dictionary: Dictionary
 ) -> None:
