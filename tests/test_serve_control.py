@@ -283,6 +283,27 @@ def test_a_disk_that_hangs_costs_no_memory_and_no_time_of_the_caller(tmp_path, m
     assert verify_log(tmp_path).records == 101 and verify_log(tmp_path).lost == 900
 
 
+def test_a_file_that_is_moved_away_while_it_is_written_to_stops_the_log(tmp_path):
+    with AuditLog(tmp_path) as log:
+        assert log.append(record()) and log.flush()
+        (path,) = log_files(tmp_path)
+        path.rename(tmp_path / "elsewhere")
+        assert log.append(record("2")) and not log.flush(0.2)
+        assert log.stopped and "removed" in log.trouble
+        (tmp_path / "elsewhere").rename(path)
+    assert verify_log(tmp_path).records == 2
+
+
+def test_numbers_that_would_throw_records_away_are_refused(tmp_path):
+    for odd in (
+        dict(keep_days=-1),
+        dict(keep_days=0),
+        dict(capacity=0),
+        dict(file_mb=float("nan")),
+    ):
+        refused(lambda k=odd: AuditLog(tmp_path, **k), "over 0", code=ExitCode.BAD_PARAMETERS)
+
+
 def test_threads_share_a_log_and_nothing_is_lost_or_told_twice(tmp_path):
     with AuditLog(tmp_path, fsync="never", file_mb=0.05) as log:
         threads = [

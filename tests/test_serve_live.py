@@ -33,6 +33,7 @@ from interpkit.serve.levels import Budget
 from interpkit.serve.monitor import attach
 from interpkit.serve.monitored import monitored
 from interpkit.serve.records import TrustLabel
+from interpkit.serve.trust import standing
 
 LEVELS = ("monitor-last", "monitor", "full")
 
@@ -341,8 +342,9 @@ def test_a_site_that_does_not_come_by_once_makes_the_record_invalid():
             assert silent == (times != 1)
             assert m.latest[0].heartbeats == {"block:out": times}
         assert m.heartbeats == {"block:out": 3}
-    release.model.times = 2
-    refused(lambda: attach(release, own, features=[1]), "block:out")
+    live = copy.deepcopy(release.model)
+    live.times = release.model.times + 1
+    refused(lambda: attach(release, own, features=[1], model=live), "block:out")
 
 
 def test_a_worker_that_is_stuck_keeps_no_request_waiting():
@@ -506,6 +508,12 @@ def test_what_could_be_silently_wrong_is_refused():
     with torch.no_grad():
         wrong[2].bias += 1e-5
     refused(lambda: attach(w.release, w.dictionary, model=wrong), "2.bias")
+    for change in (1e-2, 1e-6):  # in the release itself, since its fingerprint was taken
+        own = replace(w.release, model=live_of(w))
+        with torch.no_grad():
+            own.model[2].bias += change
+        refused(lambda r=own: attach(r, w.dictionary), "changed")
+        assert standing(own, w.dictionary).reasons == ("another release",)
     refused(lambda: attach(w.release, w.dictionary, features=[10**6]), "features from 0")
     for given in (dict(level="monitro"), dict(every=0), dict(deferred=3), dict(position=0.5)):
         refused(lambda g=given: attach(w.release, w.dictionary, **g), code=64)

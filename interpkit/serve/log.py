@@ -45,7 +45,7 @@ def logged(record: Record, salt: str = "") -> dict:
     body["label"] = dict(kind=record.label.kind, reasons=list(record.label.reasons))
     return body
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #1037ee8f
+# %% ../../nbs/08b_serve/10b_log.ipynb #2c89fe7c
 FSYNC = ("each", "batch", "never")
 ON_FULL = ("stop", "count")
 EVERY = 0.05  # seconds between two batches
@@ -69,6 +69,7 @@ class AuditLog:
     ):
         _require_among("fsync", fsync, FSYNC)
         _require_among("on_full", on_full, ON_FULL)
+        _require_over_0(keep_days=keep_days, capacity=capacity, file_mb=file_mb)
         self.fsync, self.on_full, self.capacity = fsync, on_full, capacity
         self.salt, self.clock = salt, clock
         self.trouble = ""  # why nothing can be written now
@@ -93,12 +94,20 @@ class AuditLog:
         "Number and digest of the last line on disk: keep it elsewhere, for `verify_log`."
         return self.chain.head
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #b074d9f0
+# %% ../../nbs/08b_serve/10b_log.ipynb #faac574c
 def _require_among(name: str, given: object, allowed: tuple[str, ...]) -> None:
     "Raise (exit code 64) at another word."
     if given not in allowed:
         asked = f"{name} among {', '.join(allowed)}"
         raise bad_parameter(asked, repr(given)[:60], nearest(str(given), allowed))
+
+
+def _require_over_0(**given: float | None) -> None:
+    "Raise (exit code 64) at numbers with which records would be thrown away."
+    for name, x in given.items():
+        may_miss = x is None and name == "keep_days"
+        if not may_miss and (isinstance(x, bool) or not isinstance(x, (int, float)) or not x > 0):
+            raise bad_parameter(f"{name} over 0", repr(x)[:60], f"leave {name} out")
 
 # %% ../../nbs/08b_serve/10b_log.ipynb #eb2d92af
 @patch

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['WHY', 'TrustLimits', 'Observations', 'observed', 'standing']
 
-# %% ../../nbs/08b_serve/07_trust.ipynb #10d4e7a1
+# %% ../../nbs/08b_serve/07_trust.ipynb #8ab66b25
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from ..core.errors import bad_parameter
+from ..core.errors import InterpkitError, bad_parameter
 from ..core.show import percent
 from ..dictionary.dictionary import Dictionary
 from ..model.releases import Release
+from .probe import require_unchanged
 from .records import TrustLabel
 
 # %% ../../nbs/08b_serve/07_trust.ipynb #07095d3c
@@ -79,7 +80,7 @@ def observed(answer: Observations, limits: TrustLimits | None = None) -> TrustLa
     details = tuple("; ".join(x) for x in why.values())
     return TrustLabel("ABSTAIN", tuple(why), details) if why else TrustLabel()
 
-# %% ../../nbs/08b_serve/07_trust.ipynb #51a478ea
+# %% ../../nbs/08b_serve/07_trust.ipynb #033b8b94
 def standing(release: Release, dictionary: Dictionary) -> TrustLabel:
     "INVALID where a dictionary has no certificate, or one of another release; else TRUSTED."
     validity = dictionary.validity
@@ -91,4 +92,8 @@ def standing(release: Release, dictionary: Dictionary) -> TrustLabel:
         made_for = validity.get("release", "another release")
         detail = f"made for {made_for!r}, and this is {release.name!r}"
         return TrustLabel("INVALID", ("another release",), (detail,))
+    try:
+        require_unchanged(release)
+    except InterpkitError as e:
+        return TrustLabel("INVALID", ("another release",), (e.given,))
     return TrustLabel()

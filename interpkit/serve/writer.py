@@ -56,7 +56,7 @@ def _set_aside(folder: Path) -> dict:
         return dict(bytes=len(data) - whole, digest=digest, file=beside.name)
     return {}
 
-# %% ../../nbs/08b_serve/10a_writer.ipynb #1f8611dc
+# %% ../../nbs/08b_serve/10a_writer.ipynb #868c2f2d
 class Chain:
     "The one writer of a log in a folder. Not for several threads."
 
@@ -92,7 +92,7 @@ class Chain:
         if self._fd is not None:
             os.close(self._fd)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._size, self._cut = os.fstat(self._fd).st_size, False
+        self._size, self._cut, self._path = os.fstat(self._fd).st_size, False, path
         self._day = _first_day(path)
 
     def close(self):
@@ -109,18 +109,19 @@ def _first_day(path: Path) -> int | None:
         line = file.readline()
     return int(json.loads(line)["time"] // DAY) if line.endswith(b"\n") else None
 
-# %% ../../nbs/08b_serve/10a_writer.ipynb #55e8620b
+# %% ../../nbs/08b_serve/10a_writer.ipynb #1817a666
 @patch
 def _mend_end(self: Chain):
     "Cut off what a failed write left; raises (exit code 65) where somebody else wrote."
     there = os.fstat(self._fd)
-    if self._cut and there.st_nlink:
+    is_there = self._path.exists() and os.path.samestat(there, self._path.stat())
+    if self._cut and is_there:
         os.ftruncate(self._fd, self._size)
         self._cut = False
-    elif there.st_size != self._size or not there.st_nlink:
+    elif there.st_size != self._size or not is_there:
         raise invalid(
             f"a log that nobody else writes to: {self.folder}",
-            "its file has another length" if there.st_nlink else "its file was removed",
+            "its file has another length" if is_there else "its file was removed",
             "keep the folder for whoever looks into it, and begin a new one",
         )
 
