@@ -338,7 +338,7 @@ def name(self: Monitor, *ids: Any) -> None:
     "Ids of the requests of this thread's next forward, one per row; else they are numbered."
     self.local.names = ids
 
-# %% ../../nbs/08b_serve/04_monitor.ipynb #cd112adc
+# %% ../../nbs/08b_serve/04_monitor.ipynb #3b5b1e0c
 def _require_level(name: str, deferred: bool, every: int) -> None:
     "Raise (exit code 64) at parameters that don't fit."
     level_number(name)
@@ -348,7 +348,7 @@ def _require_level(name: str, deferred: bool, every: int) -> None:
     if not isinstance(deferred, bool):
         raise bad_parameter("deferred=True or False", repr(deferred)[:60], "leave it out for True")
 
-
+# %% ../../nbs/08b_serve/04_monitor.ipynb #e824ec3e
 def _calibrated(trust: Any, chosen: Monitored, release: Release, dictionary: Dictionary) -> Any:
     "What labels records. Raises (exit code 64 or 65) where it was made for something else."
     if trust is None:

@@ -42,7 +42,7 @@ def set_apart(release: Release) -> Release:
     "The release with a module of its own, equal and unshared."
     return replace(release, model=copy.deepcopy(release.model))
 
-# %% ../../nbs/08b_serve/12_service.ipynb #3b3ac2fb
+# %% ../../nbs/08b_serve/12_service.ipynb #14fce587
 class Service:
     "Decisions with a trust label on each, and measured explanations on request."
 
@@ -63,7 +63,6 @@ class Service:
         look_every: float | None = 60.0,  # seconds between two looks at the live weights
         **more: Any,  # what else `attach` knows: features, site, audit
     ):
-        require_pair("Service", release, dictionary)
         _require_kinds(budget, costs, limits, log)
         _require_costs(budget, costs, release, dictionary)
         if budget is not None and costs is not None:
@@ -88,7 +87,7 @@ class Service:
         if look_every is not None:
             threading.Thread(target=self._watch, args=(look_every,), daemon=True).start()
 
-# %% ../../nbs/08b_serve/12_service.ipynb #f7d80a60
+# %% ../../nbs/08b_serve/12_service.ipynb #a57ad0a4
 def _alarm_of(trust: Any) -> Any:
     "The watch of a labeller; None where there is none."
     watch = getattr(trust, "watch", None)
@@ -99,6 +98,7 @@ def _require_costs(
     budget: Budget | None, costs: Costs | None, release: Release, dictionary: Dictionary
 ) -> None:
     "Raise (exit code 64 or 65) at a budget without costs, or with those of another model."
+    require_pair("Service", release, dictionary)
     if costs is not None:
         own = (release.fingerprint, dictionary.fingerprint)
         told = costs.release.get("fingerprint", own[0]), costs.dictionary or own[1]
@@ -369,7 +369,7 @@ def _logged(self: Service, explained: Explained, request: str) -> bool:
         told |= dict(features=a.feature.tolist(), effects=a.effect.tolist(), **a.scores)
     return self.log.note("explanation", request=hashed(request, self.log.salt), **told)
 
-# %% ../../nbs/08b_serve/12_service.ipynb #07e87f9c
+# %% ../../nbs/08b_serve/12_service.ipynb #b3605e04
 @patch
 def health(self: Service) -> dict:
     "Whether answers may be relied on now, and why not; the head of the log, to be kept elsewhere."
@@ -389,7 +389,7 @@ def health(self: Service) -> dict:
         told["log"] = dict(head=list(self.log.head), lost=self.log.lost, trouble=self.log.trouble)
     return told
 
-
+# %% ../../nbs/08b_serve/12_service.ipynb #b23a2673
 @patch
 def __repr__(self: Service) -> str:
     why = self.withheld()
