@@ -224,7 +224,7 @@ def _held_in_range(x: float, e: int) -> float:
         y = float(np.ldexp(x, max(min(e, 3000), -3000)))
     return min(max(y, 5e-324), np.finfo(float).max)
 
-# %% ../../nbs/00_core/02a_statistics.ipynb #df980b76
+# %% ../../nbs/00_core/02a_statistics.ipynb #f3c94123
 JUDGED = dict(
     PASS="the whole interval is under the limit",
     FAIL="the whole interval is over the limit",
@@ -238,7 +238,7 @@ def against(lower: float, upper: float, limit: float) -> str:
         return "PASS"
     return "FAIL" if lower > limit else "INCONCLUSIVE"
 
-# %% ../../nbs/00_core/02a_statistics.ipynb #7589ed22
+
 LEAST_HELD = 20  # groups of equal size that must hold the denominator
 
 

@@ -18,7 +18,7 @@ from .serving import Served, served, watched_numbers
 from ..serve.calibration import Calibration, calibrate
 from ..serve.monitored import monitored
 
-# %% ../../nbs/09_gate/06e_calibrating.ipynb #b556d993
+# %% ../../nbs/09_gate/06e_calibrating.ipynb #2c0c6397
 MOST = 4000  # rows to calibrate on
 FEATURES = 128  # read, where the policy says nothing
 
@@ -41,7 +41,7 @@ def calibration_of(found: Served) -> Calibration:
     chosen = monitored(found.release, found.dictionary, choose_on, n, watched[:n])
     return calibrate(found.release, found.dictionary, rows, chosen.features)
 
-
+# %% ../../nbs/09_gate/06e_calibrating.ipynb #18b5130a
 @recorded("calibrate")
 def calibrate_run(p: Calibrate) -> dict:
     "Calibrate trust for what a run serves, and write calibration.json beside the verdict."

@@ -96,7 +96,7 @@ def failure(
         or cell_failure(run, job, error)
     )
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #5a6059f4
+# %% ../../nbs/09_gate/06c_runner.ipynb #3bc21622
 def run_job(
     job: str,
     parameters,  # the job's model, validated
@@ -125,7 +125,7 @@ def run_job(
     except OSError as e:
         raise shortage(f"the job {job}", e) or storage_error(run, e) from e
 
-
+# %% ../../nbs/09_gate/06c_runner.ipynb #c6e7eecc
 def _no_result(run: Path, job: str) -> InterpkitError:
     look = f"look into {run / 'notebooks' / (job + '.ipynb')}: its last cell writes it"
     return InterpkitError(f"a result.json of the job {job}", "a notebook without one", look)
@@ -155,7 +155,7 @@ def plan_jobs(p: Preflight) -> list[tuple[str, Parameters]]:
         jobs.append(("adapt", Adapt(run=p.run)))
     return [*jobs, ("report", Report(run=p.run))]
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #559d97bc
+# %% ../../nbs/09_gate/06c_runner.ipynb #252057ea
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -182,7 +182,7 @@ def lock(run: Path, file):
             ExitCode.RETRY,
         ) from None
 
-
+# %% ../../nbs/09_gate/06c_runner.ipynb #31069ff0
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold a run folder while the block runs; what killed commands left aside is removed first.

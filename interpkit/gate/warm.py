@@ -126,7 +126,7 @@ class Forked:
         "Ask it to end."
         self.send_signal(signal.SIGTERM)
 
-# %% ../../nbs/09_gate/06b_warm.ipynb #90e0a585
+# %% ../../nbs/09_gate/06b_warm.ipynb #2bb77d09
 STARTS = 120  # seconds that all imports may take, on a machine that does other things
 
 
@@ -172,7 +172,7 @@ class Warm:
             raise RuntimeError("Kernel died while it imported what jobs need") from None
         raise RuntimeError(f"Kernel didn't respond in {STARTS} seconds")
 
-
+# %% ../../nbs/09_gate/06b_warm.ipynb #7fbe2c05
 def main(number: int, imports: list[str]):
     "What the warm process runs."
     link = Connection(number)

@@ -83,7 +83,7 @@ class Answer:
         names = ("gap", "error_share", "joint", "random", "off_share")
         return {name: float(getattr(self, name)) for name in names}
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #dbeb3cd0
+# %% ../../nbs/08b_serve/06_answers.ipynb #3839d736
 @patch
 def __repr__(self: Answer) -> str:
     top = [f"{r.label} {r.effect:+.2f}" for r in self.reasons.head(3).itertuples()]
@@ -96,7 +96,7 @@ def _told(held: float) -> str:
         return ""
     return f"true where {percent(held)} of its push comes from" if held > 0 else "FALSE here"
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #e35480ae
 @patch
 def _repr_html_(self: Answer) -> str:
     shown = self.reasons.head(10)
@@ -248,7 +248,7 @@ def canary_spread(dictionary: Dictionary) -> float:
         )
     return spread
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #33176b75
+# %% ../../nbs/08b_serve/06_answers.ipynb #ef8d313e
 def _shapes(batch: Batch) -> tuple:
     "Shapes of all that a forward takes."
     found = []
@@ -264,7 +264,7 @@ def ablation_of(self: Answering, batch: Batch) -> Ablation:
     self.tried[key] = ablation.prefix.tried
     return ablation
 
-
+# %% ../../nbs/08b_serve/06_answers.ipynb #89053497
 @patch
 def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]:
     "The answers of one batch."

@@ -137,7 +137,7 @@ def _begin(self: Auditor) -> None:
     self.worker.start()
     threading.Thread(target=self._collect, name="interpkit-audited", daemon=True).start()
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #509ed7eb
+# %% ../../nbs/08b_serve/05_audits.ipynb #bd7f9890
 @patch
 def _work(self: Auditor) -> None:
     "What a thread does."
@@ -160,7 +160,7 @@ def _collect(self: Auditor) -> None:
         except (EOFError, OSError):
             return
 
-
+# %% ../../nbs/08b_serve/05_audits.ipynb #3b74a93c
 @patch
 def _take(self: Auditor, well: bool, what: Any) -> None:
     "Keep a result, or the words of an error."
@@ -175,7 +175,7 @@ def _take(self: Auditor, well: bool, what: Any) -> None:
         except Exception as e:
             self.failures.append(f"{type(e).__name__}: {e}"[:200])
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #6f560d01
+# %% ../../nbs/08b_serve/05_audits.ipynb #83f9dda6
 @patch
 def offer(
     self: Auditor,
@@ -195,7 +195,7 @@ def offer(
         return False
     return True
 
-
+# %% ../../nbs/08b_serve/05_audits.ipynb #07ef9151
 @patch
 def wait(self: Auditor, timeout: float = 10.0) -> bool:
     "Wait until all that was taken is done; whether it was in time."
@@ -206,7 +206,7 @@ def wait(self: Auditor, timeout: float = 10.0) -> bool:
         time.sleep(0.005)
     return True
 
-
+# %% ../../nbs/08b_serve/05_audits.ipynb #71a90e08
 @patch
 def close(self: Auditor, timeout: float = 5.0) -> bool:
     "Finish what waits, as far as there is time, and end the worker. Whether it ended by itself."

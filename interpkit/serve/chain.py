@@ -31,7 +31,7 @@ def finite(x):
         return None
     return x
 
-# %% ../../nbs/08b_serve/10_chain.ipynb #35d15a5e
+# %% ../../nbs/08b_serve/10_chain.ipynb #991731bd
 GENESIS = "0" * 64  # the digest before the first line
 WRITER = json.JSONEncoder(
     sort_keys=True,
@@ -50,7 +50,7 @@ def _bytes(line: dict) -> bytes:
         text = WRITER.encode(finite(line))
     return text.encode(errors="backslashreplace")  # as JSON writes a lone surrogate
 
-
+# %% ../../nbs/08b_serve/10_chain.ipynb #81ec75f7
 def chained(
     n: int,  # the number of the line, from 1 on
     when: float,  # seconds since 1970

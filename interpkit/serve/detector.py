@@ -132,7 +132,7 @@ def load(cls: Detector, path: str | Path) -> "Detector":
     except (KeyError, TypeError, ValueError) as e:
         raise invalid("the state of a detector", f"{path}: {e}", mend) from None
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #9409c983
+# %% ../../nbs/08b_serve/08_detector.ipynb #9989d6f5
 def fair(
     audit_p: float,  # with which this request was audited
     smallest: float,  # probability with which any request is audited
@@ -147,7 +147,7 @@ def fair(
         )
     return draw < smallest / audit_p
 
-
+# %% ../../nbs/08b_serve/08_detector.ipynb #4a2f0ce4
 @dataclass
 class Watch:
     "Both streams: exceedances of all requests, and wrong outcomes of audited ones."

@@ -164,7 +164,7 @@ def note(
     "Take up an event of the service."
     return self._take("note", dict(what=what) | values)
 
-# %% ../../nbs/08b_serve/10b_log.ipynb #2cbf557e
+# %% ../../nbs/08b_serve/10b_log.ipynb #cf11b9bf
 @patch
 def _work(self: AuditLog):
     "Write what has come until the log is closed, and then once more."
@@ -176,7 +176,7 @@ def _work(self: AuditLog):
     if self._drained():
         self._wrote([(self.clock(), "close", dict(lost=self.lost))])
 
-
+# %% ../../nbs/08b_serve/10b_log.ipynb #cf419626
 @patch
 def _drained(self: AuditLog) -> bool:
     "Write everything that waits; False where it could not be."
@@ -194,7 +194,7 @@ def _drained(self: AuditLog) -> bool:
             self._gap -= gap
     return True
 
-
+# %% ../../nbs/08b_serve/10b_log.ipynb #f1d93c7e
 @patch
 def _told(self: AuditLog, kind: str, what: Record | dict) -> tuple[str, dict]:
     "What a line says of what was taken up; never an error, which would end the thread."

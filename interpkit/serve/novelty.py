@@ -60,7 +60,7 @@ def scaled(x: np.ndarray) -> np.ndarray:
     "Activations on a scale on which large ones don't drown the others."
     return np.sqrt(np.maximum(x, 0.0))
 
-# %% ../../nbs/08b_serve/07a_novelty.ipynb #837dd0ee
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #04a48c6d
 @dataclass(frozen=True)
 class Novelty:
     "Distances of readings from those seen before."
@@ -96,11 +96,11 @@ class Novelty:
         nearer = np.searchsorted(seen, self.distance(x, decision), side="left")
         return (1 + len(seen) - nearer) / (1 + len(seen))
 
-
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #d0df5773
 def _together(x: np.ndarray, decision: np.ndarray) -> np.ndarray:  # [n, m + 1]
     return np.concatenate([scaled(x), np.asarray(decision, float)[:, None]], 1)
 
-# %% ../../nbs/08b_serve/07a_novelty.ipynb #534cda5b
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #e4e964bc
 @dataclass(frozen=True)
 class Risk:
     "How likely the measured answer of a request would abstain, from its reading."
@@ -136,7 +136,7 @@ class Risk:
         z = (x - np.asarray(self.mean)) / np.asarray(self.scale)
         return 1 / (1 + np.exp(-np.clip(z @ np.asarray(self.slope) + self.intercept, -50, 50)))
 
-
+# %% ../../nbs/08b_serve/07a_novelty.ipynb #5e024240
 def known(
     x: np.ndarray,  # [n, m] readings
     decision: np.ndarray,  # [n]

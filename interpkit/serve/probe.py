@@ -29,7 +29,7 @@ from ..model.plain_rows import rows_again
 from ..model.releases import Release
 from ..model.sites import Site, find_module
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #49c3182a
+# %% ../../nbs/08b_serve/03a_probe.ipynb #867c63c4
 def inner_module(model: nn.Module) -> nn.Module:
     "The module inside what `torch.compile` returns; any other as it is."
     return getattr(model, "_orig_mod", model)
@@ -38,7 +38,7 @@ def inner_module(model: nn.Module) -> nn.Module:
 def _plain_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
-
+# %% ../../nbs/08b_serve/03a_probe.ipynb #706489ae
 def require_weights(release: Release, model: nn.Module) -> None:
     "Raise (exit code 65) where a live module's weights are not those of a release."
     if inner_module(model) is release.model:
@@ -55,7 +55,7 @@ def require_weights(release: Release, model: nn.Module) -> None:
             "serve the certified release, or check the new one: ipk check --old DIR --new DIR",
         )
 
-
+# %% ../../nbs/08b_serve/03a_probe.ipynb #775a17b5
 def _same(a: object, b: object) -> bool:
     "Whether two parts of a state are the same, bit for bit or in the type in which one was cast."
     if not torch.is_tensor(a) or not torch.is_tensor(b):
@@ -107,7 +107,7 @@ def require_unchanged(release: Release) -> None:
             "make a release of the changed module, and check it against this one",
         )
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #e2b50e71
+# %% ../../nbs/08b_serve/03a_probe.ipynb #92443db8
 def probe_batch(release: Release, dictionary: Dictionary) -> Batch:
     "The canary rows of a certificate as a batch. Raises (exit code 65) without one that holds."
     if not dictionary.validity or not dictionary.canary:
@@ -126,7 +126,7 @@ def probe_batch(release: Release, dictionary: Dictionary) -> Batch:
     _require_decisions(release, dictionary, batch)
     return batch
 
-
+# %% ../../nbs/08b_serve/03a_probe.ipynb #1f4a5642
 def _require_decisions(release: Release, dictionary: Dictionary, batch: Batch) -> None:
     "Raise (exit code 65) where the canary rows are decided otherwise than they were."
     if "decision" not in dictionary.canary:
@@ -171,7 +171,7 @@ def passing(args: tuple, kwargs: dict) -> object:
 def _stream_first(name: str) -> bool:
     return name != "hidden_states"
 
-# %% ../../nbs/08b_serve/03a_probe.ipynb #09fd7d05
+# %% ../../nbs/08b_serve/03a_probe.ipynb #fa8f3b81
 def see_sites(
     model: nn.Module,
     dictionary: Dictionary,
@@ -202,7 +202,7 @@ def see_sites(
             raise silent(site, numbers.count(i))
     return tuple(_seen(dictionary, batch.n, *one) for one in passed)
 
-
+# %% ../../nbs/08b_serve/03a_probe.ipynb #113a36a5
 def run_live(model: nn.Module, batch: Batch):
     "The output of a live model, as its server runs it."
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

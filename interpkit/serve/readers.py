@@ -174,7 +174,7 @@ def _with_guards(p: Part) -> Part:
     threshold = torch.cat([p.threshold, p.threshold.new_full((2,), torch.inf)])
     return Part(p.number, p.site, np.r_[p.feature, -1, -1], W, b, threshold)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #ab9af529
+# %% ../../nbs/08b_serve/02_readers.ipynb #674152dd
 def _largest(
     pre: Tensor,  # [B * T, m]
     n: int,  # sequences
@@ -195,7 +195,7 @@ def _require_shape(mask: Tensor, shape: torch.Size) -> None:
     if mask.shape != shape:
         raise ValueError(f"a mask of {list(mask.shape)} for positions {list(shape)}")
 
-
+# %% ../../nbs/08b_serve/02_readers.ipynb #8a502ecd
 @patch
 @exactly
 def at(
@@ -234,7 +234,7 @@ class FullReader:
         "The active features of every position, for who needs to know where they are active."
         return self.encoder(acts)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #cc507d55
+# %% ../../nbs/08b_serve/02_readers.ipynb #6cb79d46
 def _scattered(codes: SparseCodes, n: int, mask: Tensor | None) -> Tensor:  # [n, F]
     "The largest value of each feature in each sequence; -infinity where it is not active."
     each, F = max((len(codes.tokens) - 1) // n, 1), codes.n_features
@@ -245,7 +245,7 @@ def _scattered(codes: SparseCodes, n: int, mask: Tensor | None) -> Tensor:  # [n
     place = token // each * F + codes.indices
     return out.scatter_reduce_(0, place, values, "amax").view(n, F)
 
-
+# %% ../../nbs/08b_serve/02_readers.ipynb #650b61ef
 @patch
 @exactly
 def at(

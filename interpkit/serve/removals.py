@@ -38,7 +38,7 @@ def candidates(
     feature = np.take_along_axis(most, order, 1)
     return np.where(np.take_along_axis(size, feature, 1) > 0, feature, -1)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #4148c8ef
+# %% ../../nbs/08b_serve/05b_removals.ipynb #595f4c28
 @dataclass(frozen=True)
 class Named:
     "Features of each sequence of a batch with what they put at each target."
@@ -54,7 +54,7 @@ class Named:
         square = sum((overlap * (w @ w.transpose(1, 2))).sum((1, 2)) for w in self.writes.values())
         return square.clamp(min=0).sqrt()
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #600d7aad
 def named(ablation: Ablation, feature: np.ndarray) -> Named:  # int [B, n]
     "Features by their numbers, with their activations and directions in a batch."
     dictionary, acts = ablation.dictionary, ablation.prefix.acts
@@ -161,7 +161,7 @@ class Measured:
     spliced: np.ndarray  # [B]: the decision through the dictionary
     astray: float  # how far lines are off whose decision is known: unchanged, or run in whole
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #69c6c6e6
+# %% ../../nbs/08b_serve/05b_removals.ipynb #02a31525
 @dataclass(frozen=True)
 class Lines:
     "What is changed in each line of a run."
@@ -173,7 +173,7 @@ class Lines:
     def __getitem__(self, part: slice) -> "Lines":
         return Lines(self.row[part], self.coefficient[part], self.kind[part])
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #bbdddcdd
 def lines_of(
     feature: np.ndarray,  # int [B, n]
     together: Tensor,  # [B, n] of 0 and 1
@@ -202,7 +202,7 @@ def lines_of(
         torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), torch.cat(kind)
     )
 
-
+# %% ../../nbs/08b_serve/05b_removals.ipynb #7bd6d8de
 def _few(B: int) -> int:
     "Lines at the end in which nothing is changed."
     return min(B, 2)

@@ -103,7 +103,7 @@ def fill(
 
 WIDE = 4096  # values per request, from where on only those of active features are kept
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #92a6485c
+# %% ../../nbs/08b_serve/03_ring.ipynb #cd6d493b
 @patch
 def record(self: Sheet, i: int) -> Record:
     "The record of the i-th request; once it was read, the same each time."
@@ -141,7 +141,7 @@ def record(self: Sheet, i: int) -> Record:
         self.made[i] = record
     return record
 
-
+# %% ../../nbs/08b_serve/03_ring.ipynb #86cc85cb
 CHANGED = TrustLabel("INVALID", ("another release",), ("weights were changed while it served",))
 
 
@@ -263,7 +263,7 @@ def _turn(self: Ring, n: int) -> None:
         rows, self.slots = rows.new_zeros(n, rows.shape[1]), []
     self.sheet = Sheet(self.stamp, [], LATER, rows=rows, later=True)
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #732c955f
+# %% ../../nbs/08b_serve/03_ring.ipynb #2b543607
 @patch
 def _work(self: Ring) -> None:
     "Read sheets as they come; after a pause also one that is not full."
@@ -282,7 +282,7 @@ def _work(self: Ring) -> None:
         else:
             self._read(*item)
 
-
+# %% ../../nbs/08b_serve/03_ring.ipynb #140824e6
 @patch
 @torch.no_grad()
 def _read(self: Ring, sheet: Sheet, slots: list[Tensor]) -> None:

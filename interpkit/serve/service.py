@@ -219,7 +219,7 @@ def one_row(
     mend = "rows.iloc[0].to_dict() is the first row of a table"
     raise bad_parameter("one row: a dict of columns", type(row).__name__, mend)
 
-# %% ../../nbs/08b_serve/12_service.ipynb #e09ef089
+# %% ../../nbs/08b_serve/12_service.ipynb #0325de04
 @dataclass(frozen=True)
 class Decided:
     "A decision and what is known of it."
@@ -232,7 +232,7 @@ def _whole(request: object) -> str:
     "An id that can be written: halves of characters are escaped."
     return str(request).encode(errors="backslashreplace").decode()
 
-
+# %% ../../nbs/08b_serve/12_service.ipynb #ddc13a74
 @patch
 def decide(
     self: Service,

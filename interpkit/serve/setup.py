@@ -153,7 +153,7 @@ def stamp(self: Setup, level: str, reader: Any = None) -> Stamp:
         same=self.same,
     )
 
-# %% ../../nbs/08b_serve/03e_setup.ipynb #8e615ebc
+# %% ../../nbs/08b_serve/03e_setup.ipynb #e5f13aa6
 @patch
 def reading(self: Setup, level: str) -> Reading:
     "What a level does in a forward. Raises (exit code 64) where it can't be read there."
@@ -168,7 +168,7 @@ def reading(self: Setup, level: str) -> Reading:
         reader = FullReader(self.dictionary, self.site)
     return AllReading(self.stamp(level, reader), self.layout, reader, self.output.keep)
 
-
+# %% ../../nbs/08b_serve/03e_setup.ipynb #b32e614a
 @patch
 def _last(self: Setup) -> LastReading:
     "Monitor-last, with a ring where it is read later."

@@ -25,7 +25,7 @@ from interpkit.dictionary.token_terms import (
 )
 from ..model.releases import Release
 
-# %% ../../nbs/08b_serve/05a_stated.ipynb #54ac8f7c
+# %% ../../nbs/08b_serve/05a_stated.ipynb #f939afc9
 @dataclass(frozen=True)
 class Wording:
     "A label in its parts."
@@ -49,7 +49,7 @@ class Wording:
         both = text.split(" and ")
         return cls(tuple(_bare(x) for x in both), **at)
 
-
+# %% ../../nbs/08b_serve/05a_stated.ipynb #eb71c891
 def _with_stem(first: str, value: str) -> str:
     "The second value with the words that both begin with: 'Purpose = car', 'tv'."
     end = max(first.rfind(" = ") + 3 if " = " in first else 0, first.find("=") + 1)
@@ -59,7 +59,7 @@ def _with_stem(first: str, value: str) -> str:
 def _bare(text: str) -> str:
     return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
-# %% ../../nbs/08b_serve/05a_stated.ipynb #64cc2064
+# %% ../../nbs/08b_serve/05a_stated.ipynb #dea0dadb
 OF_LISTS: dict[str, Callable] = {
     "length of ": len,
     "sum of ": np.sum,
@@ -75,7 +75,7 @@ def _of_dates(words: str) -> Callable | None:
         return lambda column: column.dt.hour.astype(float)
     return (lambda column: column.dt.day_name()) if words == "day of " else None
 
-
+# %% ../../nbs/08b_serve/05a_stated.ipynb #0697d261
 def _named(column: Hashable, text: str) -> tuple[str, str] | None:
     "The words before a column's name and what follows it, where a text is about it."
     for words in ("", *OF_LISTS, "hour of ", "day of "):
@@ -93,7 +93,7 @@ def column_statement(text: str, column: Hashable) -> Callable | None:
     words, compared = found
     return partial(_compared_rows, column=column, words=words, compared=compared)
 
-# %% ../../nbs/08b_serve/05a_stated.ipynb #f436b227
+# %% ../../nbs/08b_serve/05a_stated.ipynb #3babc5d6
 def _compared_rows(
     rows: pd.DataFrame, column: Hashable, words: str, compared: str
 ) -> np.ndarray | None:  # bool [n]; None where the column can't be read so
@@ -108,7 +108,7 @@ def _compared_rows(
         return None
     return _compared(values, compared)
 
-
+# %% ../../nbs/08b_serve/05a_stated.ipynb #9aaafe79
 def _compared(values: pd.Series, compared: str) -> np.ndarray:  # bool [n]
     "Which values are as ' >= 2', ' = car', ' is not car' or ' is missing' says."
     sign, given = COMPARED.fullmatch(compared).groups()

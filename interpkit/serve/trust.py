@@ -48,7 +48,7 @@ WHY = dict(
     spread="the decision's own unit, so that one list of limits serves all releases",
 )
 
-# %% ../../nbs/08b_serve/07_trust.ipynb #006a6840
+# %% ../../nbs/08b_serve/07_trust.ipynb #2daaf717
 class Observations(Protocol):
     "What an answer has measured."
 
@@ -58,7 +58,7 @@ class Observations(Protocol):
     random: float  # effect of as many random features of equal size
     off_share: float  # of the reasons' effect under labels that are false here
 
-
+# %% ../../nbs/08b_serve/07_trust.ipynb #ac4d2606
 def observed(answer: Observations, limits: TrustLimits | None = None) -> TrustLabel:
     "TRUSTED, or ABSTAIN with every limit that a measured answer is over."
     limits = limits or TrustLimits()

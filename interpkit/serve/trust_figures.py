@@ -10,7 +10,7 @@ from ..core.show import percent
 from ..drift.canvas import GREY, INK, PALE, canvas
 from .calibration import Calibration
 
-# %% ../../nbs/08b_serve/07c_trust_figures.ipynb #4007dc5e
+# %% ../../nbs/08b_serve/07c_trust_figures.ipynb #97d6645c
 INKS = ("#1A1A1A", "#0072B2", "#B84A00", "#3F7F5F", "#6B4E9B", "#8A6D00")
 
 
@@ -22,7 +22,7 @@ def _line(ax, curve: list[dict], ink: str, label: str) -> None:
     if passed:
         ax.plot(passed[-1]["coverage"], passed[-1]["upper"], "o", color=ink, clip_on=False)
 
-
+# %% ../../nbs/08b_serve/07c_trust_figures.ipynb #313cf893
 def risk_figure(
     calibration: Calibration,
     name: str = "risk",  # before the ids of the SVG
