@@ -18,7 +18,8 @@ import interpkit
 from interpkit import _moved
 from interpkit.drift.simulate import small_world
 
-DOOR = {"train", "evaluate", "explain", "check", "verify", "adapt", "Release", "Dictionary"}
+DOOR = {"train", "evaluate", "explain", "check", "verify", "adapt", "attach"}
+DOOR |= {"Release", "Dictionary"}
 
 
 def python(code: str) -> str:

@@ -30,10 +30,8 @@ from interpkit.serve.answers import Answering, answer
 from interpkit.serve.calibration import (
     Calibration,
     calibrate,
-    fewest_trusted,
-    learn_then_test,
-    thresholds_of,
 )
+from interpkit.serve.certified import fewest_trusted, learn_then_test, thresholds_of
 from interpkit.serve.detector import Detector, Watch, fair, first_alarms
 from interpkit.serve.monitor import attach
 from interpkit.serve.novelty import Novelty, as_reading, readings

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Asked', 'plain_label', 'decided_json', 'explained_json', 'app_of', 'refused', 'unanswered', 'malformed', 'failed']
 
-# %% ../../nbs/08b_serve/12a_served.ipynb #0f12fe21
+# %% ../../nbs/08b_serve/12a_served.ipynb #6a11e578
 import math
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..core.failures import told
 from .records import TrustLabel
 from .service import Decided, Explained, Service
 
+# %% ../../nbs/08b_serve/12a_served.ipynb #a1024906
 try:
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
