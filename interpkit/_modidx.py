@@ -522,6 +522,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'interpkit/core/failures.py'),
                                          'interpkit.core.failures.place_of': ( '00_core/failures.html#place_of',
                                                                                'interpkit/core/failures.py'),
+                                         'interpkit.core.failures.plainly': ('00_core/failures.html#plainly', 'interpkit/core/failures.py'),
                                          'interpkit.core.failures.told': ('00_core/failures.html#told', 'interpkit/core/failures.py')},
             'interpkit.core.files': { 'interpkit.core.files._abandoned': ('00_core/files.html#_abandoned', 'interpkit/core/files.py'),
                                       'interpkit.core.files._age': ('00_core/files.html#_age', 'interpkit/core/files.py'),

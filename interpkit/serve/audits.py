@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Audit', 'audited', 'Auditor']
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #de64cc2c
+# %% ../../nbs/08b_serve/05_audits.ipynb #4da165a2
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.errors import bad_parameter
+from ..core.failures import plainly
 from ..dictionary.dictionary import Dictionary
 from ..model.releases import Release
 
@@ -65,7 +66,7 @@ def audited(
             error[str(t)] = float(((h - made) ** 2).sum()) / max(whole, 1e-30)
     return Audit(request, active, l0, error, time.time() - began if began else 0.0)
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #d1c9071b
+# %% ../../nbs/08b_serve/05_audits.ipynb #5c96b983
 class Auditor:
     "Audits requests on copies, in a thread or in a process of its own."
 
@@ -83,7 +84,9 @@ class Auditor:
             mend = "capacity=64, or no auditor"
             raise bad_parameter("capacity: requests from 1 on", repr(capacity)[:60], mend)
         self.release, self.fn, self.process = release, fn or audited, process
-        self.dictionary = dictionary.to("cpu") if process else dictionary.to(release.device)
+        self.dictionary = (
+            replace(dictionary.to("cpu")) if process else dictionary.to(release.device)
+        )
         self.capacity, self.on_result = capacity, on_result
         self.results: deque = deque(maxlen=keep)
         self.failures: deque[str] = deque(maxlen=100)
@@ -107,7 +110,7 @@ class Auditor:
     def __exit__(self, *error) -> None:
         self.close()
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #fb8b5e5a
+# %% ../../nbs/08b_serve/05_audits.ipynb #af096789
 def _serve(dictionary: Dictionary, fn: Callable, waiting: Any, found: Any) -> None:
     "What a process of its own does: results and errors, one by one, until it is told to end."
     torch.set_num_threads(1)
@@ -117,7 +120,7 @@ def _serve(dictionary: Dictionary, fn: Callable, waiting: Any, found: Any) -> No
             tensors = {name: torch.from_numpy(x) for name, x in acts.items()}
             found.put((True, fn(dictionary, request, tensors, began)))
         except Exception as e:
-            found.put((False, f"{type(e).__name__}: {e}"[:200]))
+            found.put((False, plainly(e)))
 
 
 @patch
@@ -137,7 +140,7 @@ def _begin(self: Auditor) -> None:
     self.worker.start()
     threading.Thread(target=self._collect, name="interpkit-audited", daemon=True).start()
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #bd7f9890
+# %% ../../nbs/08b_serve/05_audits.ipynb #5f80002b
 @patch
 def _work(self: Auditor) -> None:
     "What a thread does."
@@ -145,7 +148,7 @@ def _work(self: Auditor) -> None:
         try:
             self._take(True, self.fn(self.dictionary, *item))
         except Exception as e:
-            self._take(False, f"{type(e).__name__}: {e}"[:200])
+            self._take(False, plainly(e))
 
 
 @patch
@@ -160,7 +163,7 @@ def _collect(self: Auditor) -> None:
         except (EOFError, OSError):
             return
 
-# %% ../../nbs/08b_serve/05_audits.ipynb #3b74a93c
+# %% ../../nbs/08b_serve/05_audits.ipynb #1082c280
 @patch
 def _take(self: Auditor, well: bool, what: Any) -> None:
     "Keep a result, or the words of an error."
@@ -173,7 +176,7 @@ def _take(self: Auditor, well: bool, what: Any) -> None:
         try:
             self.on_result(what)
         except Exception as e:
-            self.failures.append(f"{type(e).__name__}: {e}"[:200])
+            self.failures.append(plainly(e))
 
 # %% ../../nbs/08b_serve/05_audits.ipynb #83f9dda6
 @patch

@@ -174,7 +174,7 @@ def _with_guards(p: Part) -> Part:
     threshold = torch.cat([p.threshold, p.threshold.new_full((2,), torch.inf)])
     return Part(p.number, p.site, np.r_[p.feature, -1, -1], W, b, threshold)
 
-# %% ../../nbs/08b_serve/02_readers.ipynb #674152dd
+# %% ../../nbs/08b_serve/02_readers.ipynb #e2ea0498
 def _largest(
     pre: Tensor,  # [B * T, m]
     n: int,  # sequences
@@ -193,7 +193,7 @@ def _largest(
 def _require_shape(mask: Tensor, shape: torch.Size) -> None:
     "Raise where a mask is not one of these positions: any of them may then be padding."
     if mask.shape != shape:
-        raise ValueError(f"a mask of {list(mask.shape)} for positions {list(shape)}")
+        raise invalid(f"a mask {list(shape)}", f"{list(mask.shape)}", "one entry per position")
 
 # %% ../../nbs/08b_serve/02_readers.ipynb #8a502ecd
 @patch

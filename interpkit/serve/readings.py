@@ -6,7 +6,7 @@
 __all__ = ['Layout', 'layout_of', 'rows_as', 'sequences', 'Passing', 'Reading', 'failed', 'irregular', 'LastReading',
            'AllReading']
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #3b2b53dd
+# %% ../../nbs/08b_serve/03b_readings.ipynb #588d6cee
 import inspect
 import time
 from collections import Counter
@@ -18,6 +18,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.errors import invalid
+from ..core.failures import plainly
 from ..model.batch import Batch
 from ..model.hooks import first_tensor
 from .probe import Position, SiteSeen, arguments, inner_module
@@ -25,7 +27,7 @@ from .readers import AllReader, FullReader, LastReader, exactly
 from .records import TrustLabel
 from .ring import Ring, Sheet, Stamp
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #a805e3c1
+# %% ../../nbs/08b_serve/03b_readings.ipynb #b45719b7
 @dataclass(frozen=True)
 class Layout:
     "How the sites of a dictionary come by in a live model."
@@ -59,7 +61,8 @@ class Layout:
         else:
             place = self.names.index(key) if key in self.names else len(self.names)
             if place == len(self.names) < len(args):
-                raise ValueError(f"{key} may be among the arguments by place: pass it by name")
+                asked = f"{key} by its name, where it is passed"
+                raise invalid(asked, "arguments by place", f"model(..., {key}=...)")
         return args[place] if place < len(args) else kwargs.get(name)
 
     def real(self, args: tuple, kwargs: dict) -> Tensor | None:  # bool [B, T]
@@ -70,7 +73,8 @@ class Layout:
         if t is None:
             return None
         if t.ndim != 2 or (t.is_floating_point() and bool((t < 0).any())):
-            raise ValueError(f"a mask {list(t.shape)} of {t.dtype} where 1 is real, 0 padding")
+            asked = "a mask [B, T] in which 1 is real and 0 padding"
+            raise invalid(asked, f"{list(t.shape)} of {t.dtype}", "pass the mask of the tokens")
         return None if t.device.type == "cpu" and bool(t.all()) else t.bool()
 
     def place(self, args: tuple, kwargs: dict) -> int | Tensor:
@@ -82,20 +86,22 @@ class Layout:
             return -1
         return real.shape[1] - 1 - real.flip(1).int().argmax(1)
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #de097bd2
+# %% ../../nbs/08b_serve/03b_readings.ipynb #91dce9ae
 @patch
 def counting(
     self: Layout, args: tuple, kwargs: dict
 ) -> tuple[int, Tensor | None]:  # the first position that counts, and bool [B, T] from there on
     "The positions that count in this forward; no mask where all of the rest do."
     if not self.tells:
-        raise ValueError("the arguments do not tell which positions are padding")
+        asked = "arguments that tell which positions are padding"
+        raise invalid(asked, "none that do", 'pass a mask, or level="monitor-last"')
     real = self.real(args, kwargs)
     if self.bos is None:
         return 0, real
     ids = self.given("input_ids" if "input_ids" in {*self.names, *kwargs} else 0, args, kwargs)
     if not torch.is_tensor(ids) or ids.ndim != 2 or ids.is_floating_point():
-        raise ValueError("no token ids among the arguments, so nobody knows what the start is")
+        asked = "token ids among the arguments, which tell where the start is"
+        raise invalid(asked, "none", "pass input_ids")
     if ids.shape[1] < 2:
         return 0, real
     if real is None and ids.device.type == "cpu":
@@ -188,10 +194,10 @@ class Reading:
     def close(self) -> None:
         "Read what waits, and end what works for it."
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #bbb847ed
+# %% ../../nbs/08b_serve/03b_readings.ipynb #a2dccbc4
 def failed(stamp: Stamp, about: list[tuple], error: BaseException) -> Sheet:
     "The sheet of requests whose reading stopped with an error."
-    what = f"{type(error).__name__}: {error}"[:200]
+    what = plainly(error)
     return Sheet(stamp, about, TrustLabel("INVALID", ("failed",), (what,)))
 
 
@@ -272,7 +278,7 @@ def _views(self: LastReading, passing: Passing) -> list[Tensor]:  # [B, d] each
             views.append(t[torch.arange(n, device=t.device), at.to(t.device)])
     return views
 
-# %% ../../nbs/08b_serve/03b_readings.ipynb #911eec4f
+# %% ../../nbs/08b_serve/03b_readings.ipynb #ba049e17
 class AllReading(Reading):
     "The largest value over positions: of monitored features of all sites, or of all of one."
 
@@ -316,7 +322,7 @@ class AllReading(Reading):
         sheet = Sheet(self.stamp, passing.about)
         values = found[0] if len(found) == 1 else torch.cat(found, 1)
         if len(values) != n:
-            raise ValueError(f"{len(values)} rows at the sites for {n} requests")
+            raise invalid(f"{n} rows at each site", f"{len(values)}", "release.sites()")
         sheet.fill(values, None if small is None else small.clone(), passing.about[0][0])
         return sheet, 0
 

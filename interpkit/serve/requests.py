@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor']
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #71eea2ba
+# %% ../../nbs/08b_serve/03f_requests.ipynb #ffc7fe0e
 import threading
 import time
 from collections import Counter, deque
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.errors import invalid
+from ..core.failures import plainly
 from ..model.hooks import first_tensor
 from ..model.sites import Site
 from .hooks import Local
@@ -198,7 +199,7 @@ def _copying(
 
     return copy
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #5f7f07cb
+# %% ../../nbs/08b_serve/03f_requests.ipynb #385e478e
 @patch
 def _audit(self: Monitor, under_way: Passing, numbers: list[int], names: list) -> list[bool]:
     "Offer each request of a forward to the auditor; which of them it took. Never an error."
@@ -216,10 +217,10 @@ def _audit(self: Monitor, under_way: Passing, numbers: list[int], names: list) -
             taken.append(self.audit.offer(number if name is None else name, own))
         return taken
     except Exception as e:
-        self.failures.append(f"{type(e).__name__}: {e}"[:200])
+        self.failures.append(plainly(e))
         return [False] * n
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #bcc8070e
+# %% ../../nbs/08b_serve/03f_requests.ipynb #39c22a65
 @patch
 def tell(self: Monitor, sheet: Sheet) -> None:
     "Hand the records of a sheet to whoever wants them; their errors are kept, not raised."
@@ -231,7 +232,7 @@ def tell(self: Monitor, sheet: Sheet) -> None:
             for sink in self.sinks:
                 sink(record)
         except Exception as e:
-            self.failures.append(f"{type(e).__name__}: {e}"[:200])
+            self.failures.append(plainly(e))
 
 
 PAUSE = 1e-4  # seconds between records, in which a worker leaves the interpreter to the model

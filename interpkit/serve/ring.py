@@ -6,7 +6,7 @@
 __all__ = ['UNREAD', 'LATER', 'DROPPED', 'NOT_FINITE', 'UNCALIBRATED', 'WIDE', 'CHANGED', 'SPARE', 'Stamp', 'Sheet', 'Records',
            'Ring']
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #0371aa3a
+# %% ../../nbs/08b_serve/03_ring.ipynb #e3c8e2eb
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..core.failures import plainly
 from .readers import Columns
 from .records import Record, TrustLabel
 
@@ -141,7 +142,7 @@ def record(self: Sheet, i: int) -> Record:
         self.made[i] = record
     return record
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #86cc85cb
+# %% ../../nbs/08b_serve/03_ring.ipynb #105d6a29
 CHANGED = TrustLabel("INVALID", ("another release",), ("weights were changed while it served",))
 
 
@@ -159,7 +160,7 @@ def _labelled(record: Record, stamp: Stamp) -> Record:
         label = trust(scored) if callable(trust) else trust.predict(scores)
         return replace(scored, label=label)
     except Exception as e:
-        what = f"{type(e).__name__}: {e}"[:200]
+        what = plainly(e)
         return replace(record, label=TrustLabel("INVALID", ("failed",), (what,)))
 
 # %% ../../nbs/08b_serve/03_ring.ipynb #b09b5c19
@@ -282,7 +283,7 @@ def _work(self: Ring) -> None:
         else:
             self._read(*item)
 
-# %% ../../nbs/08b_serve/03_ring.ipynb #140824e6
+# %% ../../nbs/08b_serve/03_ring.ipynb #c16ddf80
 @patch
 @torch.no_grad()
 def _read(self: Ring, sheet: Sheet, slots: list[Tensor]) -> None:
@@ -293,7 +294,7 @@ def _read(self: Ring, sheet: Sheet, slots: list[Tensor]) -> None:
         outputs = x[:, self.width :].clone() if rows.shape[1] > self.width else None
         sheet.fill(self.read(x[:, : self.width]), outputs, self.latest)
     except Exception as e:
-        what = f"{type(e).__name__}: {e}"[:200]
+        what = plainly(e)
         sheet.label, sheet.rows = TrustLabel("INVALID", ("failed",), (what,)), None
         self.failed.append(what)
     finally:
