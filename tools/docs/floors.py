@@ -184,9 +184,7 @@ def sidebar() -> str:
 
 # README.md
 
-LINK = re.compile(
-    r"(\]\()(?![a-z]+:|#|/)([^)\s]+)(\))|(src(?:set)?=\")(?![a-z]+:|/)([^\"]+)(\")"
-)
+LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)\s]+)(\))|(src(?:set)?=\")(?![a-z]+:|/)([^\"]+)(\")")
 
 
 def readme() -> str:
