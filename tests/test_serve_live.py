@@ -437,6 +437,54 @@ def test_a_monitor_whose_name_is_lost_can_be_closed_as_its_error_says():
     attach(w.release, w.dictionary, model=model, features=range(8)).close()
 
 
+class Meeting(nn.Module):
+    "A last layer in which a forward can be met."
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.meet = model, None
+
+    def forward(self, x):
+        out = self.model(x)
+        if self.meet is not None:
+            self.meet()
+        return out
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_forward_that_is_under_way_when_the_monitor_closes_has_its_record(deferred):
+    w = table()
+    sites = tuple(Site(f"model.{s.module}", s.side) for s in w.dictionary.sites)
+    given = w.release.inputs, w.release.decision, sites
+    own = Release.from_module(Meeting(live_of(w)), *given)
+    dictionary = replace(w.dictionary, sites=sites, targets=sites, validity={}, canary={})
+    dictionary = certify(own, dictionary, w.rows)
+    x = torch.zeros(3, 6)
+    with attach(own, dictionary, features=range(8), deferred=deferred) as m:
+        inside, go_on = threading.Event(), threading.Event()
+        own.model.meet = lambda: (inside.set(), go_on.wait(60))
+        call = threading.Thread(target=own.model, args=(x,))
+        call.start()
+        assert inside.wait(60)
+        closing = threading.Thread(target=m.close)
+        closing.start()
+        while m.handles:  # until it has begun to close
+            pass
+        own.model.meet = None
+        assert own.model(x).shape == (3, 1) and not m.records  # no request of a closed monitor
+        go_on.set()
+        call.join(60)
+        closing.join(60)
+        assert [r.label.reasons for r in m.records] == [("expired",)] * 3
+        assert all(r.active for r in m.records) and monitor_of(own.model) is None
+    with attach(own, dictionary, features=range(8), deferred=deferred) as m:
+        own.model.meet = m.close
+        assert own.model(x).shape == (3, 1)
+        assert [r.label.reasons for r in m.records] == [("failed",)]
+        assert "closed in the forward" in m.records[0].label.details[0]
+    own.model.meet = None
+
+
 def test_copies_of_a_model_report_to_nobody_and_closing_leaves_it_as_it_was():
     w = table()
     model, x = live_of(w), torch.ones(2, 6)

@@ -150,6 +150,7 @@ def test_nothing_that_is_not_a_number_is_trusted(name):
     fine = dict(gap=0.0, error_share=0.0, joint=1.0, random=0.1, off_share=0.0)
     assert observed(pd.Series(fine)).trusted
     assert not observed(pd.Series(fine | {name: float("nan")})).trusted
+    assert not observed(pd.Series(dict.fromkeys(fine, 0.0))).trusted  # nothing explains nothing
 
 
 # what labels state

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'Monitor']
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #ffc7fe0e
+# %% ../../nbs/08b_serve/03f_requests.ipynb #0ba280ec
 import threading
 import time
 from collections import Counter, deque
@@ -33,11 +33,9 @@ from interpkit.serve.readings import (
 )
 from .records import Record
 from .ring import Records, Sheet
-from interpkit.serve.setup import (
-    Setup,
-)
+from .setup import Setup
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #dcb5fa9b
+# %% ../../nbs/08b_serve/03f_requests.ipynb #a663334a
 class Monitor:
     "What stays on a live model. `attach` makes one; `close` leaves the model as it was."
 
@@ -54,6 +52,7 @@ class Monitor:
         self.audit: Any = None
         self.audit_p = 0.0
         self.handles: list = []
+        self.under_way: set[int] = set()  # threads that are in a forward
         self.making = threading.Lock()
 
     def __repr__(self):
@@ -102,14 +101,15 @@ class Monitor:
     def __getstate__(self):
         raise invalid("a monitor in one process", "one that is pickled", "attach it anew")
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #418736fe
+# %% ../../nbs/08b_serve/03f_requests.ipynb #531f2ef3
 @patch
 def open(self: Monitor, args: tuple, kwargs: dict) -> None:
     "A request begins: from here on sites are read."
     local = self.local
-    if local.asleep:
+    if local.asleep or not self.handles:
         local.reading = local.see = None
         return
+    self.under_way.add(threading.get_ident())
     reading, under_way = self.current, Passing(args, kwargs)
     local.reading, local.passing = reading, under_way
     try:
@@ -119,7 +119,7 @@ def open(self: Monitor, args: tuple, kwargs: dict) -> None:
     except Exception as e:
         local.see, under_way.error = None, e
 
-# %% ../../nbs/08b_serve/03f_requests.ipynb #8ce20ce5
+# %% ../../nbs/08b_serve/03f_requests.ipynb #de4a4842
 @patch
 def end(self: Monitor, out: Any) -> None:
     "A request ends: it gets its record."
@@ -128,6 +128,7 @@ def end(self: Monitor, out: Any) -> None:
     local.reading = local.see = local.passing = None
     if reading is None:
         return
+    self.under_way.discard(threading.get_ident())
     if out is None:  # the model stopped with an error
         self.broken += 1
         local.names, local.latest = (), None

@@ -58,7 +58,7 @@ class Observations(Protocol):
     random: float  # effect of as many random features of equal size
     off_share: float  # of the reasons' effect under labels that are false here
 
-# %% ../../nbs/08b_serve/07_trust.ipynb #ac4d2606
+# %% ../../nbs/08b_serve/07_trust.ipynb #bf42a323
 def observed(answer: Observations, limits: TrustLimits | None = None) -> TrustLabel:
     "TRUSTED, or ABSTAIN with every limit that a measured answer is over."
     limits = limits or TrustLimits()
@@ -72,7 +72,7 @@ def observed(answer: Observations, limits: TrustLimits | None = None) -> TrustLa
     if not answer.error_share <= limits.error_share:
         limit = percent(limits.error_share)
         add("unexplained", f"{percent(answer.error_share)} flows past the features, limit {limit}")
-    if not abs(answer.joint) >= limits.joint * abs(answer.random):
+    if not abs(answer.joint) > limits.joint * abs(answer.random):  # nor where both do nothing
         times = abs(answer.joint) / max(abs(answer.random), 1e-12)
         add("unexplained", f"the reasons together do {times:.1f}x what random features do")
     if not answer.off_share <= limits.off:
