@@ -268,14 +268,14 @@ def run_jobs(
             told(job, result)
     return result
 
-# %% ../../nbs/09_gate/06c_runner.ipynb #6b5b7484
+# %% ../../nbs/09_gate/06c_runner.ipynb #54649111
 HOLDS = ("REUSE", "ADAPT")  # actions after which a dictionary is served
 
 
 def serving_jobs(run: Path) -> list[tuple[str, Parameters]]:
     "The jobs that follow a check that held."
-    there = [job for job in ("profile", "calibrate") if job in JOBS]
-    return [(job, validated(JOBS[job], dict(run=str(run)))) for job in there]
+    jobs = ("profile", "calibrate")
+    return [(job, validated(JOBS[job], dict(run=str(run)))) for job in jobs]
 
 
 def run_serving(
