@@ -3552,6 +3552,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'interpkit.model.prefix.Tried': ('01_model/prefix.html#tried', 'interpkit/model/prefix.py'),
                                         'interpkit.model.prefix._agree': ('01_model/prefix.html#_agree', 'interpkit/model/prefix.py'),
                                         'interpkit.model.prefix._constant': ('01_model/prefix.html#_constant', 'interpkit/model/prefix.py'),
+                                        'interpkit.model.prefix._forward': ('01_model/prefix.html#_forward', 'interpkit/model/prefix.py'),
                                         'interpkit.model.prefix._largest': ('01_model/prefix.html#_largest', 'interpkit/model/prefix.py'),
                                         'interpkit.model.prefix._remembering': ( '01_model/prefix.html#_remembering',
                                                                                  'interpkit/model/prefix.py'),

@@ -71,10 +71,13 @@ def test_reasons_are_ablations_and_the_splice_is_the_splice(numbers):
 def test_reasons_of_both_sites_are_removed_together_by_plain_hooks():
     w, d = of_sites(0, 1)
     batch = w.old.batch(w.rows)
-    at, ablation = attributions(w.old, d, batch), Ablation(w.old, d, batch)
-    feature = candidates(at.signed.toarray(), 6)
+    ablation = Ablation(w.old, d, batch, attributed=True)
+    bare = attributions(w.old, d, batch)  # a forward of their own gives the same
+    for s in d.sites:
+        assert torch.equal(bare.acts[s], ablation.prefix.acts[s])
+    feature = candidates(bare.signed.toarray(), 6)
     together = np.ones(feature.shape, bool)
-    found = measured(ablation, at, feature, together, w.rows.sequence_id.tolist())
+    found = measured(ablation, feature, together, w.rows.sequence_id.tolist())
     assert found.astray < 1e-4
     for i, ids in enumerate(w.rows.input_ids):
         bare, acts = alone(w.old.model, ids)
@@ -223,10 +226,10 @@ def test_false_alarms_of_the_detector_are_as_bounded():
 def test_the_detector_is_late_by_few_outcomes():
     rng = np.random.default_rng(1)
     before, after = rng.random((400, 1000)) < 0.05, rng.random((400, 400)) < 0.20
-    alarms = first_alarms(np.concatenate([before, after], 1), 0.05, 1e8)
+    alarms = first_alarms(np.concatenate([before, after], 1), 0.05)
     late = np.where(alarms == 0, 400, alarms - 1000)
     assert (late > 0).all()
-    assert (late <= 150).mean() > 0.65  # the median is 110 or so
+    assert (late <= 165).mean() > 0.65  # the median is 125 or so
 
 
 def test_single_streams_take_the_path_of_many_and_of_their_file(tmp_path):

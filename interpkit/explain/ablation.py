@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #6d7ac0dc
+# %% ../../nbs/07_explain/01_ablation.ipynb #d44491a6
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ..dictionary.dictionary import Dictionary
+from ..dictionary.evaluate import attributions
 from ..dictionary.replacement import codes_at, in_batches, refuse_late
 from ..model.batch import Batch
 from ..model.own_rows import require_own_rows
@@ -37,7 +38,7 @@ def changed_targets(
     first = min(targets.index(t) for t in writes)
     return list(targets[first:])  # what comes before does not change
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #d4fa11d2
+# %% ../../nbs/07_explain/01_ablation.ipynb #c3b999bd
 class Ablation:
     "One batch of a release, ready for ablations."
 
@@ -47,12 +48,22 @@ class Ablation:
         dictionary: Dictionary,
         batch: Batch,
         tried: Tried | None = None,  # of another batch of the same shapes
+        attributed: bool = False,  # whether attributions are wanted too: one forward serves both
     ):
         dictionary = dictionary.to(release.device)
-        self.dictionary = dictionary
-        self.prefix = Prefix(release, dictionary.targets, batch, dictionary.sites, tried)
+        self.dictionary, self.at = dictionary, None
+
+        def forward() -> tuple[Tensor, dict[Site, Tensor]]:
+            self.at = attributions(release, dictionary, batch)
+            return self.at.decision, self.at.acts
+
+        own = forward if attributed else None
+        self.prefix = Prefix(release, dictionary.targets, batch, dictionary.sites, tried, own)
         self.decision = self.prefix.decision  # [B]
         acts = self.prefix.acts
+        if self.at is not None:
+            self.codes = self.at.codes
+            return
         for t in dictionary.targets:
             refuse_late(dictionary, t, acts)
         self.codes = {s: codes_at(dictionary, s, acts[s], batch) for s in dictionary.sites}

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['CACHED', 'done_before', 'answering', 'Prefix', 'Tried', 'Added', 'at_once']
 
-# %% ../../nbs/01_model/01_prefix.ipynb #d4f9e5d8
+# %% ../../nbs/01_model/01_prefix.ipynb #f59807f1
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -124,7 +125,7 @@ def answering(
             else:
                 del modules[name].__dict__["forward"]
 
-# %% ../../nbs/01_model/01_prefix.ipynb #e5a73c5a
+# %% ../../nbs/01_model/01_prefix.ipynb #0e15c100
 class Prefix:
     "One bare forward of a batch, kept so that the model can run again from each of `sites` onward."
 
@@ -136,25 +137,17 @@ class Prefix:
         batch: Batch,
         reads: Iterable[Site] = (),  # sites of which only the activations are wanted
         tried: "Tried | None" = None,  # of another batch of the same shapes
+        forward: "Callable | None" = None,  # that is wanted anyway: () -> decision [B], acts
     ):
         sites = list(sites)
         self.release = release
         self.batch = batch
-        self.acts: dict[Site, Tensor] = {}  # [B, T, d]
         two = batch.take(torch.arange(min(batch.n, 2)))
         self.modules = done_before(release.model, sites, two) if tried is None else tried.modules
-
-        def keep(site: Site) -> Callable[[Tensor], None]:
-            return lambda t: self.acts.__setitem__(site, t.detach().clone())
-
-        keepers = {site: keep(site) for site in dict.fromkeys([*sites, *reads])}
+        forward = forward or partial(_forward, release, dict.fromkeys([*sites, *reads]), batch)
         remembered = set().union(*self.modules.values())
-        with (
-            _remembering(release.model, remembered) as self.outputs,
-            hooked(release.model, keepers, batch.n),
-        ):
-            out = batch.run(release.model)
-        self.decision = release.decide(out, batch)  # [B]
+        with _remembering(release.model, remembered) as self.outputs:
+            self.decision, self.acts = forward()  # [B], [B, T, d] each
         self.mode = {site: "full" for site in sites}  # 'from site', or 'full': the whole model
         if tried is None:
             self._try_out(sites)
@@ -165,6 +158,20 @@ class Prefix:
     def tried(self) -> "Tried":
         "What another batch of the same shapes may go by."
         return Tried(self.modules, self.mode)
+
+
+def _forward(
+    release: "Release", sites: Iterable[Site], batch: Batch
+) -> tuple[Tensor, dict[Site, Tensor]]:
+    "The decisions of a bare forward, and the activations at sites as they come by."
+    acts: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> Callable[[Tensor], None]:
+        return lambda t: acts.__setitem__(site, t.detach().clone())
+
+    with hooked(release.model, {site: keep(site) for site in sites}, batch.n):
+        out = batch.run(release.model)
+    return release.decide(out, batch), acts
 
 
 @dataclass(frozen=True)

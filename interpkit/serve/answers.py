@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answer', 'label_shares', 'pushes', 'heavier_side', 'input_reasons', 'Answering', 'canary_spread', 'Found', 'answer']
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #88160265
+# %% ../../nbs/08b_serve/06_answers.ipynb #a999d822
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from ..core.errors import bad_parameter, invalid
 from ..core.show import percent, table_html
 from ..data.checksets import require_columns
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import Attributions, attributions
+from ..dictionary.evaluate import Attributions
 from ..dictionary.labels import token_names
 from ..dictionary.replacement import in_batches, require_measurable
 from ..explain.ablation import Ablation
@@ -248,7 +248,7 @@ def canary_spread(dictionary: Dictionary) -> float:
         )
     return spread
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #ef8d313e
+# %% ../../nbs/08b_serve/06_answers.ipynb #371b1abc
 def _shapes(batch: Batch) -> tuple:
     "Shapes of all that a forward takes."
     found = []
@@ -260,24 +260,26 @@ def _shapes(batch: Batch) -> tuple:
 def ablation_of(self: Answering, batch: Batch) -> Ablation:
     "A batch ready for ablations; shapes that were seen before are not tried out again."
     key = _shapes(batch)
-    ablation = Ablation(self.release, self.dictionary, batch, self.tried.get(key))
+    tried = self.tried.get(key)
+    ablation = Ablation(self.release, self.dictionary, batch, tried, attributed=True)
     self.tried[key] = ablation.prefix.tried
     return ablation
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #89053497
+# %% ../../nbs/08b_serve/06_answers.ipynb #972ffcdf
 @patch
 def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]:
     "The answers of one batch."
-    at = attributions(self.release, self.dictionary, batch)
+    ablation = self.ablation_of(batch)
+    at = ablation.at
     estimates = at.signed.toarray()
     feature = candidates(estimates, self.n)
     estimate = np.where(feature >= 0, np.take_along_axis(estimates, feature, 1), 0)
     names = rows["sequence_id"].astype(str).tolist()
     together = heavier_side(estimate)
-    m = measured(self.ablation_of(batch), at, feature, together, names)
+    m = measured(ablation, feature, together, names)
     if m.astray > 1e-3 * self.limits.spread:  # what was tried out holds no longer
         self.tried.clear()
-        m = measured(self.ablation_of(batch), at, feature, together, names)
+        m = measured(self.ablation_of(batch), feature, together, names)
     first = at.acts[self.dictionary.sites[0]]
     mask = counted(first, batch.mask).cpu().numpy()
     held = label_shares(self.stated, rows, feature, pushes(at, feature), mask)

@@ -234,7 +234,7 @@ def observer(self: Calibration, watch: Watch) -> Callable[[Record], None]:
 
     return observe
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #4952fbad
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #8a2fed79
 @patch
 def audited(self: Calibration, watch: Watch, record: Record, answer: Answer) -> None:
     "Count what an audit found of a request that was TRUSTED."
@@ -247,7 +247,7 @@ def watch(self: Calibration) -> Watch:
     "Detectors of what this calibration promises."
     # conformal p-values promise NOVEL on average over calibrations; one calibration of a few
     # hundred requests has up to twice as many
-    return Watch(Detector(2 * NOVEL, 2e8), Detector(2 * self.alpha, 2e8))
+    return Watch(Detector(2 * NOVEL), Detector(2 * self.alpha))
 
 # %% ../../nbs/08b_serve/07b_calibration.ipynb #d2b8323d
 @patch

@@ -33,13 +33,13 @@ def rates_of(
     rates = np.array([p0 * t for t in times])
     return np.unique(np.minimum(rates, (1 + p0) / 2))
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #7a325fb1
+# %% ../../nbs/08b_serve/08_detector.ipynb #f5df30ee
 @dataclass
 class Detector:
     "A mixture Shiryaev-Roberts detector of a rate of ones that has grown beyond `p0`."
 
     p0: float = 0.05  # of ones, at most, while all is as promised
-    threshold: float = 1e8  # n / threshold bounds false alarms within n outcomes
+    threshold: float = 1e9  # n / threshold bounds false alarms within n outcomes
     seen: int = 0
     ones: int = 0
     log_stakes: list[float] = field(default_factory=list)  # per rate of the grid
@@ -48,7 +48,7 @@ class Detector:
 
     def __post_init__(self):
         if not self.threshold > 1:
-            raise bad_parameter("a threshold over 1", repr(self.threshold)[:60], "threshold=1e8")
+            raise bad_parameter("a threshold over 1", repr(self.threshold)[:60], "threshold=1e9")
         rates = rates_of(self.p0)
         if not self.log_stakes:
             self.log_stakes = [-math.inf] * len(rates)
@@ -169,11 +169,11 @@ class Watch:
         of = [Detector.load(Path(folder) / f"{n}.json") for n in ("exceedances", "wrong")]
         return cls(*of)
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #f0b148e8
+# %% ../../nbs/08b_serve/08_detector.ipynb #3945563d
 def first_alarms(
     outcomes: np.ndarray,  # bool [streams, n]
     p0: float,
-    threshold: float = 1e8,
+    threshold: float = 1e9,
     stakes: np.ndarray | None = None,  # [streams, rates]: where they stood; None: all begin
     go_on: bool = False,  # whether stakes are returned too
 ) -> Any:  # int [streams]: outcomes until the alarm, 0 where there is none; and the stakes

@@ -250,16 +250,15 @@ def _held(ablation: Ablation, target: Site, row: Tensor, change: Tensor) -> Tens
         return ablation.prefix.acts[target][row] - change
     return Added(-change)
 
-# %% ../../nbs/08b_serve/05b_removals.ipynb #e382ff1e
+# %% ../../nbs/08b_serve/05b_removals.ipynb #5c71db6f
 def measured(
-    ablation: Ablation,
-    at: Attributions,  # of the same batch
+    ablation: Ablation,  # of a batch, with its attributions
     feature: np.ndarray,  # int [B, n], -1 where there are fewer
     together: np.ndarray,  # bool [B, n]: which of them are removed together, and then the others
     names: list[str],  # [B]
 ) -> Measured:
     "Effects of features one by one, of some together beside as many others, and the splice."
-    prefix, dictionary = ablation.prefix, ablation.dictionary
+    prefix, dictionary, at = ablation.prefix, ablation.dictionary, ablation.at
     own = named(ablation, feature)
     sizes = sizes_of(ablation, at)
     others = [_others(ablation, sizes, own, names, k) for k in range(DRAWS)]
