@@ -38,6 +38,7 @@ from interpkit.serve.novelty import Novelty, as_reading, readings
 from interpkit.serve.probe import Untouched
 from interpkit.serve.records import Record, TrustLabel
 from interpkit.serve.removals import candidates, measured
+from interpkit.serve.service import Service
 from interpkit.serve.stated import Stated, Wording, padded_ids, token_statement, true_at
 from interpkit.serve.trust import TrustLimits, observed
 
@@ -526,3 +527,43 @@ def test_a_monitor_explains_the_release_it_serves_and_no_other():
         with torch.no_grad():
             next(live.parameters()).add_(0.5)
         refused(lambda: monitor.explain(w.rows.head(1), n=4), code=65)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_service_measures_what_it_trusts_and_its_watch_survives_a_restart(
+    calibrated, tmp_path, deferred
+):
+    w, c = calibrated
+    release = replace(w.old, model=deepcopy(w.old.model))
+    rows = w.rows.drop(columns=["sequence_id"]).to_dict("records")
+
+    def serve(c: Calibration) -> Service:
+        trust = c.labeller(c.watch(tmp_path / "watch"))
+        given = dict(features=c.features, deferred=deferred, watch_folder=tmp_path / "watch")
+        service = Service(release, w.dictionary, trust=trust, look_every=None, **given)
+        service.outcomes.p = 1.0
+        return service
+
+    service = serve(c)
+    for row in rows[:20]:
+        service.decide(row)
+    service.outcomes.waiting.join()
+    seen = sum(r.label.trusted for r in service.monitor.records)
+    assert service.outcomes.measured == seen > 5 and not service.outcomes.failures
+    service.close()
+    nothing_is_right = replace(c, limits=c.limits | dict(joint=1e12))
+    again = serve(nothing_is_right)
+    watch = again.outcomes.labeller.watch
+    assert watch.wrong.seen == seen and not watch.wrong.ones
+    for row in rows[20:60]:
+        again.decide(row)
+        again.outcomes.waiting.join()
+    assert watch.alarm and not again.decide(rows[0]).record.label.trusted
+    assert again.outcomes.wrong == watch.wrong.ones < 40  # what abstains is not measured
+    again.close()
+    assert "measured" in again.health()["outcomes"]
+    refused(
+        lambda: replace(c, alpha=0.2).watch(tmp_path / "watch"), "the watch of this calibration"
+    )
+    given = dict(trust=c, watch_folder=tmp_path, look_every=None)
+    refused(lambda: Service(release, w.dictionary, **given), "a watch to keep", code=64)

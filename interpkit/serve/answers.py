@@ -265,7 +265,7 @@ def ablation_of(self: Answering, batch: Batch) -> Ablation:
     self.tried[key] = ablation.prefix.tried
     return ablation
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #972ffcdf
+# %% ../../nbs/08b_serve/06_answers.ipynb #c626ee2b
 @patch
 def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]:
     "The answers of one batch."
@@ -276,10 +276,11 @@ def _of_batch(self: Answering, rows: pd.DataFrame, batch: Batch) -> list[Answer]
     estimate = np.where(feature >= 0, np.take_along_axis(estimates, feature, 1), 0)
     names = rows["sequence_id"].astype(str).tolist()
     together = heavier_side(estimate)
-    m = measured(ablation, feature, together, names)
+    times = self.limits.joint
+    m = measured(ablation, feature, together, names, times)
     if m.astray > 1e-3 * self.limits.spread:  # what was tried out holds no longer
         self.tried.clear()
-        m = measured(self.ablation_of(batch), feature, together, names)
+        m = measured(self.ablation_of(batch), feature, together, names, times)
     first = at.acts[self.dictionary.sites[0]]
     mask = counted(first, batch.mask).cpu().numpy()
     held = label_shares(self.stated, rows, feature, pushes(at, feature), mask)

@@ -234,7 +234,7 @@ def observer(self: Calibration, watch: Watch) -> Callable[[Record], None]:
 
     return observe
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #8a2fed79
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #dc39e03d
 @patch
 def audited(self: Calibration, watch: Watch, record: Record, answer: Answer) -> None:
     "Count what an audit found of a request that was TRUSTED."
@@ -243,11 +243,24 @@ def audited(self: Calibration, watch: Watch, record: Record, answer: Answer) -> 
 
 
 @patch
-def watch(self: Calibration) -> Watch:
-    "Detectors of what this calibration promises."
+def watch(
+    self: Calibration,
+    folder: str | Path | None = None,  # where a watch is kept; None, or nothing there: a new one
+) -> Watch:
+    "Detectors of what this calibration promises. Raises (exit code 65) at a state of another one."
     # conformal p-values promise NOVEL on average over calibrations; one calibration of a few
     # hundred requests has up to twice as many
-    return Watch(Detector(2 * NOVEL), Detector(2 * self.alpha))
+    new = Watch(Detector(2 * NOVEL), Detector(2 * self.alpha))
+    if folder is None or not Watch.kept(folder):
+        return new
+    kept = Watch.load(folder)
+    if (kept.exceedances.p0, kept.wrong.p0) != (new.exceedances.p0, new.wrong.p0):
+        raise invalid(
+            "the watch of this calibration",
+            f"{folder}: one of rates {kept.exceedances.p0:g} and {kept.wrong.p0:g}",
+            "another folder for each calibration",
+        )
+    return kept
 
 # %% ../../nbs/08b_serve/07b_calibration.ipynb #d2b8323d
 @patch

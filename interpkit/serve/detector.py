@@ -147,7 +147,7 @@ def fair(
         )
     return draw < smallest / audit_p
 
-# %% ../../nbs/08b_serve/08_detector.ipynb #4a2f0ce4
+# %% ../../nbs/08b_serve/08_detector.ipynb #a7b6be1b
 @dataclass
 class Watch:
     "Both streams: exceedances of all requests, and wrong outcomes of audited ones."
@@ -163,6 +163,11 @@ class Watch:
         "Both states, a file each."
         self.exceedances.save(Path(folder) / "exceedances.json")
         self.wrong.save(Path(folder) / "wrong.json")
+
+    @staticmethod
+    def kept(folder: str | Path) -> bool:
+        "Whether a watch, or a part of one, was saved there."
+        return any((Path(folder) / f"{n}.json").exists() for n in ("exceedances", "wrong"))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Watch":

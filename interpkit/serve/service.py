@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MISSING', 'set_apart', 'Service', 'costs_of_features', 'one_row', 'Decided', 'in_words', 'Explained']
 
-# %% ../../nbs/08b_serve/12_service.ipynb #497ff29c
+# %% ../../nbs/08b_serve/12_service.ipynb #3e80b12d
 import copy
 import threading
 import time
@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from .log import AuditLog, hashed
 from .metrics import Metrics, attributes, span
 from .monitor import Monitor, attach
 from .monitored import Monitored
+from .outcomes import outcomes_for
 from .probe import require_weights
 from .records import Record, TrustLabel, worst
 from .setup import require_pair
@@ -42,7 +45,7 @@ def set_apart(release: Release) -> Release:
     "The release with a module of its own, equal and unshared."
     return replace(release, model=copy.deepcopy(release.model))
 
-# %% ../../nbs/08b_serve/12_service.ipynb #14fce587
+# %% ../../nbs/08b_serve/12_service.ipynb #8aec88fe
 class Service:
     "Decisions with a trust label on each, and measured explanations on request."
 
@@ -61,6 +64,7 @@ class Service:
         metrics: Metrics | None = None,  # None: some of its own
         tracer: Any = None,  # of OpenTelemetry
         look_every: float | None = 60.0,  # seconds between two looks at the live weights
+        watch_folder: str | Path | None = None,  # where the watch of `trust` is kept
         **more: Any,  # what else `attach` knows: features, site, audit
     ):
         _require_kinds(budget, costs, limits, log)
@@ -83,11 +87,13 @@ class Service:
             level = self.controller.step
         how = dict(level=level, budget=budget, deferred=deferred, trust=trust, **more)
         self.monitor: Monitor = attach(release, dictionary, on_record=self._tell, **how)
+        p, turn = (budget or Budget()).audit_p, self._explaining
+        self.outcomes = outcomes_for(trust, self.asked, p, watch_folder, turn)
         self.metrics.watch(log, self.controller, more.get("audit"), _alarm_of(trust))
         if look_every is not None:
             threading.Thread(target=self._watch, args=(look_every,), daemon=True).start()
 
-# %% ../../nbs/08b_serve/12_service.ipynb #a57ad0a4
+# %% ../../nbs/08b_serve/12_service.ipynb #d3ef2c2f
 def _alarm_of(trust: Any) -> Any:
     "The watch of a labeller; None where there is none."
     watch = getattr(trust, "watch", None)
@@ -232,7 +238,7 @@ def _whole(request: object) -> str:
     "An id that can be written: halves of characters are escaped."
     return str(request).encode(errors="backslashreplace").decode()
 
-# %% ../../nbs/08b_serve/12_service.ipynb #ddc13a74
+# %% ../../nbs/08b_serve/12_service.ipynb #88e12bbf
 @patch
 def decide(
     self: Service,
@@ -248,11 +254,14 @@ def decide(
         with self._turn:
             begun, cpu = time.perf_counter(), time.thread_time()
             decided = self._decided(level, batch, request)
+            latest = self.monitor.local.latest
             seconds, cpu = time.perf_counter() - begun, time.thread_time() - cpu
         current.set_attributes(attributes(decided.record))
     if self.controller is not None:
         self.controller.observe(level, seconds, cpu)
     self.metrics.served(level, seconds)
+    if self.outcomes is not None and latest is not None:
+        self.outcomes.offer(rows, partial(self._when_read, latest))
     return decided
 
 # %% ../../nbs/08b_serve/12_service.ipynb #eb9c1043
@@ -276,6 +285,15 @@ def _level(self: Service, queue: int) -> str:
         if self.controller is not None:
             return self.controller.level(time.perf_counter(), queue)
     return self.monitor.level
+
+# %% ../../nbs/08b_serve/12_service.ipynb #51285e8e
+@patch
+def _when_read(self: Service, latest: tuple) -> Record:
+    "The record of a forward, after a worker has read what it had left."
+    sheet, first, _ = latest
+    if sheet.later and sheet.label is not None:
+        self.monitor.flush()
+    return self.labelled(sheet.record(first))
 
 # %% ../../nbs/08b_serve/12_service.ipynb #f81a4da3
 MISSING = TrustLabel("INVALID", ("failed",), ("the monitor made no record",))
@@ -369,7 +387,7 @@ def _logged(self: Service, explained: Explained, request: str) -> bool:
         told |= dict(features=a.feature.tolist(), effects=a.effect.tolist(), **a.scores)
     return self.log.note("explanation", request=hashed(request, self.log.salt), **told)
 
-# %% ../../nbs/08b_serve/12_service.ipynb #b3605e04
+# %% ../../nbs/08b_serve/12_service.ipynb #f34a1d16
 @patch
 def health(self: Service) -> dict:
     "Whether answers may be relied on now, and why not; the head of the log, to be kept elsewhere."
@@ -385,11 +403,13 @@ def health(self: Service) -> dict:
     )
     if self.controller is not None:
         told["coverage"] = round(self.controller.coverage, 4)
+    if self.outcomes is not None:
+        told["outcomes"] = str(self.outcomes)
     if self.log is not None:
         told["log"] = dict(head=list(self.log.head), lost=self.log.lost, trouble=self.log.trouble)
     return told
 
-# %% ../../nbs/08b_serve/12_service.ipynb #b23a2673
+# %% ../../nbs/08b_serve/12_service.ipynb #3f1cc9ce
 @patch
 def __repr__(self: Service) -> str:
     why = self.withheld()
@@ -401,4 +421,6 @@ def __repr__(self: Service) -> str:
 def close(self: Service) -> None:
     "Take the monitor off; the log stays open, it belongs to the caller."
     self._closed.set()
+    if self.outcomes is not None:
+        self.outcomes.close()
     self.monitor.close()
