@@ -139,5 +139,7 @@ def outcomes_for(
         return Outcomes(asked, trust, p, folder, turn=turn)
     if folder is not None:
         mend = "trust=calibration.labeller(calibration.watch(folder))"
-        raise bad_parameter("a watch to keep in watch_folder", f"trust={type(trust).__name__}", mend)
+        raise bad_parameter(
+            "a watch to keep in watch_folder", f"trust={type(trust).__name__}", mend
+        )
     return None

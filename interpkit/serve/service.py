@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MISSING', 'set_apart', 'Service', 'costs_of_features', 'one_row', 'Decided', 'in_words', 'Explained']
 
-# %% ../../nbs/08b_serve/12_service.ipynb #3e80b12d
+# %% ../../nbs/08b_serve/12_service.ipynb #c49f76a7
 import copy
 import threading
 import time
@@ -37,6 +37,7 @@ from .monitored import Monitored
 from .outcomes import outcomes_for
 from .probe import require_weights
 from .records import Record, TrustLabel, worst
+from .roofline import warn_of_elsewhere
 from .setup import require_pair
 from .trust import TrustLimits
 
@@ -93,7 +94,7 @@ class Service:
         if look_every is not None:
             threading.Thread(target=self._watch, args=(look_every,), daemon=True).start()
 
-# %% ../../nbs/08b_serve/12_service.ipynb #d3ef2c2f
+# %% ../../nbs/08b_serve/12_service.ipynb #d80a5aac
 def _alarm_of(trust: Any) -> Any:
     "The watch of a labeller; None where there is none."
     watch = getattr(trust, "watch", None)
@@ -114,6 +115,7 @@ def _require_costs(
                 f"costs of {costs.release.get('name', 'another one')!r}",
                 "ipk profile measures them",
             )
+        warn_of_elsewhere(costs.machine, release.device)
     elif budget is not None:
         raise bad_parameter(
             "what levels cost on this machine, beside a budget",
