@@ -3970,6 +3970,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'interpkit/model/watched.py'),
                                          'interpkit.model.watched._is_embed': ( '01_model/watched.html#_is_embed',
                                                                                 'interpkit/model/watched.py'),
+                                         'interpkit.model.watched._led_to': ('01_model/watched.html#_led_to', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._listed': ('01_model/watched.html#_listed', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._note': ('01_model/watched.html#_note', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched.chosen': ('01_model/watched.html#chosen', 'interpkit/model/watched.py'),

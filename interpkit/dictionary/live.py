@@ -327,7 +327,7 @@ def steered(
                 "count positions from 0 at the start of the sequence; -1 is the newest token",
             )
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #cca398c9
+# %% ../../nbs/04_dictionary/00d_live.ipynb #7ec8bd27
 class Replacing:
     "A dictionary that stands in for its targets; `codes` are those of the last forward."
 
@@ -357,7 +357,7 @@ class Replacing:
             refuse_late(self.dictionary, site, self.acts | {site: h})
             new = self.dictionary.written(site, self.codes, self.acts)
             if self.error:
-                new = h.detach() + new - new.detach()  # the same numbers, other gradients
+                new = h.detach() + (new - new.detach())  # the same numbers, other gradients
             return torch.where(self.counts(h)[..., None], new, h)
 
         return pass_on

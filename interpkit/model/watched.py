@@ -22,20 +22,32 @@ from .releases import Release
 from .sites import Site
 from .tokens import special_tokens, start_sees
 
-# %% ../../nbs/01_model/05c_watched.ipynb #ddaf31b7
+# %% ../../nbs/01_model/05c_watched.ipynb #fd826af4
 def place_on(
     site: Site,  # of a dictionary
     model: nn.Module,
 ) -> Site:
     "The site of this model that a dictionary's site stands for. Raises (exit code 65) at none."
-    modules = {name for name, _ in model.named_modules()}
+    modules = dict(model.named_modules())
     if site.module in modules:
         return site
-    hook = (hook_name_from_site(site) or "").replace("hook_mlp_in", "hook_resid_mid")
-    if hook and hook in modules:
-        return Site(hook)
+    hook = (hook_name_from_site(site) or site.module).replace("hook_mlp_in", "hook_resid_mid")
+    for start, path in ((getattr(model, "original_model", None), site.module), (model, hook)):
+        part = _led_to(start, path)
+        same = [name for name, module in modules.items() if name and module is part]
+        if same:
+            return Site(same[0], site.side)
     inside = [name for name in modules if name.endswith(f".{site.module}")]
     return Site(inside[0], site.side) if len(inside) == 1 else site_named(site, model)
+
+
+def _led_to(start: Any, path: str) -> Any:
+    "What a path of attributes leads to, also by other names that a library gives; else None."
+    for name in path.split("."):
+        start = start[int(name)] if name.isdigit() else getattr(start, name, None)
+        if start is None:
+            return None
+    return start
 
 # %% ../../nbs/01_model/05c_watched.ipynb #17a1be7a
 @dataclass
