@@ -92,10 +92,17 @@ def held_rms_norm(
     y = x * held(lambda: (x.square().mean(dims, keepdim=True) + least).rsqrt())
     return y if weight is None else y * weight
 
-# %% ../../nbs/07_explain/04_frozen.ipynb #e3e023da
+# %% ../../nbs/07_explain/04_frozen.ipynb #a0c6f420
 def hold(held: Held, func: Callable, *args, **kwargs) -> Tensor:
     "What a function gives, held."
     return held(lambda: func(*args, **kwargs))
+
+
+def _along(pattern: Tensor, value: Tensor) -> Tensor:  # [..., T, S], [..., S, d] -> [..., T, d]
+    "Values along patterns, one product per head: so many gradients go back without copies."
+    heads = zip(value.flatten(0, -3), pattern.flatten(0, -3), strict=True)
+    made = torch.stack([F.linear(v.T, p).T for v, p in heads])
+    return made.unflatten(0, pattern.shape[:-2])
 
 
 def held_attention(
@@ -117,7 +124,7 @@ def held_attention(
     looks = held(pattern)
     if looks.ndim > 2 and looks.shape[-3] > value.shape[-3] > 0:
         value = value.repeat_interleave(looks.shape[-3] // value.shape[-3], -3)
-    return looks @ value
+    return _along(looks, value)
 
 # %% ../../nbs/07_explain/04_frozen.ipynb #39bfd777
 def _carried(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['NODE_COLUMNS', 'LIMIT', 'Sum', 'AttributionGraph', 'row_bytes', 'attribution_graph']
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #aab15814
+# %% ../../nbs/07_explain/04a_graph.ipynb #98bcb9ba
 import json
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..core.artefacts import new_artefact, open_artefact
 from ..core.calls import at_the_door
-from ..core.errors import bad_parameter, invalid
+from ..core.errors import bad_parameter
 from ..core.files import read_json, write_json
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
@@ -49,7 +50,7 @@ from .nodes import Nodes, decision_row, feature_rows, nodes_of
 from ..model.decisions import make_decision
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #012af783
+# %% ../../nbs/07_explain/04a_graph.ipynb #814ca795
 @dataclass(frozen=True)
 class Sum:
     "A decision taken apart, and what is missing when the parts are added up again."
@@ -60,14 +61,14 @@ class Sum:
     inputs: float
     bias: float  # what comes from no node
     gap: float  # of the larger of the decision and a hundredth of all sizes
-    largest_feature_gap: float  # the same for the feature whose edges fit its activation least
+    largest_feature_gap: float  # the same of a feature's activation; NaN between sites of SAEs
 
     def __repr__(self):
         parts = ("features", "errors", "inputs", "bias")
         told = ", ".join(f"{p} {getattr(self, p):+.4g}" for p in parts)
         return f"Sum({told} = {self.decision:+.4g}; gap {self.gap:.1e})"
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #9ad20c93
+# %% ../../nbs/07_explain/04a_graph.ipynb #d7612c0e
 @dataclass(frozen=True, eq=False)
 class AttributionGraph:
     """Which features led to which in one decision.
@@ -78,8 +79,7 @@ class AttributionGraph:
     nodes: pd.DataFrame  # those that matter; see `NODE_COLUMNS`
     edges: pd.DataFrame  # source, target (ids of nodes), weight
     whole: pd.DataFrame  # all nodes, before anything was cut away
-    rows: np.ndarray  # float32 [R, N]: what each node gives to each feature, and to the decision
-    target: np.ndarray  # int [R]: the node of each row
+    links: Links  # all edges
     about: dict = field(default_factory=dict)  # decision, bias, thresholds, what it was made from
 
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
@@ -104,10 +104,14 @@ class AttributionGraph:
         return list(self.about["tokens"])
 
     @property
-    def links(self) -> Links:
-        "All edges, as the rows of their targets."
-        kind = self.whole["kind"].to_numpy()
-        return Links(torch.from_numpy(self.rows), torch.from_numpy(self.target), kind)
+    def rows(self) -> np.ndarray:  # float32 [R, N]
+        "What each node gives to each feature, and to the decision, which is the last row."
+        return self.links.rows.numpy()
+
+    @property
+    def target(self) -> np.ndarray:  # int [R]
+        "The node of each row, by its place in `whole`."
+        return self.links.target.numpy()
 
     def __repr__(self):
         n, all_nodes = len(self.nodes), len(self.whole)
@@ -211,7 +215,7 @@ def _how_many(nodes: Nodes, asked: int | None) -> int:
         return fits
     return most
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #f92b85ee
+# %% ../../nbs/07_explain/04a_graph.ipynb #6bf3bddd
 def _rows(
     dictionary: Dictionary, cut: Cut, nodes: Nodes, most: int
 ) -> tuple[Tensor, np.ndarray]:  # [R, N], int [R]
@@ -245,7 +249,9 @@ def _without_others(
         return table, rows, numbers
     targets = dict(zip(map(str, dictionary.sites), map(str, dictionary.targets), strict=True))
     errors = table[table["kind"] == "error"]
-    place = {(s, p): i for i, s, p in zip(errors.index, errors["site"], errors["position"])}
+    place = {
+        (s, p): i for i, s, p in zip(errors.index, errors["site"], errors["position"], strict=True)
+    }
     lost = table.iloc[gone]
     to = [place[targets[s], p] for s, p in zip(lost["site"], lost["position"], strict=True)]
     whole = rows.clone()
@@ -280,7 +286,7 @@ def _touching(cut: Cut, nodes: Nodes) -> float:
     at = [(g, x.detach() - nodes.written[s].rest) for g, x, s in pairs if g is not None]
     return float(cut.value.detach()) - sum(float((g * x).double().sum()) for g, x in at)
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #111df16c
+# %% ../../nbs/07_explain/04a_graph.ipynb #3422544a
 def _one_row(release: Release, dictionary: Dictionary, row: Any) -> pd.DataFrame:
     "One row as a table. Raises (exit code 64) at several."
     if isinstance(row, pd.Series):
@@ -324,11 +330,12 @@ def attribution_graph(
     most = _how_many(nodes, max_features)
     rows, numbers = _rows(dictionary, cut, nodes, most)
     table, rows, target = _without_others(dictionary, nodes, rows, numbers)
-    bias, feature_bias = _touching(cut, nodes), np.full(nodes.features, np.nan)
+    bias, own = _touching(cut, nodes), np.zeros(0)
     if dictionary.frozen:
-        bias, feature_bias = _biases(release, dictionary, cuts, cut, nodes)
+        bias, own = _biases(release, dictionary, cuts, cut, nodes)
+        own = own[numbers[:-1]]
     about = _about(release, dictionary, row, cut, straight, bias)
-    about |= dict(active=nodes.features, feature_bias=feature_bias[numbers[:-1]].tolist())
+    about |= dict(active=nodes.features, feature_bias=own.tolist())
     return _graph(release, dictionary, row, table, rows, target, about)._cut(
         node_threshold, edge_threshold
     )
@@ -353,7 +360,7 @@ def _about(release, dictionary, row, cut: Cut, straight: bool, bias: float) -> d
         dictionary=dictionary.fingerprint,
     )
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #7b6dba27
+# %% ../../nbs/07_explain/04a_graph.ipynb #035cc76e
 def _graph(release, dictionary, row, table, rows, target, about) -> AttributionGraph:
     "The graph of rows, with nothing cut away yet."
     length = max(int(table["position"].max()), 0) + 1
@@ -362,13 +369,14 @@ def _graph(release, dictionary, row, table, rows, target, about) -> AttributionG
     last = dict(kind="decision", site="", position=length - 1, feature=-1, own=-1)
     table = pd.concat([table, pd.DataFrame([last])], ignore_index=True)
     whole, tokens = _named(release, dictionary, row, table, length)
-    links = Links(rows, torch.from_numpy(target).to(rows.device), whole["kind"].to_numpy())
-    passed = influence(shares(links.rows), links.target).cpu().numpy()
+    links = Links(rows.cpu(), torch.from_numpy(target), whole["kind"].to_numpy())
+    passed = links.passed.numpy().copy()
     passed[-1] = 1
     whole = whole.assign(influence=passed)[[*NODE_COLUMNS, "own"]]
-    about = about | dict(scores=list(graph_scores(links)), tokens=tokens)
+    numbers = list(map(int, ids)) if "input_ids" in row else []
+    about = about | dict(scores=list(graph_scores(links)), tokens=tokens, ids=numbers)
     none = pd.DataFrame(dict(source=[], target=[], weight=[]))
-    return AttributionGraph(whole, none, whole, rows.cpu().numpy(), target, about)
+    return AttributionGraph(whole, none, whole, links, about)
 
 
 @patch
@@ -389,7 +397,17 @@ def _cut(self: AttributionGraph, node: float, edge: float) -> AttributionGraph:
         about=self.about | dict(node_threshold=node, edge_threshold=edge),
     )
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #15c24456
+# %% ../../nbs/07_explain/04a_graph.ipynb #e741f5b3
+@patch
+def _worst_feature(self: AttributionGraph) -> float:
+    "The largest gap between a feature's activation and what its edges and its bias add up to."
+    rows = self.rows[:-1].astype(float)
+    activation = self.whole["activation"].to_numpy()[self.target[:-1]]
+    far = np.abs(rows.sum(1) + np.asarray(self.about["feature_bias"]) - activation)
+    size = np.maximum(activation, 0.01 * np.abs(rows).sum(1))
+    return float((far / np.maximum(size, 1e-12)).max())
+
+
 @patch
 def check(self: AttributionGraph) -> Sum:
     "The decision as the sum of what nodes and biases give; and the feature that fits least."
@@ -398,12 +416,7 @@ def check(self: AttributionGraph) -> Sum:
     decision, bias = self.about["linearised"], self.about["bias"]
     size = max(abs(decision), 0.01 * float(np.abs(last).sum()), 1e-12)
     gap = abs(sum(part.values()) + bias - decision) / size
-    bound = np.asarray(self.about["feature_bias"], float)
-    activation = self.whole["activation"].to_numpy()[self.target[:-1]]
-    sums = self.rows[:-1].astype(float)
-    far = np.abs(sums.sum(1) + bound - activation)
-    scale = np.maximum(np.maximum(activation, 0.01 * np.abs(sums).sum(1)), 1e-12)
-    worst = float(np.nanmax(far / scale)) if len(far) and self.about["wiring"] != "sae" else np.nan
+    worst = self._worst_feature() if self.about["feature_bias"] else math.nan
     return Sum(decision, part["feature"], part["error"], part["input"], bias, gap, worst)
 
 # %% ../../nbs/07_explain/04a_graph.ipynb #3fc7bf49
@@ -416,7 +429,7 @@ def prune(
     "The same graph with other nodes and edges shown; nothing is computed anew."
     return self._cut(node, edge)
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #9f6b126d
+# %% ../../nbs/07_explain/04a_graph.ipynb #9b00e0f2
 @patch
 def save(self: AttributionGraph, folder: str | Path, overwrite: bool = False) -> Path:
     "Write a folder with a manifest of digests; raises where it exists, unless `overwrite`."
@@ -441,5 +454,6 @@ def load(cls: AttributionGraph, folder: str | Path) -> AttributionGraph:
     tensors = load_file(path / "rows.safetensors")
     whole, about = pd.read_parquet(path / "nodes.parquet"), read_json(path / "graph.json")
     none = pd.DataFrame(dict(source=[], target=[], weight=[]))
-    made = cls(whole, none, whole, tensors["rows"], tensors["target"], about)
+    parts = (torch.from_numpy(tensors[name]) for name in ("rows", "target"))
+    made = cls(whole, none, whole, Links(*parts, whole["kind"].to_numpy()), about)
     return made._cut(about["node_threshold"], about["edge_threshold"])

@@ -6,8 +6,9 @@
 __all__ = ['KINDS', 'Links', 'shares', 'influence', 'GraphScores', 'graph_scores', 'least_kept', 'require_share', 'Pruned',
            'pruned']
 
-# %% ../../nbs/07_explain/04_influence.ipynb #07e5c35b
+# %% ../../nbs/07_explain/04_influence.ipynb #0fe48412
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid
 
-# %% ../../nbs/07_explain/04_influence.ipynb #cb4aae83
+# %% ../../nbs/07_explain/04_influence.ipynb #1514fb5b
 KINDS = ("feature", "error", "input", "decision")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Links:
     "What each node gives to each target."
 
@@ -28,10 +29,15 @@ class Links:
     target: Tensor  # int64 [R]: the node of each row, ascending; the last one is the decision
     kind: np.ndarray  # [N] of KINDS
 
-    @property
-    def n(self) -> int:
-        "Number of nodes."
-        return len(self.kind)
+    @cached_property
+    def shared(self) -> Tensor:  # [R, N]
+        "Each row as shares."
+        return shares(self.rows)
+
+    @cached_property
+    def passed(self) -> Tensor:  # [N]
+        "The influence of each node."
+        return influence(self.shared, self.target)
 
     def of(self, *kinds: str) -> Tensor:  # bool [N]
         "Which nodes are of some kinds."
@@ -63,7 +69,7 @@ def influence(
         "name sites in the order in which the model passes them",
     )
 
-# %% ../../nbs/07_explain/04_influence.ipynb #3fa5579d
+# %% ../../nbs/07_explain/04_influence.ipynb #e3d52dd3
 class GraphScores(NamedTuple):
     "How much of a graph hangs on features and inputs, and not on error nodes."
 
@@ -73,8 +79,7 @@ class GraphScores(NamedTuple):
 
 def graph_scores(links: Links) -> GraphScores:
     "Replacement and completeness of a graph, before anything is cut away."
-    shared = shares(links.rows)
-    passed = influence(shared, links.target)
+    shared, passed = links.shared, links.passed
     errors, inputs = float(passed[links.of("error")].sum()), float(passed[links.of("input")].sum())
     clean = 1 - shared[:, links.of("error")].sum(1)
     weight = passed[links.target].clone()
@@ -106,7 +111,7 @@ def require_share(name: str, share: float) -> float:
         f"{name} between 0 and 1, the share that is kept", repr(share), f"{name}=0.8"
     )
 
-# %% ../../nbs/07_explain/04_influence.ipynb #909530c8
+# %% ../../nbs/07_explain/04_influence.ipynb #55027eec
 class Pruned(NamedTuple):
     "What is left of a graph."
 
@@ -117,13 +122,15 @@ class Pruned(NamedTuple):
 
 def _edges_of(links: Links, nodes: Tensor, share: float) -> Tensor:  # bool [R, N]
     "The edges between kept nodes that together pass a share of the decision."
-    held = nodes[links.target]
-    part = shares(links.rows[held] * nodes)
-    passed = influence(part, links.target[held])
+    held, columns = nodes[links.target].nonzero()[:, 0], nodes.nonzero()[:, 0]
+    part = shares(links.rows[held][:, columns])
+    target = torch.searchsorted(columns, links.target[held])
+    passed = influence(part, target)
     passed[-1] += 1
-    scores = part * passed[links.target[held]][:, None]
+    scores = part * passed[target][:, None]
+    row, column = ((scores >= least_kept(scores[scores > 0], share)) & (scores > 0)).nonzero().T
     kept = torch.zeros_like(links.rows, dtype=torch.bool)
-    kept[held] = (scores >= least_kept(scores[scores > 0], share)) & (scores > 0)
+    kept[held[row], columns[column]] = True
     return kept
 
 
@@ -135,7 +142,7 @@ def pruned(
     "The nodes and edges that hold these shares of influence."
     node_share = require_share("node_threshold", node_threshold)
     edge_share = require_share("edge_threshold", edge_threshold)
-    passed = influence(shares(links.rows), links.target)
+    passed = links.passed
     features, inner = links.of("feature"), links.of("feature", "error")
     nodes = (passed >= least_kept(passed, node_share)) | ~inner
     edges = _edges_of(links, nodes, edge_share)

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['INPUTS', 'LARGEST_BEND', 'Cuts', 'cuts_for', 'Cut', 'cut_forward', 'again', 'Bend', 'bends_of', 'require_linear']
 
-# %% ../../nbs/07_explain/04_linear.ipynb #0018b545
+# %% ../../nbs/07_explain/04_linear.ipynb #f869406e
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 

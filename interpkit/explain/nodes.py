@@ -172,8 +172,8 @@ def _no_inputs(cuts: Cuts):
         "let inputs(rows) return the numbers that the model reads as a tensor [B, columns]",
     )
 
-# %% ../../nbs/07_explain/04_nodes.ipynb #258c8b92
-TOGETHER = 256  # targets that go backwards at a time
+# %% ../../nbs/07_explain/04_nodes.ipynb #c80df4f2
+TOGETHER = 128  # targets that go backwards at a time
 
 
 def _gradients(result: Tensor, leaves: list[Tensor], weights: Tensor) -> list[Tensor | None]:
