@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NODE_COLUMNS', 'LIMIT', 'Sum', 'AttributionGraph', 'row_bytes', 'attribution_graph']
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #98bcb9ba
+# %% ../../nbs/07_explain/04a_graph.ipynb #44c15078
 import json
 import math
 import warnings
@@ -28,7 +28,6 @@ from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
 from ..dictionary.replacement import require_measurable, warn_if_foreign
 from interpkit.explain.influence import (
-    GraphScores,
     Links,
     graph_scores,
     influence,
@@ -68,7 +67,7 @@ class Sum:
         told = ", ".join(f"{p} {getattr(self, p):+.4g}" for p in parts)
         return f"Sum({told} = {self.decision:+.4g}; gap {self.gap:.1e})"
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #d7612c0e
+# %% ../../nbs/07_explain/04a_graph.ipynb #5fa9bd33
 @dataclass(frozen=True, eq=False)
 class AttributionGraph:
     """Which features led to which in one decision.
@@ -94,9 +93,9 @@ class AttributionGraph:
         return float(self.about["decision"])
 
     @property
-    def scores(self) -> GraphScores:
+    def scores(self) -> dict[str, float]:
         "Replacement and completeness, of all nodes."
-        return GraphScores(*self.about["scores"])
+        return dict(self.about["scores"])
 
     @property
     def tokens(self) -> list[str]:
@@ -117,8 +116,8 @@ class AttributionGraph:
         n, all_nodes = len(self.nodes), len(self.whole)
         return (
             f"AttributionGraph(decision {self.decision:+.2f}: {n} of {all_nodes} nodes, "
-            f"{len(self.edges)} edges; replacement {self.scores.replacement:.2f}, "
-            f"completeness {self.scores.completeness:.2f})"
+            f"{len(self.edges)} edges; replacement {self.scores['replacement']:.2f}, "
+            f"completeness {self.scores['completeness']:.2f})"
         )
 
 # %% ../../nbs/07_explain/04a_graph.ipynb #6de354a6
@@ -360,13 +359,14 @@ def _about(release, dictionary, row, cut: Cut, straight: bool, bias: float) -> d
         dictionary=dictionary.fingerprint,
     )
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #035cc76e
+# %% ../../nbs/07_explain/04a_graph.ipynb #df47ec63
 def _graph(release, dictionary, row, table, rows, target, about) -> AttributionGraph:
     "The graph of rows, with nothing cut away yet."
     length = max(int(table["position"].max()), 0) + 1
     ids = row["input_ids"].iloc[0] if "input_ids" in row else range(length)
     length = max(length, len(ids))
     last = dict(kind="decision", site="", position=length - 1, feature=-1, own=-1)
+    last |= dict(activation=about["decision"])
     table = pd.concat([table, pd.DataFrame([last])], ignore_index=True)
     whole, tokens = _named(release, dictionary, row, table, length)
     links = Links(rows.cpu(), torch.from_numpy(target), whole["kind"].to_numpy())
@@ -374,9 +374,19 @@ def _graph(release, dictionary, row, table, rows, target, about) -> AttributionG
     passed[-1] = 1
     whole = whole.assign(influence=passed)[[*NODE_COLUMNS, "own"]]
     numbers = list(map(int, ids)) if "input_ids" in row else []
-    about = about | dict(scores=list(graph_scores(links)), tokens=tokens, ids=numbers)
+    about = about | dict(scores=graph_scores(links)._asdict(), tokens=tokens, ids=numbers)
     none = pd.DataFrame(dict(source=[], target=[], weight=[]))
     return AttributionGraph(whole, none, whole, links, about)
+
+
+def _place(about: dict, nodes: pd.DataFrame) -> np.ndarray:  # int [N]
+    "Where nodes stand in a forward: inputs, sites as they are read and written, the decision."
+    places = {site: 2 * i + 2 for i, site in enumerate(about["targets"])}
+    places |= {site: 2 * i + 1 for i, site in enumerate(about["sites"])}
+    last = 2 * len(about["sites"]) + 3
+    place = nodes["site"].map(places).fillna(last - 1)
+    place = place.mask(nodes["kind"] == "input", 0).mask(nodes["kind"] == "decision", last)
+    return place.to_numpy(int)
 
 
 @patch
@@ -389,7 +399,8 @@ def _cut(self: AttributionGraph, node: float, edge: float) -> AttributionGraph:
     weight = self.rows[row, source]
     edges = pd.DataFrame(dict(source=ids[source], target=ids[target[row]], weight=weight))
     order = np.argsort(-np.abs(weight), kind="stable")
-    nodes = self.whole[kept].sort_values("influence", ascending=False, kind="stable")
+    nodes = self.whole[kept]
+    nodes = nodes.iloc[np.argsort(_place(self.about, nodes), kind="stable")]
     return replace(
         self,
         nodes=nodes[list(NODE_COLUMNS)].reset_index(drop=True),
