@@ -3806,6 +3806,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'interpkit/model/hook_names.py'),
                                             'interpkit.model.hook_names._alone': ( '01_model/hook_names.html#_alone',
                                                                                    'interpkit/model/hook_names.py'),
+                                            'interpkit.model.hook_names._beside_own_point': ( '01_model/hook_names.html#_beside_own_point',
+                                                                                              'interpkit/model/hook_names.py'),
                                             'interpkit.model.hook_names._hook_names': ( '01_model/hook_names.html#_hook_names',
                                                                                         'interpkit/model/hook_names.py'),
                                             'interpkit.model.hook_names._inner_sites': ( '01_model/hook_names.html#_inner_sites',

@@ -71,7 +71,7 @@ def test_what_goes_between_blocks_needs_no_kind():
     assert site_from_hook_name("blocks.1.hook_resid_post", model) == after
     assert site_from_hook_name("blocks.1.hook_resid_pre", model) == Site("model.layers.1", "in")
     assert hook_name_from_site(after, model) == "blocks.1.hook_resid_post"
-    assert hook_name_from_site(Site("model.layers.1.mlp"), model) is None
+    assert hook_name_from_site(Site("model.layers.1.mlp"), model) == "blocks.1.mlp.hook_out"
     refused(lambda: site_from_hook_name("blocks.1.hook_mlp_out", model), code=64)
 
 
