@@ -77,7 +77,7 @@ def test_what_goes_between_blocks_needs_no_kind():
 
 GEMMA_NAMES = [  # site, its name without a model, its name with a Gemma-2
     ("post_attention_layernorm:in", "mlp_in", None),
-    ("mlp:out", "mlp_out", None),
+    ("mlp:out", "mlp_out", "mlp.hook_out"),
     ("post_attention_layernorm:out", None, "attn_out"),
     ("pre_feedforward_layernorm:in", "mlp_in", "mlp_in"),
     ("post_feedforward_layernorm:out", "mlp_out", "mlp_out"),
@@ -89,6 +89,7 @@ def test_names_that_have_two_meanings_need_the_model_to_be_told_apart(site, alon
     "Without a model they mean what they mean in Llama."
     site = Site.parse(f"model.layers.0.{site}")
     full = {None: None} | {n: f"blocks.0.hook_{n}" for n in NAMES}
+    full["mlp.hook_out"] = "blocks.0.mlp.hook_out"
     assert hook_name_from_site(site) == full[alone]
     assert hook_name_from_site(site, tiny("Gemma2")) == full[with_model]
 
