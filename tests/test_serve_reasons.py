@@ -26,7 +26,6 @@ from interpkit.serve.reason_truth import adverse_causes, by_chance, reasons_on_t
 from interpkit.serve.reason_words import said_input, said_label, said_statement, said_value
 from interpkit.serve.trust import TrustLimits
 
-
 # A score with reasons that can be worked out: late and debt speak against, years for
 
 
@@ -57,11 +56,13 @@ def scored():
     inputs = dict(kind="columns", columns=["late", "debt", "years"])
     release = Release.from_module(Score(), inputs, sites=["act:out"], device="cpu")
     eye, zero = torch.eye(2), torch.zeros(2)
-    figures = [dict(label="", precision=0.9, recall=0.9, inputs=[], fires_on=1.0)] * 2
+    labels = ("late >= 2", "years >= 0.5")
+    worth = dict(precision=0.9, recall=0.9, inputs=[], fires_on=1.0)
+    figures = [dict(worth, label=label) for label in labels]
     units = Dictionary(
         (Site("act"),),
         (SiteWeights(eye, zero, zero, eye, zero),),
-        ("late >= 2", "years >= 0.5"),
+        labels,
         figures=tuple(figures),
     )
     asked = pd.DataFrame(dict(late=[4.0, 0.1], debt=[0.2, 0.3], years=[0.3, 5.0]))
