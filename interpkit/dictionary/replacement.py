@@ -6,7 +6,7 @@
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'replaced_output',
            'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #ffee6623
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #79a2c9d0
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid
 from ..core.statistics import Interval, ratio_interval
-from ..core.tables import as_frame
 from ..data.checksets import without_other_ids
 from .dictionary import Dictionary
 from .live import Replacing, refuse_late, without  # noqa: F401
@@ -28,12 +27,12 @@ from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #d957909d
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #0d302f85
 def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> pd.DataFrame:
     "The rows as a data frame. Raises (exit code 64) unless a Release and a Dictionary come first."
     if isinstance(release, Release) and isinstance(dictionary, Dictionary):
         if not isinstance(rows, (Release, Dictionary)):
-            return without_other_ids(as_frame(rows), release.inputs_columns)
+            return without_other_ids(release.frame(rows), release.inputs_columns)
     raise bad_parameter(
         "a Release, a Dictionary and a DataFrame, in this order",
         ", ".join(type(x).__name__ for x in (release, dictionary, rows)),
