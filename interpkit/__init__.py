@@ -22,6 +22,13 @@ _DOOR = {  # what the package offers at its top, and where it lives
     "Release": "interpkit.model.releases:Release",
     "Dictionary": "interpkit.dictionary.dictionary:Dictionary",
 }
+_BOARDS = {  # what is looked at in JupyterLab; `interpkit.core.views.board` opens one
+    "browser": "interpkit.lab.feature_browser:FeatureBrowser",
+    "graph": "interpkit.lab.graph_board:GraphBoard",
+    "verdict": "interpkit.lab.verdict_board:VerdictBoard",
+    "training": "interpkit.lab.training_board:TrainingBoard",
+    "budget": "interpkit.lab.budget_board:BudgetBoard",
+}
 __all__ = list(_DOOR)
 
 
