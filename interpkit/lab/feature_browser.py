@@ -72,7 +72,7 @@ def _order(values: np.ndarray, down: bool) -> np.ndarray:
     rank = np.unique(values[known].astype(str if values.dtype == object else values.dtype), return_inverse=True)[1]
     return np.concatenate([known[np.argsort(-rank if down else rank, kind="stable")], none])
 
-# %% ../../nbs/10_lab/02_feature_browser.ipynb #d14e7b22
+# %% ../../nbs/10_lab/02_feature_browser.ipynb #d396d2f1
 SHOWN = ("feature", "label", "site", "fires_on", "share", "precision", "recall")
 
 
@@ -105,7 +105,7 @@ class FeatureBrowser(Board):
     def state(self) -> dict:
         "What a view knows from the start."
         table, columns = self.table, self.columns
-        by = next((c for c in ("share", "fires_on") if c in columns), "feature")
+        by = next((c for c in ("share", "precision") if c in columns), "feature")
         most = {c: most_of(table[c]) for c in ("fires_on", "share") if c in columns}
         return super().state() | dict(
             total=len(table),

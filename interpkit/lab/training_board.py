@@ -133,7 +133,13 @@ def wait(self: TrainingBoard, seconds: float | None = None) -> Any:
         self.thread.join(seconds)
     return self.result
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #914f0805
+# %% ../../nbs/10_lab/05_training_board.ipynb #f66d8c94
+@patch
+def file_state(self: TrainingBoard) -> dict:
+    "The curves; a file trains nothing."
+    return self.state() | dict(now=self.now() | dict(can_start=False, can_stop=False))
+
+
 @patch
 def still(self: TrainingBoard) -> str:
     "The curves so far, as a drawing."

@@ -1,17 +1,28 @@
 // Features of a dictionary: searched, sorted, filtered, and each with its page.
 
 const COLUMNS = {
-  feature: { key: "feature", title: "#", width: "3.9em", right: true, about: "Number over all sites" },
-  label: { key: "label", title: "label", width: "minmax(0, 2.3fr)", show: (r) => h("span", { text: r.label, title: r.label, class: r.named ? "" : "dim" }) },
-  site: { key: "site", title: "site", width: "minmax(0, .9fr)", show: (r) => h("span", { class: "dim", text: r.site, title: r.site }) },
-  fires_on: { key: "fires_on", title: "fires on", width: "minmax(72px, .9fr)", about: "Share of sequences on which it fires" },
-  share: { key: "share", title: "attribution", width: "minmax(72px, .9fr)", about: "Share of all attribution that it carries" },
-  precision: { key: "precision", title: "precision", width: "4.6em", right: true, about: "Of the places where its label holds, where it fires", show: (r) => number(r.precision, 2) },
-  recall: { key: "recall", title: "recall", width: "3.7em", right: true, about: "Of the places where it fires, where its label holds", show: (r) => number(r.recall, 2) },
+  feature: { key: "feature", title: "#", width: "46px", right: true, about: "Number over all sites" },
+  label: { key: "label", title: "label", width: "minmax(0, 3fr)", show: (r) => h("span", { text: r.label, title: r.label, class: r.named ? "" : "dim" }) },
+  site: { key: "site", title: "site", width: "minmax(0, .9fr)", show: (r) => h("span", { class: "dim", text: brief(r.site), title: r.site }) },
+  fires_on: { key: "fires_on", title: "fires on", width: "minmax(84px, .8fr)", about: "Share of sequences on which it fires" },
+  share: { key: "share", title: "attribution", width: "minmax(84px, .8fr)", about: "Share of all attribution that it carries" },
+  precision: { key: "precision", title: "precision", width: "62px", right: true, about: "Of the places where its label holds, where it fires", show: (r) => number(r.precision, 2) },
+  recall: { key: "recall", title: "recall", width: "44px", right: true, about: "Of the places where it fires, where its label holds", show: (r) => number(r.recall, 2) },
 };
+
+// Sites of one model begin alike; what tells them apart stands at the end
+let shared = "";
+const brief = (site) => site.slice(shared.length);
+function beginning(sites) {
+  const parts = sites.map((x) => x.split(".")), n = Math.min(...parts.map((p) => p.length)) - 1;
+  let i = 0;
+  while (sites.length > 1 && i < n && parts.every((p) => p[i] === parts[0][i])) i++;
+  return i ? parts[0].slice(0, i).join(".") + "." : "";
+}
 
 function render({ model, el }) {
   const state = model.get("state"), root = frame(el, state.title, "browser"), ask = asking(model, root.busy);
+  shared = beginning(state.sites);
   const asked = { query: "", sort: state.sort, down: state.down, site: "", kind: "all", least: 0 };
   const columns = state.columns.map((key) => ({ ...COLUMNS[key], key }));
   for (const c of columns) if (c.key === "fires_on" || c.key === "share") c.show = (r) => shareBar(r[c.key], state.most[c.key]);
@@ -19,7 +30,7 @@ function render({ model, el }) {
   const search = h("input", { type: "search", placeholder: "Search labels, or a number", "aria-label": "Search features by words of their labels, or by number", oninput: () => later() });
   const pick = (name, options, label) => h("select", { "aria-label": label, onchange: (e) => { asked[name] = e.target.value; again(); } }, options.map(([value, text]) => h("option", { value, text })));
   const kinds = pick("kind", [["all", "all features"], ["named", "with a label"], ["unnamed", "without a label"], ["silent", "never fire"]], "Which features");
-  const sites = state.sites.length > 1 ? pick("site", [["", "all sites"], ...state.sites.map((x) => [x, x])], "At which site") : null;
+  const sites = state.sites.length > 1 ? pick("site", [["", "all sites"], ...state.sites.map((x) => [x, brief(x)])], "At which site") : null;
   const least = h("label", {}, "fire on at least", h("input", { type: "number", min: 0, max: 100, step: "any", value: "", placeholder: "0", style: { width: "62px" }, "aria-label": "Fire on at least so many percent of the sequences", oninput: (e) => { asked.least = Number(e.target.value) / 100 || 0; later(); } }), "%");
 
   const page = h("div", { class: "pane", tabindex: "0", "aria-label": "The page of one feature", "aria-live": "off" });
@@ -63,7 +74,7 @@ function render({ model, el }) {
   root.append(
     h("div", { class: "head" }, h("h2", {}, state.title, h("small", { text: state.about })), search, kinds, sites, least),
     h("div", { class: "panes" }, h("div", { class: "pane tight" }, grid), page), root.foot);
-  root.hint("/ search   ↑ ↓ through features");
+  root.hint("/ search · ↑ ↓ from feature to feature");
   const calm = themed(root);
   page.append(h("p", { class: "dim", text: "Choose a feature to see its page." }));
   again(state.first ?? 0);

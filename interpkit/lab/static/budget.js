@@ -57,7 +57,7 @@ function render({ model, el }) {
     try { choice = await ask("choose", bounds); } catch (error) { root.say(error.message); return; }
     if (mine !== asked) return;
     const r = rungs.find((x) => x.index === choice.index);
-    chosen.replaceChildren(h("h2", {}, r ? r.name : "off", r ? h("span", { class: "dim", text: `  ${plural(r.features, "feature")}, coverage ${percent(r.coverage)}, ${r.cpu === null ? "CPU not measured" : `${number(r.cpu, 2)} % of CPU time`}${r.p99 === null ? "" : `, ${number(r.p99)} µs at p99`}` }) : null), choice.note ? h("p", { class: "dim", text: choice.note }) : "");
+    chosen.replaceChildren(h("h2", {}, r ? r.name : "off", r ? h("span", { class: "dim", style: "font-weight:400", text: `  ${plural(r.features, "feature")}, coverage ${percent(r.coverage)}, ${r.cpu === null ? "CPU not measured" : `${number(r.cpu, 2)} % of CPU time`}${r.p99 === null ? "" : `, ${number(r.p99)} µs at p99`}` }) : null), choice.note ? h("p", { class: "dim", text: choice.note }) : "");
     root.dataset.level = r ? r.level : "off";
     root.say(r ? `${plural(choice.fitting.length, "way")} of interpreting fit${choice.fitting.length === 1 ? "s" : ""}, of ${rungs.length}` : "Nothing fits: watching nothing is what is left.");
     draw(choice);

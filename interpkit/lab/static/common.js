@@ -5,13 +5,13 @@ const SVG = "http://www.w3.org/2000/svg";
 
 function put(node, attrs, kids) {
   for (const [key, value] of Object.entries(attrs || {})) {
-    if (value === undefined || value === null || value === false) continue;
+    if (value === undefined || value === null || (value === false && !key.startsWith("aria-"))) continue;
     if (key === "text") node.textContent = value;
     else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "style" && typeof value === "object") {
       for (const [k, v] of Object.entries(value)) node.style.setProperty(k, v);
     } else if (["value", "checked", "disabled", "hidden"].includes(key)) node[key] = value;
-    else node.setAttribute(key, value === true ? "" : value);
+    else node.setAttribute(key, value === true && !key.startsWith("aria-") ? "" : value);
   }
   for (const kid of kids.flat(3)) if (kid !== null && kid !== undefined && kid !== "") node.append(kid);
   return node;
@@ -30,12 +30,12 @@ function number(x, digits = 3) {
   if (size < 1e-4) return x.toExponential(1);
   return String(Number(x.toPrecision(digits)));
 }
-const signed = (x, digits = 3) => (x > 0 ? "+" : x < 0 ? "−" : "") + number(Math.abs(x), digits);
+const signed = (x, digits = 3) => x === null || x === undefined ? "–" : (x > 0 ? "+" : x < 0 ? "−" : "") + number(Math.abs(x), digits);
 function percent(x) {
   if (x === null || x === undefined || Number.isNaN(x)) return "–";
   if (x >= 2) return number(x, 2) + "x";
   const p = 100 * x;
-  return (p === 0 ? "0" : p < 0.1 ? "<0.1" : p < 10 ? p.toFixed(1) : p.toFixed(0)) + " %";
+  return (p === 0 ? "0" : p < 0.1 ? "<0.1" : p < 9.95 ? p.toFixed(1) : p.toFixed(0)) + " %";
 }
 const plural = (n, one, many) => `${number(n)} ${n === 1 ? one : many || one + "s"}`;
 

@@ -17,7 +17,7 @@ function render({ model, el }) {
   function layout() {
     shown = nodes.filter(inSight);
     const rows = [...new Set(shown.map((n) => n.row))].sort((a, b) => a - b);
-    const wide = shown.length <= 42, gap = wide ? 104 : 27, columns = new Map();
+    const columns = new Map(), box = canvas.getBoundingClientRect();
     for (const n of shown) {
       const key = `${n.row}/${n.column}`;
       columns.set(key, [...(columns.get(key) || []), n]);
@@ -28,9 +28,13 @@ function render({ model, el }) {
       if (!group.some((n) => n.kind === "decision")) width.set(column, Math.max(width.get(column) || 1, group.length));
     }
     const order = [...width.keys()].sort((a, b) => a - b), start = new Map();
+    // as wide as the canvas, if names or at least marks have room; as high as it, at the scale that follows
+    const slots = [...width.values()].reduce((a, b) => a + b, 0), free = (box.width || 700) - 120 - 16 * order.length;
+    const gap = Math.max(27, Math.min(free / Math.max(slots, 1), 150)), wide = gap >= 66;
     let x = 96;
     for (const c of order) { start.set(c, x); x += width.get(c) * gap + (order.length > 1 ? 16 : 0); }
-    const high = Math.max(96, Math.min(150, 430 / Math.max(rows.length - 1, 1)));
+    const scale = Math.min((box.width || 700) / (x + 40), 1);
+    const high = Math.max(74, ((box.height || 560) / scale - 152) / Math.max(rows.length - 1, 1));
     places = new Map();
     for (const group of columns.values()) {
       group.sort((a, b) => b.influence - a.influence || a.i - b.i);
@@ -85,7 +89,7 @@ function render({ model, el }) {
       const g = s("g", { class: `node ${n.kind}`, transform: `translate(${p.x} ${p.y})`, role: "button", tabindex: "-1", "aria-label": told(n) }, shape(n, r));
       g.style.setProperty("--full", `${Math.round(12 + 68 * Math.min((n.influence || 0) / strongest, 1))}%`);
       if (n.kind === "decision") g.append(s("text", { "text-anchor": "middle", y: 4, text: short(called(n), 22) }));
-      else if (wide) g.append(s("text", { class: "name", "text-anchor": "middle", y: r + 14, text: short(called(n), 17) }));
+      else if (wide) g.append(s("text", { class: "name", "text-anchor": "middle", y: r + 14, text: n.kind === "input" && called(n) === n.token ? "" : short(called(n), Math.floor(gap / 6.1)) }));
       else if (pinned.has(n.id)) g.append(s("text", { class: "name", "text-anchor": "middle", y: -r - 6, text: short(called(n), 22) }));
       g.node = n;
       g.addEventListener("pointerenter", () => { over(n); });
@@ -229,13 +233,14 @@ function render({ model, el }) {
     const top = nodes.filter((n) => n.kind === "feature").sort((a, b) => b.influence - a.influence).slice(0, 8);
     return [h("h2", { text: state.what }), h("dl", { class: "facts" }, state.facts.map(([k, v]) => [h("dt", { text: k }), h("dd", { text: v })])),
       top.length ? h("h3", { text: "Features with most influence" }) : null,
-      PARTS.links({ rows: top.map((n) => ({ feature: n.feature ?? "", label: called(n), text: percent(n.influence), id: n.id })).map((r) => r) }, () => {})].map((node, i) => {
-        if (i === 3) [...node.children].forEach((button, j) => button.addEventListener("click", () => open(top[j])));
-        return node;
-      });
+      ...listed(top.map((n) => [n, n.feature ?? "", percent(n.influence), "dim"]))];
   };
-  const flows = (title, list, other) => list.length ? [h("h3", { text: title }), h("div", { class: "links" }, list.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, 7).map((e) =>
-    h("button", { onclick: () => open(other(e)), title: told(other(e)) }, h("span", { class: "dim", text: other(e).token ? short(other(e).token, 7) : other(e).kind.slice(0, 5) }), h("span", { text: called(other(e)) }), h("span", { class: e.weight < 0 ? "warm" : "cold", text: signed(e.weight, 2) }))))] : [];
+  const listed = (items) => [h("div", { class: "links" }, items.map(([n, first, last, look]) =>
+    h("button", { onclick: () => open(n), title: told(n) }, h("span", { class: "dim", text: first }), h("span", { text: called(n) }), h("span", { class: look, text: last }))))];
+  const flows = (title, list, other) => list.length ? [h("h3", { text: title }), ...listed(list.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, 7).map((e) => {
+    const n = other(e);
+    return [n, n.token ? short(n.token, 9) : n.kind, signed(e.weight, 2), e.weight < 0 ? "warm" : "cold"];
+  }))] : [];
   function doses() {
     return [...factors.keys()].filter((id) => !picked || id !== picked.id).map((id) => h("button", { text: `${short(called(byId.get(id)), 22)} × ${number(factors.get(id), 2)}  ✕`, title: "Leave it as it is", onclick: () => { set(byId.get(id), 1); side(); } }));
   }
@@ -258,7 +263,7 @@ function render({ model, el }) {
     const box = able ? h("div", { class: "box" },
       h("div", { style: "display:flex;justify-content:space-between;align-items:center" }, h("b", { text: "What if it were stronger, or gone?" }),
         h("span", { class: "chips" }, h("button", { text: "off", title: "Multiply by 0", onclick: () => { set(n, 0); side(); } }), h("button", { text: "as is", onclick: () => { set(n, 1); side(); } }))),
-      h("div", { class: "dose" }, slider, dose), h("div", { class: "scale" }, h("span", { text: "turned round" }), h("span", { text: "three times" })), meterBox,
+      h("div", { class: "dose" }, slider, dose), h("div", { class: "scale", "aria-hidden": "true" }, [["turned round", 0], ["off", 25], ["as it is", 50], ["three times", 100]].map(([text, x]) => h("span", { text, style: { left: `${x}%` } }))), meterBox,
       h("div", { class: "dim", style: "font-size:12px", text: state.live ? "“measured” runs the release with the feature changed." : "By the linear graph. Give graph.show() the release, and it is measured too." })) : null;
     const head = [
       h("div", { style: "display:flex;gap:10px;justify-content:space-between;align-items:flex-start" }, h("h2", {}, n.kind === "feature" && n.feature !== null ? h("span", { class: "dim", text: `${n.feature}  ` }) : null, called(n)),
@@ -291,9 +296,9 @@ function render({ model, el }) {
   const redraw = settled(() => draw(true), 30);
   root.append(
     h("div", { class: "head" }, h("h2", {}, state.title, h("small", { text: state.about })), h("label", {}, "in sight", slider, amount, "of the influence")),
-    h("div", { class: "panes", style: { "--tall": "560px" } }, h("div", { class: "pane tight" }, canvas), panel), root.foot);
-  root.hint("drag to pan   Ctrl + wheel to zoom   arrows, Enter, P");
-  const calm = themed(root), seen = new ResizeObserver(() => { if (!seen.once) { seen.once = true; draw(true); } else fit(); });
+    h("div", { class: "panes", style: { "--tall": "var(--tall-graph, 560px)", "--first": "1.75fr" } }, h("div", { class: "pane tight" }, canvas), panel), root.foot);
+  root.hint("drag to pan · Ctrl + wheel to zoom · arrows, Enter, P to pin");
+  const calm = themed(root), seen = new ResizeObserver(settled(() => draw(true), 40));
   draw(true);
   side();
   seen.observe(canvas);

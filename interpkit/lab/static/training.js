@@ -5,7 +5,7 @@ function render({ model, el }) {
   let rows = state.rows.slice(), now = state.now;
   const CURVES = [["fvu", "FVU, unexplained", true, percent], ["l0", "L0, active features", false, number], ["dead_share", "dead features", false, percent], ["loss", "loss", true, number]];
   const figures = CURVES.map(([key, name, log, show]) => {
-    const value = h("b"), plot = s("svg", { viewBox: "0 0 320 120", role: "img", style: "width:100%" });
+    const value = h("b"), plot = s("svg", { viewBox: "0 0 320 170", role: "img", style: "width:100%" });
     return { key, log, show, name, value, plot, node: h("figure", {}, h("figcaption", {}, h("span", { text: name }), value), plot) };
   });
   const done = h("div", { class: "done", role: "progressbar", "aria-label": "How much is done", "aria-valuemin": 0, "aria-valuemax": 100 });
@@ -18,21 +18,21 @@ function render({ model, el }) {
     const points = rows.filter((r) => Number.isFinite(r[key]) && (!log || r[key] > 0)).map((r) => [r.tokens, log ? Math.log10(r[key]) : r[key]]);
     const last = rows.at(-1);
     value.textContent = last ? show(last[key]) : "–";
-    if (points.length < 1) { plot.replaceChildren(s("line", { class: "axis", x1: 40, x2: 316, y1: 98, y2: 98 })); return; }
+    if (points.length < 1) { plot.replaceChildren(s("line", { class: "axis", x1: 40, x2: 316, y1: 148, y2: 148 })); return; }
     const xs = [0, Math.max(...points.map((p) => p[0]), last.all || 1)], ys = points.map((p) => p[1]);
     let low = Math.min(...ys), high = Math.max(...ys);
     if (!log) low = Math.min(low, 0);
     if (high - low < 1e-9) high = low + (log ? 0.3 : Math.max(Math.abs(low), 1e-3));
-    const x = (t) => 44 + 270 * (t - xs[0]) / (xs[1] - xs[0] || 1), y = (v) => 96 - 88 * (v - low) / (high - low), back = (v) => show(log ? 10 ** v : v);
+    const x = (t) => 44 + 270 * (t - xs[0]) / (xs[1] - xs[0] || 1), y = (v) => 146 - 138 * (v - low) / (high - low), back = (v) => show(log ? 10 ** v : v);
     const line = points.map((p, i) => `${i ? "L" : "M"}${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}`).join("");
     const ticks = [low, (low + high) / 2, high];
     plot.setAttribute("aria-label", `${name}: ${back(points[0][1])} at first, ${back(points.at(-1)[1])} now`);
     plot.replaceChildren(
       ...ticks.flatMap((v) => [s("line", { class: "axis", x1: 44, x2: 314, y1: y(v), y2: y(v), "stroke-opacity": 0.55 }), s("text", { x: 40, y: y(v) + 3.5, "text-anchor": "end", text: back(v) })]),
-      s("path", { d: `${line}L${x(points.at(-1)[0]).toFixed(1)} 96L${x(points[0][0]).toFixed(1)} 96Z`, fill: "var(--wash)" }),
+      s("path", { d: `${line}L${x(points.at(-1)[0]).toFixed(1)} 146L${x(points[0][0]).toFixed(1)} 146Z`, fill: "var(--wash)" }),
       s("path", { d: line, fill: "none", stroke: "var(--cold)", "stroke-width": 1.9, "stroke-linejoin": "round" }),
       s("circle", { cx: x(points.at(-1)[0]), cy: y(points.at(-1)[1]), r: 3, fill: "var(--cold)" }),
-      s("text", { x: 44, y: 113, text: "0" }), s("text", { x: 314, y: 113, "text-anchor": "end", text: `${short(xs[1])} tokens` }));
+      s("text", { x: 44, y: 163, text: "0" }), s("text", { x: 314, y: 163, "text-anchor": "end", text: `${short(xs[1])} tokens` }));
   }
   const short = (n) => (n >= 1e6 ? `${number(n / 1e6, 2)}M` : n >= 1e3 ? `${number(n / 1e3, 3)}k` : number(n));
   const duration = (t) => (t >= 5400 ? `${number(t / 3600, 2)} h` : t >= 90 ? `${Math.round(t / 60)} min` : `${Math.round(t)} s`);

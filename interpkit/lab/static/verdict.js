@@ -92,7 +92,7 @@ function render({ model, el }) {
   const columns = [
     { key: "sequence", title: "sequence", width: "minmax(0, 1.3fr)", show: (r) => h("span", { class: "mono", text: r.sequence, title: r.sequence }) },
     { key: "lost", title: "of the change", width: "minmax(66px, 1fr)", about: "Its part of all that is not shared", show: (r) => shareBar(r.part, state.mostPart, percent(r.part)) },
-    { key: "was", title: "old", width: "4.2em", right: true, show: (r) => signed(r.was, 2) }, { key: "now", title: "new", width: "4.2em", right: true, show: (r) => signed(r.now, 2) }];
+    { key: "was", title: "old", width: "54px", right: true, show: (r) => signed(r.was, 2) }, { key: "now", title: "new", width: "54px", right: true, show: (r) => signed(r.now, 2) }];
   const grid = gridOf({
     columns, label: "Sequences", nothing: state.sequences ? "No sequence fits." : "A verdict alone holds no sequences: explore a result, or give the table.",
     fetch: async (from, to) => { const answer = await ask("sequences", { ...asked, from, to }); state.mostPart = answer.most; return answer; },
@@ -124,7 +124,7 @@ function render({ model, el }) {
   root.hint("share and interval on a root scale, limit dashed");
   const calm = themed(root);
   list();
-  if (state.statements.length) choose(state.statements.find((x) => x.outcome === "FAIL") || state.statements[0]);
+  if (state.statements.length) choose(["same", "valid"].map((q) => state.statements.find((x) => x.question === q && x.outcome === "FAIL")).find(Boolean) || state.statements[0]);
   return () => { calm(); ask.close(); grid.close(); };
 }
 
