@@ -29,7 +29,12 @@ from interpkit.dictionary.evaluate import (
     attributions,
     reconstructions,
 )
-from ..dictionary.replacement import batch_size, in_batches, spliced_decisions
+from interpkit.dictionary.replacement import (
+    batch_size,
+    in_batches,
+    short_first,
+    spliced_decisions,
+)
 from .segments import ALERTS, LABELLED, labelled, segments_of
 from .statements import BLOCK, Plan
 from ..explain.ablation import Ablation
@@ -235,9 +240,7 @@ class Comparison:
         self.on_new = own.to(old.device)
         self.rows = old.pin(rows)
         self.progress = progress or (lambda stage, done, total: None)
-        has_tokens = "input_ids" in rows
-        tokens = self.rows["input_ids"].map(len).to_numpy() if has_tokens else np.zeros(len(rows))
-        self.order = np.argsort(tokens, kind="stable")  # from short to long
+        self.order = short_first(self.rows)
         self.place = np.argsort(self.order)  # where in this order a row stands
         self.drawn: dict[str, Any] = {}  # family -> what it drew, for those who ask which units
 

@@ -30,7 +30,7 @@ from ..core.show import percent, table_html
 from ..data.checksets import require_columns
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
-from ..dictionary.replacement import require_measurable, warn_if_foreign
+from ..dictionary.replacement import require_measurable, short_first, warn_if_foreign
 from .collected import Collected, collect
 from .feature_page import FeaturePage
 from ..model.own_rows import require_own_rows
@@ -405,6 +405,7 @@ def feature_pages(
         raise bad_parameter("top: from 1 to 100 sequences per feature", repr(top), "top=12")
     warn_if_foreign(release, dictionary, "feature_pages")
     rows = release.pin(rows)
+    rows = rows.iloc[short_first(rows)]
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     sums = collect(release, dictionary, rows, 0 if examples == "none" else top, progress)
     with new_artefact(folder, "feature pages", overwrite=overwrite) as tmp:

@@ -25,7 +25,12 @@ from ..core.groups import effective_groups, groups_of, highest, weights_of
 from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
-from ..dictionary.replacement import in_batches, require_measurable, warn_if_foreign
+from interpkit.dictionary.replacement import (
+    in_batches,
+    require_measurable,
+    short_first,
+    warn_if_foreign,
+)
 from interpkit.explain.rankings import (
     Ranking,
     attribution_shares,
@@ -59,7 +64,7 @@ def effects_on(
     "The attributions of all rows, summed over their tokens."
     dictionary = dictionary.to(release.device)
     sizes, signed, error, decision = [], [], [], []
-    for part, batch in in_batches(release, rows, dictionary):
+    for part, batch in in_batches(release, rows, dictionary, limit=2**20):
         at = attributions(release, dictionary, batch)
         sizes.append(at.size)
         signed.append(at.signed)
@@ -251,6 +256,7 @@ def release_view(
     _require_asked(rows, segment, n_boot, alerts)
     warn_if_foreign(release, dictionary, "release_view")
     rows = release.pin(rows)
+    rows = rows.iloc[short_first(rows)]
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     weight, group = weights_of(rows), groups_of(rows)
     effects = effects_on(release, dictionary, rows, progress)
