@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'short_first',
-           'refuse_late', 'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
+           'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #c1f508f0
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #b33d4a2b
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..core.statistics import Interval, ratio_interval
 from ..core.tables import as_frame
 from ..data.checksets import without_other_ids
 from .dictionary import Dictionary
+from .live import Replacing, refuse_late, without  # noqa: F401
 from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import capture, run_spliced
 from ..model.releases import Release
@@ -63,7 +63,7 @@ def masked(
     "`x` with zeros where a position does not count, whatever stood there, NaN too."
     return x.masked_fill(~mask[..., None], 0)
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #4c3b5553
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #dd1b414b
 def codes_at(
     dictionary: Dictionary,
     site: Site,
@@ -78,15 +78,7 @@ def codes_at(
     h = masked(acts, counts)
     require_finite(h, batch, f"finite activations at {site}")
     codes = dictionary.encode(site, h)
-    return codes if batch.mask is None else _without(codes, ~counts.flatten())
-
-
-def _without(codes: SparseCodes, gone: Tensor) -> SparseCodes:  # gone: bool [tokens]
-    "The codes with no active feature at the tokens that are gone."
-    per_token = codes.tokens.diff().masked_fill(gone, 0)
-    kept = ~gone[codes.token]
-    tokens = torch.cat([per_token.new_zeros(1), per_token.cumsum(0)])
-    return replace(codes, tokens=tokens, indices=codes.indices[kept], values=codes.values[kept])
+    return codes if batch.mask is None else without(codes, ~counts.flatten())
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #b3038098
 def _positions(release: Release, rows: pd.DataFrame) -> int:
@@ -126,64 +118,24 @@ def in_batches(
         part = slice(start, min(start + size, len(rows)))
         yield part, release.batch(rows.iloc[part])
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #9e1c6d45
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #251f3f52
 def short_first(rows: pd.DataFrame) -> np.ndarray:  # int [n]
     "The places of rows from the fewest tokens to the most; as they stand where none are counted."
     tokens = rows["input_ids"].map(len).to_numpy() if "input_ids" in rows else np.zeros(len(rows))
     return np.argsort(tokens, kind="stable")
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #d8fed528
-def refuse_late(
-    dictionary: Dictionary,
-    target: Site,
-    acts: dict[Site, Tensor],  # [B, T, ...], in the order of the forward
-) -> None:
-    "Raise (exit code 65) where a source comes after what it writes, or has other positions."
-    passed = list(acts)
-    before = passed[: passed.index(target) + 1]
-    sources = [s for s in dictionary.sites if target in dictionary.writes(s)]
-    late = [str(s) for s in sources if s not in before]
-    if late:
-        raise invalid(
-            f"sources that are passed before {target}, where they are written",
-            f"{', '.join(late)} after it",
-            "name sources and targets in the order in which the model passes them",
-        )
-    positions = acts[target].shape[1]
-    apart = [f"{acts[s].shape[1]} at {s}" for s in sources if acts[s].shape[1] != positions]
-    if apart:
-        raise invalid(
-            f"sources with as many positions as {target}, where they are written",
-            f"{positions} there, {', '.join(apart)}",
-            "name sources and targets on the same side of what pools a sequence",
-        )
-
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #539b3bb1
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #edc07fcf
 def replaced_output(release: Release, dictionary: Dictionary, batch: Batch) -> Any:
     "The output of the replacement model, with gradients where they are on."
     dictionary = dictionary.to(release.device)
-    codes: dict[Site, Any] = {}
-    acts: dict[Site, Tensor] = {}
 
     def read(site: Site, h: Tensor) -> Any:  # [B, T, F]: dense where a gradient is wanted
         if torch.is_grad_enabled():
             return dictionary.at(site).encode(h)
         return codes_at(dictionary, site, h, batch)
 
-    def at(site: Site) -> Callable:
-        def pass_on(h: Tensor) -> Tensor | None:  # [B, T, d]
-            if site in dictionary.sites:
-                codes[site], acts[site] = read(site, h), h
-            if site not in dictionary.targets:
-                return None
-            refuse_late(dictionary, site, acts | {site: h})
-            new = dictionary.written(site, codes, acts)
-            return torch.where(counted(h, batch.mask)[..., None], new, h)
-
-        return pass_on
-
-    sites = dict.fromkeys([*dictionary.sites, *dictionary.targets])
-    return run_spliced(release.model, {s: at(s) for s in sites}, batch)
+    live = Replacing(dictionary, read, lambda h: counted(h, batch.mask))
+    return run_spliced(release.model, {site: live.at(site) for site in live.sites}, batch)
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #ed84f7d5
 @torch.no_grad()
