@@ -29,6 +29,15 @@ from interpkit.core.views import board
 from small_boards import large_dictionary, many_sequences
 """,
     browser="large_dictionary().browse()",
+    graph="""
+from interpkit.data.demo import demo_folder, demo_rows
+from interpkit.explain.graph import attribution_graph
+import interpkit.explain.graph_figure
+release = interpkit.Release.load(demo_folder() / "releases" / "v1", device="cpu")
+clt = interpkit.Dictionary.load(demo_folder() / "clt")
+row = demo_rows("v1", 200).iloc[[3]]
+attribution_graph(release, clt, row).show(clt, release=release, row=row)
+""",
     verdict="""
 from interpkit.drift.measure import measure
 from interpkit.drift.plan import plan_check
@@ -38,7 +47,8 @@ from interpkit.drift.verdict import judge
 world = small_world(n=1000)
 plan, _ = plan_check(world.old, world.dictionary, world.rows, new=dict(name="v2"))
 table = measure(world.old, world.new, world.dictionary, world.rows, plan)
-judge(decide(table, plan), plan, table).explore(many_sequences(table, 100))
+kept = table.statement.isin(["effect", "inputs", "decisions", "effect: unit 12", "effect: unit 0"])
+judge(decide(table, plan), plan, table).explore(many_sequences(table[kept], 100))
 """,
     training="""
 import tempfile
@@ -170,7 +180,7 @@ def page(chromium, lab):
         run(page, "application:toggle-left-area")
     page.wait_for_function(CONNECTED, timeout=90_000)
     run(page, "notebook:run-all-cells")
-    for name in ("browser", "verdict", "training", "budget"):
+    for name in ("browser", "graph", "verdict", "training", "budget"):
         page.wait_for_selector(f".ipk-{name}", timeout=120_000)
     yield page
     ours = [e for e in errors if "ipk" in e or "render" in e]
@@ -237,6 +247,33 @@ def test_features_are_searched_sorted_and_opened(page, theme):
     board.locator(".gridhead button", has_text="fires on").click()
     page.wait_for_function("el => el.textContent.startsWith('16,384 of')", arg=status.element_handle())
     assert board.locator("[aria-sort]").inner_text().startswith("fires on")
+
+
+@both
+def test_a_circuit_is_pruned_pinned_and_moved(page, theme):
+    board = board_in(page, "graph", theme)
+    level = board.locator(".head input[type=range]")
+    nodes, before = board.locator(".node[transform]"), board.locator(".node[transform]").count()
+    level.fill("1")
+    page.wait_for_function("n => document.querySelectorAll('.ipk-graph .node[transform]').length < n", arg=before)
+    fewer = nodes.count()
+    level.fill("3")
+    page.wait_for_function("n => document.querySelectorAll('.ipk-graph .node[transform]').length > n", arg=fewer)
+    feature = board.locator(".node.feature[transform]").first
+    feature.dispatch_event("click")
+    opened = board.get_attribute("data-open")
+    assert opened.startswith("f")
+    page.keyboard.press("p")
+    board.locator("h3", has_text="Pinned").wait_for()
+    board.locator("button", has_text="off").click()
+    page.wait_for_selector(".ipk-graph [data-measured]")
+    moved = board.locator("[data-measured]")
+    assert float(moved.get_attribute("data-measured")) != float(moved.get_attribute("data-moved"))
+    keep(board, f"graph-{theme}")
+    board.locator("button", has_text="as is").click()
+    board.locator("button[aria-pressed]", has_text="pinned").click()
+    board.locator("svg[role=group]").focus()
+    page.keyboard.press("Escape")
 
 
 @both

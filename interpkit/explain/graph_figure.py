@@ -5,15 +5,19 @@
 # %% auto #0
 __all__ = ['SHOWN', 'STEP_X', 'STEP_Y', 'LEFT', 'TOP', 'RAISES', 'LOWERS', 'graph_svg']
 
-# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #f8fe6216
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #766c9402
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
 from ..core.show import percent, table_html
+from ..core.views import board
+from ..dictionary.dictionary import Dictionary
 from .graph import AttributionGraph
+from ..model.releases import Release
 
 # %% ../../nbs/07_explain/04aa_graph_figure.ipynb #eb7d9074
 SHOWN = 40  # nodes in a picture
@@ -125,3 +129,15 @@ def _repr_html_(self: AttributionGraph) -> str:
         }
     )
     return graph_svg(self) + table_html(table.fillna(""), caption=caption)
+
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #cf43d082
+@patch
+def show(
+    self: AttributionGraph,
+    dictionary: Dictionary | None = None,  # for what its features are
+    pages: Any = None,  # of `feature_pages`
+    release: Release | None = None,  # to measure what a changed feature does; with `row`
+    row: pd.DataFrame | None = None,  # the one row that was explained
+) -> Any:
+    "A board: pan, zoom, prune, pin, open a node, change a feature and see the decision move."
+    return board("graph")(self, dictionary, pages, release, row)

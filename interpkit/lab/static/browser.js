@@ -17,7 +17,7 @@ function beginning(sites) {
   const parts = sites.map((x) => x.split(".")), n = Math.min(...parts.map((p) => p.length)) - 1;
   let i = 0;
   while (sites.length > 1 && i < n && parts.every((p) => p[i] === parts[0][i])) i++;
-  return i ? parts[0].slice(0, i).join(".") + "." : "";
+  return i > 1 ? parts[0].slice(0, i - 1).join(".") + "." : "";
 }
 
 function render({ model, el }) {
