@@ -3804,6 +3804,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'interpkit/lab/graph_board.py'),
                                            'interpkit.lab.graph_board.node_state': ( '10_lab/graph_board.html#node_state',
                                                                                      'interpkit/lab/graph_board.py'),
+                                           'interpkit.lab.graph_board.row_names': ( '10_lab/graph_board.html#row_names',
+                                                                                    'interpkit/lab/graph_board.py'),
                                            'interpkit.lab.graph_board.row_of': ( '10_lab/graph_board.html#row_of',
                                                                                  'interpkit/lab/graph_board.py'),
                                            'interpkit.lab.graph_board.rows_of_sites': ( '10_lab/graph_board.html#rows_of_sites',

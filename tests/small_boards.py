@@ -24,7 +24,9 @@ def large_dictionary(features: int = 16_384, d: int = 32) -> Dictionary:
         words = rng.choice(WORDS, 3, replace=False)
         named = i % 4 != 3
         label = f"{words[0]} and {words[1]}, after {words[2]} ({i})"
-        label = label if named else f"unnamed feature {i}, fires on {100 * fires:.0f} % of sequences"
+        label = (
+            label if named else f"unnamed feature {i}, fires on {100 * fires:.0f} % of sequences"
+        )
         worth = dict(precision=round(float(rng.uniform(0.5, 1)), 3), recall=0.5) if named else {}
         kept = dict(label=label, precision=None, recall=None, fires_on=fires, inputs=[]) | worth
         labels.append(label)

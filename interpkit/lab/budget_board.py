@@ -101,9 +101,7 @@ class BudgetBoard(Board):
 
 # %% ../../nbs/10_lab/06_budget_board.ipynb #945cd90b
 @patch
-def choose(
-    self: BudgetBoard, cpu: float | None, latency: float | None, coverage: float
-) -> dict:
+def choose(self: BudgetBoard, cpu: float | None, latency: float | None, coverage: float) -> dict:
     "What a budget chooses, and all that fits; `board.budget` is that budget from then on."
     parts = dict(cpu_pct_mean=cpu, added_latency_pct=latency, min_coverage=coverage)
     self.budget = replace(self.budget, **parts)

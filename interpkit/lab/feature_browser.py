@@ -69,7 +69,9 @@ def _order(values: np.ndarray, down: bool) -> np.ndarray:
     "Places in order, the unknown last; those that are alike stay as they are."
     unknown = pd.isna(values)
     known, none = np.flatnonzero(~unknown), np.flatnonzero(unknown)
-    rank = np.unique(values[known].astype(str if values.dtype == object else values.dtype), return_inverse=True)[1]
+    rank = np.unique(
+        values[known].astype(str if values.dtype == object else values.dtype), return_inverse=True
+    )[1]
     return np.concatenate([known[np.argsort(-rank if down else rank, kind="stable")], none])
 
 # %% ../../nbs/10_lab/02_feature_browser.ipynb #d396d2f1

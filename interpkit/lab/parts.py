@@ -91,12 +91,21 @@ def examples_part(examples: pd.DataFrame) -> list[dict]:
         return []
     title = "Where it is largest"
     if "tokens" in examples:
-        return [dict(kind="sequences", title=title, rows=[_tokens(r) for _, r in examples.iterrows()])]
+        return [
+            dict(kind="sequences", title=title, rows=[_tokens(r) for _, r in examples.iterrows()])
+        ]
     known = [c for c in ("sequence_id", "value", "effect", "decision") if c in examples]
     inputs = [c for c in examples if c not in (*known, "token", "start", "activations", "tokens")]
     rows = examples[[*known, *inputs[:8]]].astype(object).values.tolist()
     named = {"sequence_id": "sequence", "value": "activation"}
-    return [dict(kind="table", title=title, columns=[named.get(c, c) for c in [*known, *inputs[:8]]], rows=rows)]
+    return [
+        dict(
+            kind="table",
+            title=title,
+            columns=[named.get(c, c) for c in [*known, *inputs[:8]]],
+            rows=rows,
+        )
+    ]
 
 
 def _tokens(row: pd.Series) -> dict:
@@ -133,7 +142,9 @@ def distributions(page: Any) -> list[dict]:
     about = "gradient times activation, summed over a sequence; left of 0 it lowers decisions"
     parts += histogram("Effect on decisions", effect["sequences"], _edges(effect), about=about)
     if len(places) > 1:
-        names = [f"{a}" if a == b else f"{a} to {b}" for a, b in zip(places["first"], places["last"])]
+        names = [
+            f"{a}" if a == b else f"{a} to {b}" for a, b in zip(places["first"], places["last"])
+        ]
         parts += histogram("Where in the sequence it fires", places["rate"], names=names)
     return parts
 

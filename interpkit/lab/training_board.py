@@ -150,4 +150,4 @@ def still(self: TrainingBoard) -> str:
     out = io.StringIO()
     curves(self.rows).savefig(out, format="svg", metadata=dict(Date=None))
     svg = out.getvalue()
-    return f"<p>{STATUS[self.status]}</p>{svg[svg.index('<svg'):]}"
+    return f"<p>{STATUS[self.status]}</p>{svg[svg.index('<svg') :]}"

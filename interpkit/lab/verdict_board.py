@@ -182,7 +182,11 @@ def worth(self: VerdictBoard) -> dict[str, list]:
     found = {}
     for r in self.labels[self.labels["label"].isin(named)].itertuples():
         known = [("fires on", percent(r.fires_on, 1))]
-        known += [(n, round(float(x), 2)) for n, x in (("precision", r.precision), ("recall", r.recall)) if x == x]
+        known += [
+            (n, round(float(x), 2))
+            for n, x in (("precision", r.precision), ("recall", r.recall))
+            if x == x
+        ]
         found[r.label] = known + ([("best inputs", r.best_inputs)] if r.best_inputs else [])
     return found
 

@@ -6,7 +6,7 @@ const COLUMNS = {
   site: { key: "site", title: "site", width: "minmax(0, .9fr)", show: (r) => h("span", { class: "dim", text: brief(r.site), title: r.site }) },
   fires_on: { key: "fires_on", title: "fires on", width: "minmax(84px, .8fr)", about: "Share of sequences on which it fires" },
   share: { key: "share", title: "attribution", width: "minmax(84px, .8fr)", about: "Share of all attribution that it carries" },
-  precision: { key: "precision", title: "precision", width: "62px", right: true, about: "Of the places where its label holds, where it fires", show: (r) => number(r.precision, 2) },
+  precision: { key: "precision", title: "precision", width: "74px", right: true, about: "Of the places where its label holds, where it fires", show: (r) => number(r.precision, 2) },
   recall: { key: "recall", title: "recall", width: "44px", right: true, about: "Of the places where it fires, where its label holds", show: (r) => number(r.recall, 2) },
 };
 

@@ -57,13 +57,13 @@ function render({ model, el }) {
     try { choice = await ask("choose", bounds); } catch (error) { root.say(error.message); return; }
     if (mine !== asked) return;
     const r = rungs.find((x) => x.index === choice.index);
-    chosen.replaceChildren(h("h2", {}, r ? r.name : "off", r ? h("span", { class: "dim", style: "font-weight:400", text: `  ${plural(r.features, "feature")}, coverage ${percent(r.coverage)}, ${r.cpu === null ? "CPU not measured" : `${number(r.cpu, 2)} % of CPU time`}${r.p99 === null ? "" : `, ${number(r.p99)} µs at p99`}` }) : null), choice.note ? h("p", { class: "dim", text: choice.note }) : "");
+    chosen.replaceChildren(h("h2", {}, r ? r.name : "off", r ? h("div", { class: "dim", style: "font-weight:400;font-size:13px", text: `${plural(r.features, "feature")}, coverage ${percent(r.coverage)}, ${r.cpu === null ? "CPU not measured" : `${number(r.cpu, 2)} % of CPU time`}${r.p99 === null ? "" : `, ${number(r.p99)} µs at p99`}` }) : null), choice.note ? h("p", { class: "dim", text: choice.note }) : "");
     root.dataset.level = r ? r.level : "off";
     root.say(r ? `${plural(choice.fitting.length, "way")} of interpreting fit${choice.fitting.length === 1 ? "s" : ""}, of ${rungs.length}` : "Nothing fits: watching nothing is what is left.");
     draw(choice);
   }
   const pending = settled(choose, 20);
-  root.append(h("div", { class: "head" }, h("h2", {}, state.title, h("small", { text: state.about }))), sliders, chosen, key, h("div", { style: "padding:2px 14px 8px" }, plot), root.foot);
+  root.append(h("div", { class: "head" }, h("h2", {}, state.title, h("small", { text: state.about }))), h("div", { class: "beside" }, h("div", {}, sliders, chosen, key), h("div", { style: "padding:12px 14px 8px" }, plot)), root.foot);
   root.hint("the choice is that of a server");
   const calm = themed(root);
   pending();

@@ -13,6 +13,9 @@ function put(node, attrs, kids) {
     } else if (["value", "checked", "disabled", "hidden"].includes(key)) node[key] = value;
     else node.setAttribute(key, value === true && !key.startsWith("aria-") ? "" : value);
   }
+  // Lumino, which JupyterLab is built on, leaves the keys of an element with this mark alone, if it
+  // is the focused one itself: else 'x' cuts the cell in which a board lies
+  if (node.matches("button, select, input, [tabindex]")) node.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const kid of kids.flat(3)) if (kid !== null && kid !== undefined && kid !== "") node.append(kid);
   return node;
 }
@@ -65,8 +68,7 @@ function themed(root) {
 // The frame of a board
 
 function frame(el, label, kind) {
-  // Lumino, which JupyterLab is built on, leaves keys alone below this mark: 'x' would cut the cell
-  const root = h("section", { class: `ipk ipk-${kind}`, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
+  const root = h("section", { class: `ipk ipk-${kind}`, "aria-label": label });
   const status = h("span", { class: "status", role: "status", "aria-live": "polite" });
   const busy = h("span", { class: "busy", text: "waiting for the kernel", hidden: true });
   const hint = h("span", { class: "hint" });

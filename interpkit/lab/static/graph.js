@@ -1,5 +1,7 @@
 // The circuit of one decision: inputs below, the decision on top, what feeds what between them.
 
+const LEFT = 104;  // room for the names of rows
+
 function render({ model, el }) {
   const state = model.get("state"), root = frame(el, state.title, "graph"), ask = asking(model, root.busy);
   const nodes = state.nodes.map((n, i) => ({ ...n, i, near: [] })), byId = new Map(nodes.map((n) => [n.id, n]));
@@ -8,14 +10,19 @@ function render({ model, el }) {
   const heaviest = Math.max(...edges.map((e) => Math.abs(e.weight)), 1e-12);
   const strongest = Math.max(...nodes.filter((n) => n.kind === "feature").map((n) => n.influence || 0), 1e-12);
   const pinned = new Set(state.pinned || []), factors = new Map();
-  let keep = state.keep, onlyPinned = false, picked = null, focused = null, view = { x: 0, y: 0, k: 1 }, shown = [], places = new Map();
+  // as much as reads well at first: some forty features
+  const crowd = (level) => nodes.filter((n) => n.kind === "feature" && n.level <= level + 1e-9).length;
+  let keep = state.levels.filter((level) => crowd(level) <= 40).at(-1) ?? state.levels[0], onlyPinned = false, picked = null, focused = null, view = { x: 0, y: 0, k: 1 }, shown = [], places = new Map();
 
   // what is in sight
   const inSight = (n) => n.kind === "decision" || pinned.has(n.id) || (!onlyPinned && n.level <= keep + 1e-9);
 
   // layout: one row per site, one column per position, side by side where several share a place
   function layout() {
-    shown = nodes.filter(inSight);
+    const near = new Set(nodes.filter(inSight)), fed = new Set();
+    for (const e of edges) if (e.level <= keep + 1e-9 && near.has(e.a) && near.has(e.b)) fed.add(e.a);
+    // inputs are always kept by a graph; those that feed nothing in sight are left out here
+    shown = [...near].filter((n) => n.kind === "feature" || n.kind === "decision" || pinned.has(n.id) || fed.has(n));
     const rows = [...new Set(shown.map((n) => n.row))].sort((a, b) => a - b);
     const columns = new Map(), box = canvas.getBoundingClientRect();
     for (const n of shown) {
@@ -28,22 +35,24 @@ function render({ model, el }) {
       if (!group.some((n) => n.kind === "decision")) width.set(column, Math.max(width.get(column) || 1, group.length));
     }
     const order = [...width.keys()].sort((a, b) => a - b), start = new Map();
-    // as wide as the canvas, if names or at least marks have room; as high as it, at the scale that follows
-    const slots = [...width.values()].reduce((a, b) => a + b, 0), free = (box.width || 700) - 120 - 16 * order.length;
-    const gap = Math.max(27, Math.min(free / Math.max(slots, 1), 150)), wide = gap >= 66;
-    let x = 96;
-    for (const c of order) { start.set(c, x); x += width.get(c) * gap + (order.length > 1 ? 16 : 0); }
-    const scale = Math.min((box.width || 700) / (x + 40), 1);
-    const high = Math.max(74, ((box.height || 560) / scale - 152) / Math.max(rows.length - 1, 1));
+    // as wide as the canvas where marks have room for it, and as high as it at the scale that follows
+    const slots = [...width.values()].reduce((a, b) => a + b, 0), wideBox = (box.width || 700) - LEFT - 34;
+    const between = order.length > 1 ? Math.min(14, wideBox / slots / 5) : 0;
+    const gap = Math.max(13, Math.min((wideBox - between * order.length) / Math.max(slots, 1), 150)), wide = gap >= 66;
+    const slanted = order.some((c) => (state.columns[c] || "").length * 6 > width.get(c) * gap + between), below = slanted ? 112 : 44;
+    let x = LEFT;
+    for (const c of order) { start.set(c, x); x += width.get(c) * gap + between; }
+    const scale = Math.min((box.width || 700) / (x + 34), 1);
+    const high = Math.max(64, ((box.height || 520) / scale - 64 - below) / Math.max(rows.length - 1, 1));
+    const up = (n) => (rows.length - 1 - rows.indexOf(n.row)) * high + 34;
     places = new Map();
     for (const group of columns.values()) {
       group.sort((a, b) => b.influence - a.influence || a.i - b.i);
-      const c = group[0].column, room = (width.get(c) || 1) * gap;
-      group.forEach((n, j) => places.set(n.id, n.kind === "decision"
-        ? { x: (96 + x) / 2 + (j - (group.length - 1) / 2) * 150, y: (rows.length - 1 - rows.indexOf(n.row)) * high + 40 }
-        : { x: start.get(c) + room / 2 + (j - (group.length - 1) / 2) * gap, y: (rows.length - 1 - rows.indexOf(n.row)) * high + 40 }));
+      const c = group[0].column, room = (width.get(c) || 1) * gap, middle = (start.get(c) ?? (LEFT + x) / 2) + room / 2;
+      const held = Math.max(LEFT + 70, Math.min(middle, x - 62));  // the decision's name has to fit
+      group.forEach((n, j) => places.set(n.id, n.kind === "decision" ? { x: held, y: up(n) } : { x: middle + (j - (group.length - 1) / 2) * gap, y: up(n) }));
     }
-    return { rows, order, start, width, gap, x, high, wide, tall: (rows.length - 1) * high + 96 };
+    return { rows, order, start, width, gap, x, high, wide, slanted, tall: (rows.length - 1) * high + 34 + below };
   }
 
   const canvas = h("div", { class: "canvas" });
@@ -59,7 +68,7 @@ function render({ model, el }) {
   const legend = h("div", { class: "legend" },
     h("span", {}, mark("feature"), "feature"), has("input") ? h("span", {}, mark("input"), "input") : null, has("error") ? h("span", {}, mark("error"), "unexplained") : null,
     h("span", {}, line(false), "raises"), h("span", {}, line(true), "lowers"));
-  canvas.append(svg, tip, tools, legend);
+  canvas.append(svg, tip);
 
   function shape(n, r) {
     if (n.kind === "feature") return s("circle", { class: "shape", r });
@@ -72,11 +81,15 @@ function render({ model, el }) {
   const told = (n) => `${n.kind === "error" ? "unexplained" : n.kind} ${called(n)}${n.token ? ` at “${n.token}”` : ""}, influence ${percent(n.influence)}${pinned.has(n.id) ? ", pinned" : ""}`;
 
   function draw(refit) {
-    const map = layout(), { rows, order, start, width, gap, x, high, wide } = map;
+    const map = layout(), { rows, order, start, width, gap, x, high, wide, slanted } = map;
+    const ground = (i) => (rows.length - 1 - i) * high + 34;
     const bands = rows.map((row, i) => [
-      i % 2 ? null : s("rect", { class: "band", x: -4000, width: 12000, y: places0(rows, i, high) - high / 2, height: high }),
-      s("text", { x: 4, y: places0(rows, i, high) - 8, text: short(state.rows[row] ?? "", 26) })]);
-    const tokens = order.length > 1 || state.columns[order[0]] ? order.map((c) => s("text", { x: start.get(c) + width.get(c) * gap / 2, y: (rows.length - 1) * high + 74, "text-anchor": "middle", text: short(state.columns[c] ?? "", Math.max(4, Math.floor(width.get(c) * gap / 6))) })) : [];
+      i % 2 ? null : s("rect", { class: "band", x: -4000, width: 12000, y: ground(i) - high / 2, height: high }),
+      s("text", { x: 8, y: ground(i) + 4, text: short(state.rows[row] ?? "", 15) }, s("title", { text: state.sites[row] ?? "" }))]);
+    const tokens = order.filter((c) => state.columns[c]).map((c) => {
+      const at = start.get(c) + width.get(c) * gap / 2, y = ground(0) + (slanted ? 18 : 26);
+      return s("text", { x: at, y, "text-anchor": slanted ? "end" : "middle", transform: slanted ? `rotate(-48 ${at} ${y})` : null, text: short(state.columns[c], slanted ? 17 : 30) });
+    });
     const sight = new Set(shown.map((n) => n.id));
     const lines = edges.filter((e) => sight.has(e.a.id) && sight.has(e.b.id) && (e.level <= keep + 1e-9 || (pinned.has(e.a.id) && (pinned.has(e.b.id) || e.b.kind === "decision")))).map((e) => {
       const a = places.get(e.a.id), b = places.get(e.b.id), size = Math.sqrt(Math.abs(e.weight) / heaviest), mid = (a.y - b.y) * 0.45;
@@ -85,10 +98,10 @@ function render({ model, el }) {
       return path;
     });
     const marks = shown.map((n) => {
-      const p = places.get(n.id), r = 5 + 5.5 * Math.sqrt(Math.min((n.influence || 0) / strongest, 1));
+      const p = places.get(n.id), r = Math.min(4 + 5.5 * Math.sqrt(Math.min((n.influence || 0) / strongest, 1)), Math.max(gap * 0.48, 4.5));
       const g = s("g", { class: `node ${n.kind}`, transform: `translate(${p.x} ${p.y})`, role: "button", tabindex: "-1", "aria-label": told(n) }, shape(n, r));
       g.style.setProperty("--full", `${Math.round(12 + 68 * Math.min((n.influence || 0) / strongest, 1))}%`);
-      if (n.kind === "decision") g.append(s("text", { "text-anchor": "middle", y: 4, text: short(called(n), 22) }));
+      if (n.kind === "decision") g.append(s("text", { "text-anchor": "middle", y: 4, text: `decision ${signed(state.decision)}` }));
       else if (wide) g.append(s("text", { class: "name", "text-anchor": "middle", y: r + 14, text: n.kind === "input" && called(n) === n.token ? "" : short(called(n), Math.floor(gap / 6.1)) }));
       else if (pinned.has(n.id)) g.append(s("text", { class: "name", "text-anchor": "middle", y: -r - 6, text: short(called(n), 22) }));
       g.node = n;
@@ -108,7 +121,6 @@ function render({ model, el }) {
     const features = shown.filter((n) => n.kind === "feature").length;
     root.say(`${plural(features, "feature")}, ${plural(shown.length - features, "other node")}, ${plural(lines.length, "edge")} in sight; of ${number(nodes.length)} nodes and ${number(edges.length)} edges`);
   }
-  const places0 = (rows, i, high) => (rows.length - 1 - i) * high + 40;
   const each = (name) => scene.querySelectorAll(name);
 
   function restyle() {
@@ -140,12 +152,15 @@ function render({ model, el }) {
   }
 
   // pan and zoom
-  const place = () => scene.setAttribute("transform", `translate(${view.x.toFixed(1)} ${view.y.toFixed(1)}) scale(${view.k.toFixed(3)})`);
+  function place() {  // texts keep their size where all else is far away
+    scene.setAttribute("transform", `translate(${view.x.toFixed(1)} ${view.y.toFixed(1)}) scale(${view.k.toFixed(3)})`);
+    scene.style.setProperty("--size", `${(10.5 / Math.min(Math.max(view.k, 0.45), 1)).toFixed(1)}px`);
+  }
   function fit() {
     const { x, tall } = scene.map || layout(), box = canvas.getBoundingClientRect();
     if (!box.width) return;
-    const k = Math.min((box.width - 24) / (x + 40), (box.height - 46) / tall, 1.35);
-    view = { k, x: (box.width - (x + 40) * k) / 2, y: Math.max((box.height - 22 - tall * k) / 2, 6) };
+    const k = Math.min((box.width - 4) / (x + 24), (box.height - 4) / tall, 1.25);
+    view = { k, x: (box.width - (x + 24) * k) / 2, y: Math.max((box.height - tall * k) / 2, 2) };
     place();
   }
   function zoom(by, at) {
@@ -160,7 +175,7 @@ function render({ model, el }) {
     zoom(Math.exp(-e.deltaY * 0.0022), [e.clientX - box.left, e.clientY - box.top]);
   }, { passive: false });
   let grabbed = null;
-  canvas.addEventListener("pointerdown", (e) => { if (e.target.closest(".tools, .node")) return; grabbed = { x: e.clientX - view.x, y: e.clientY - view.y, far: false }; canvas.setPointerCapture(e.pointerId); canvas.classList.add("drag"); });
+  canvas.addEventListener("pointerdown", (e) => { if (e.target.closest(".node")) return; grabbed = { x: e.clientX - view.x, y: e.clientY - view.y, far: false }; canvas.setPointerCapture(e.pointerId); canvas.classList.add("drag"); });
   canvas.addEventListener("pointermove", (e) => { if (!grabbed) return; grabbed.far ||= Math.hypot(e.clientX - view.x - grabbed.x, e.clientY - view.y - grabbed.y) > 3; view = { ...view, x: e.clientX - grabbed.x, y: e.clientY - grabbed.y }; place(); });
   canvas.addEventListener("pointerup", () => { const was = grabbed; grabbed = null; canvas.classList.remove("drag"); if (was && !was.far && picked) { picked = null; side(); restyle(); } });
 
@@ -235,11 +250,12 @@ function render({ model, el }) {
       top.length ? h("h3", { text: "Features with most influence" }) : null,
       ...listed(top.map((n) => [n, n.feature ?? "", percent(n.influence), "dim"]))];
   };
+  const placed = new Set(nodes.map((n) => n.column)).size > 1;  // whether positions tell nodes apart
   const listed = (items) => [h("div", { class: "links" }, items.map(([n, first, last, look]) =>
     h("button", { onclick: () => open(n), title: told(n) }, h("span", { class: "dim", text: first }), h("span", { text: called(n) }), h("span", { class: look, text: last }))))];
   const flows = (title, list, other) => list.length ? [h("h3", { text: title }), ...listed(list.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, 7).map((e) => {
     const n = other(e);
-    return [n, n.token ? short(n.token, 9) : n.kind, signed(e.weight, 2), e.weight < 0 ? "warm" : "cold"];
+    return [n, placed ? `at ${n.position}` : n.kind, signed(e.weight, 2), e.weight < 0 ? "warm" : "cold"];
   }))] : [];
   function doses() {
     return [...factors.keys()].filter((id) => !picked || id !== picked.id).map((id) => h("button", { text: `${short(called(byId.get(id)), 22)} × ${number(factors.get(id), 2)}  ✕`, title: "Leave it as it is", onclick: () => { set(byId.get(id), 1); side(); } }));
@@ -263,13 +279,13 @@ function render({ model, el }) {
     const box = able ? h("div", { class: "box" },
       h("div", { style: "display:flex;justify-content:space-between;align-items:center" }, h("b", { text: "What if it were stronger, or gone?" }),
         h("span", { class: "chips" }, h("button", { text: "off", title: "Multiply by 0", onclick: () => { set(n, 0); side(); } }), h("button", { text: "as is", onclick: () => { set(n, 1); side(); } }))),
-      h("div", { class: "dose" }, slider, dose), h("div", { class: "scale", "aria-hidden": "true" }, [["turned round", 0], ["off", 25], ["as it is", 50], ["three times", 100]].map(([text, x]) => h("span", { text, style: { left: `${x}%` } }))), meterBox,
+      h("div", { class: "dose" }, slider, dose), h("div", { class: "scale", "aria-hidden": "true" }, [["× −1", 0], ["off", 25], ["as it is", 50], ["× 3", 100]].map(([text, x]) => h("span", { text, style: { left: `${x}%` } }))), meterBox,
       h("div", { class: "dim", style: "font-size:12px", text: state.live ? "“measured” runs the release with the feature changed." : "By the linear graph. Give graph.show() the release, and it is measured too." })) : null;
     const head = [
       h("div", { style: "display:flex;gap:10px;justify-content:space-between;align-items:flex-start" }, h("h2", {}, n.kind === "feature" && n.feature !== null ? h("span", { class: "dim", text: `${n.feature}  ` }) : null, called(n)),
         n.kind === "decision" ? null : h("button", { "aria-pressed": pinned.has(n.id), text: pinned.has(n.id) ? "pinned" : "pin", title: "Keep it in sight (P)", onclick: () => pin(n) })),
       h("dl", { class: "facts" }, [["kind", n.kind === "error" ? "what the dictionary leaves out" : n.kind], n.site ? ["site", n.site] : null, n.token ? ["position", `${n.position}, “${n.token}”`] : null,
-        n.activation == null ? null : [n.kind === "decision" ? "value" : "activation", number(n.activation)], n.kind === "decision" ? null : ["influence", percent(n.influence)], n.effect == null || n.kind === "decision" ? null : ["adds to the decision", signed(n.effect)]].filter(Boolean).map(([k, v]) => [h("dt", { text: k }), h("dd", { text: v })])),
+        n.kind === "decision" ? ["value", signed(state.decision)] : n.activation == null ? null : ["activation", number(n.activation)], n.kind === "decision" ? null : ["influence", percent(n.influence)], n.effect == null || n.kind === "decision" ? null : ["adds to the decision", signed(n.effect)]].filter(Boolean).map(([k, v]) => [h("dt", { text: k }), h("dd", { text: v })])),
       box, ...changed, ...flows("Fed by", n.near.filter((e) => e.b === n), (e) => e.a), ...flows("Feeds", n.near.filter((e) => e.a === n), (e) => e.b)].filter(Boolean);
     panel.replaceChildren(...head, ...bar);
     meter();
@@ -296,7 +312,7 @@ function render({ model, el }) {
   const redraw = settled(() => draw(true), 30);
   root.append(
     h("div", { class: "head" }, h("h2", {}, state.title, h("small", { text: state.about })), h("label", {}, "in sight", slider, amount, "of the influence")),
-    h("div", { class: "panes", style: { "--tall": "var(--tall-graph, 560px)", "--first": "1.75fr" } }, h("div", { class: "pane tight" }, canvas), panel), root.foot);
+    h("div", { class: "panes", style: { "--tall": "var(--tall-graph, 560px)", "--first": "1.75fr" } }, h("div", { class: "pane tight" }, canvas, h("div", { class: "strip" }, legend, tools)), panel), root.foot);
   root.hint("drag to pan · Ctrl + wheel to zoom · arrows, Enter, P to pin");
   const calm = themed(root), seen = new ResizeObserver(settled(() => draw(true), 40));
   draw(true);

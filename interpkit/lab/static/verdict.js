@@ -55,6 +55,7 @@ function render({ model, el }) {
     Object.assign(asked, { name: x.name, segment: x.segment, query: "" });
     search.value = "";
     sequence = null;
+    delete root.dataset.sequence;
     root.dataset.open = `${x.name}/${x.segment}`;
     press();
     reasons();
