@@ -1,7 +1,7 @@
 """Every board in a real JupyterLab, driven in a real Chromium, in both themes.
 
-Needs playwright (the extra `browser`) and a Chromium; `make browser` installs both. With BOARD_SHOTS
-set, the pictures that were taken are kept in that folder.
+Needs playwright (the extra `browser`) and a Chromium; `make browser` installs both. With
+BOARD_SHOTS set, the pictures that were taken are kept in that folder.
 """
 
 import json
@@ -47,7 +47,7 @@ from interpkit.drift.verdict import judge
 world = small_world(n=1000)
 plan, _ = plan_check(world.old, world.dictionary, world.rows, new=dict(name="v2"))
 table = measure(world.old, world.new, world.dictionary, world.rows, plan)
-kept = table.statement.isin(["effect", "inputs", "decisions", "effect: unit 12", "effect: unit 0"])
+kept = table.statement.str.match("effect|inputs|decisions") & (table.segment == "")
 judge(decide(table, plan), plan, table).explore(many_sequences(table[kept], 100))
 """,
     training="""
@@ -68,8 +68,8 @@ from interpkit.serve.costs import Cost, Costs
 from interpkit.serve.levels import Budget
 size = dict(batch=1, tokens=32, calls=3000, bare_p50_us=1900.0, bare_p99_us=2600.0)
 def cost(level, n, c, cpu, **more):
-    about = dict(cpu_pct_lower=0.85 * cpu, cpu_pct_upper=1.2 * cpu, added_us=19 * cpu)
-    return Cost(level, **size, features=n, coverage=c, cpu_pct=cpu, added_p99_us=30 * cpu, **about, **more)
+    more |= dict(cpu_pct_lower=0.85 * cpu, cpu_pct_upper=1.2 * cpu, added_us=19 * cpu)
+    return Cost(level, **size, features=n, coverage=c, cpu_pct=cpu, added_p99_us=30 * cpu, **more)
 sizes = ((16, 0.31), (64, 0.52), (128, 0.68), (512, 0.86))
 rows = [cost("monitor-last", n, 0.97 * c, 0.5 + n / 200, deferred=True) for n, c in sizes]
 rows += [cost("monitor", n, c, 3 + n / 40) for n, c in sizes] + [cost("full", 4096, 0.93, 28.0)]
@@ -226,84 +226,83 @@ def background(board) -> list[int]:
     return [int(x) for x in colour.strip("rgba()").split(",")[:3]]
 
 
+def until_true(locator, test: str):
+    "Wait until a test in JavaScript holds of an element."
+    locator.page.wait_for_function(test, arg=locator.element_handle())
+
+
 @both
 def test_features_are_searched_sorted_and_opened(page, theme):
     board = board_in(page, "browser", theme)
     assert (sum(background(board)) > 380) == (theme == "light")
-    search = board.locator("input[type=search]")
+    search, status, rows = (board.locator(x) for x in ("input[type=search]", ".status", ".gridrow"))
     search.fill("abroad takeover")
-    status = board.locator(".status")
-    page.wait_for_function(
-        "el => !el.textContent.startsWith('16,384')", arg=status.element_handle()
-    )
-    rows = board.locator(".gridrow")
+    until_true(status, "el => !el.textContent.startsWith('16,384')")
     assert all("abroad" in text and "takeover" in text for text in rows.all_inner_texts()[:5])
     search.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    page.wait_for_timeout(300)
-    opened = board.get_attribute("data-open")
-    assert rows.nth(1).locator("[role=gridcell]").first.inner_text() == opened
-    assert board.locator(".pane h2").last.inner_text().startswith(opened)
+    second = rows.nth(1).locator("[role=gridcell]").first.inner_text()
+    page.wait_for_selector(f".ipk-browser[data-open='{second}']")
+    assert board.locator(".pane h2").last.inner_text().startswith(second)
     keep(board, f"browser-{theme}")
     search.fill("")
     board.locator(".gridhead button", has_text="fires on").click()
-    page.wait_for_function(
-        "el => el.textContent.startsWith('16,384 of')", arg=status.element_handle()
-    )
+    until_true(status, "el => el.textContent.startsWith('16,384 of')")
     assert board.locator("[aria-sort]").inner_text().startswith("fires on")
+
+
+NODES = "n => document.querySelectorAll('.ipk-graph .node[transform]').length"
 
 
 @both
 def test_a_circuit_is_pruned_pinned_and_moved(page, theme):
     board = board_in(page, "graph", theme)
-    level = board.locator(".head input[type=range]")
-    before = board.locator(".node[transform]").count()
+    level, before = board.locator(".head input[type=range]"), page.evaluate(NODES)
     first = level.input_value()
-    level.fill("4")
-    more = "n => document.querySelectorAll('.ipk-graph .node[transform]').length > n"
-    page.wait_for_function(more, arg=before)
+    level.fill("5")
+    page.wait_for_function(f"{NODES} > n", arg=before)
     level.fill(first)
-    page.wait_for_function(more.replace("> n", "=== n"), arg=before)
-    feature = board.locator(".node.feature[transform]").first
-    feature.dispatch_event("click")
-    opened = board.get_attribute("data-open")
-    assert opened.startswith("f")
+    page.wait_for_function(f"{NODES} === n", arg=before)
+    board.locator(".node.feature[transform]").first.dispatch_event("click")
+    assert board.get_attribute("data-open").startswith("f")
     page.keyboard.press("p")
     board.locator("h3", has_text="Pinned").wait_for()
     board.locator("button", has_text="off").click()
     page.wait_for_selector(".ipk-graph [data-measured]")
     moved = board.locator("[data-measured]")
-    assert float(moved.get_attribute("data-measured")) != float(moved.get_attribute("data-moved"))
+    foreseen, measured = (float(moved.get_attribute(f"data-{x}")) for x in ("moved", "measured"))
+    as_it_was = board.locator(".meter .right").first.inner_text().replace("−", "-")
+    assert abs(foreseen - float(as_it_was)) > 0.01 and abs(measured - float(as_it_was)) > 0.01
     keep(board, f"graph-{theme}")
     board.locator("button", has_text="as is").click()
     board.locator("button[aria-pressed]", has_text="pinned").click()
-    board.locator("svg[role=group]").focus()
+    board.locator(".node.picked").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.classList.contains('node')")
     page.keyboard.press("Escape")
+
+
+MIDDLE = """el => [...el.querySelectorAll('.gridrow')].some(
+  row => row.getAttribute('aria-rowindex') > 49000 && row.innerText.includes('-'))"""
 
 
 @both
 def test_a_verdict_leads_to_sequences_old_beside_new(page, theme):
     board = board_in(page, "verdict", theme)
+    grid, shown = board.locator("[role=grid]"), "el => el.dataset.sequence"
     board.locator(".stated", has_text="effect: unit 12").first.click()
     assert board.get_attribute("data-open") == "effect: unit 12/"
-    grid = board.locator("[role=grid]")
-    page.wait_for_function(
-        "el => el.getAttribute('aria-rowcount') > 10000", arg=grid.element_handle()
-    )
-    page.wait_for_function("el => el.dataset.sequence", arg=board.element_handle())
+    until_true(board, shown)
     first = board.get_attribute("data-sequence")
     assert board.locator(".gridrow").first.inner_text().startswith(first)
-    shown = "el => el.dataset.sequence"
     board.locator(".stated", has_text="inputs").first.click()
-    page.wait_for_function(shown, arg=board.element_handle())
+    until_true(board, shown)
     assert grid.get_attribute("aria-rowcount") == "100001"
     grid.evaluate("el => { el.scrollTop = el.scrollHeight / 2; }")
-    middle = "() => [...document.querySelectorAll('.ipk-verdict .gridrow')].some(r => r.getAttribute('aria-rowindex') > 49000 && r.innerText.includes('-'))"
-    page.wait_for_function(middle)
+    until_true(grid, MIDDLE)
     assert board.locator(".gridrow").count() < 60  # only what is in sight is drawn
-    grid.evaluate("el => { el.scrollTop = 0; }")
     board.locator(".stated", has_text="effect").first.click()
-    page.wait_for_function(shown, arg=board.element_handle())
+    until_true(board, shown)
     assert board.locator(".both").count() >= 4
     keep(board, f"verdict-{theme}")
 
@@ -311,20 +310,17 @@ def test_a_verdict_leads_to_sequences_old_beside_new(page, theme):
 @both
 def test_a_training_is_started_stopped_and_gone_on_with(page, theme):
     board = board_in(page, "training", theme)
+    done = board.locator(".done")
     if theme == "light":
         board.locator("button", has_text="Start").click()
         page.wait_for_selector(".ipk-training[data-status='running']")
-        page.wait_for_function(
-            "el => Number(el.getAttribute('aria-valuenow')) > 0",
-            arg=board.locator(".done").element_handle(),
-            timeout=60_000,
-        )
+        until_true(done, "el => Number(el.getAttribute('aria-valuenow')) > 0")
         board.locator("button", has_text="Stop").click()
         page.wait_for_selector(".ipk-training[data-status='stopped']", timeout=60_000)
         assert "Stopped" in board.locator(".status").inner_text()
         board.locator("button", has_text="Go on").click()
     page.wait_for_selector(".ipk-training[data-status='done']", timeout=90_000)
-    assert board.locator(".done").get_attribute("aria-valuenow") == "100"
+    assert done.get_attribute("aria-valuenow") == "100"
     keep(board, f"training-{theme}")
 
 
@@ -332,56 +328,68 @@ def test_a_training_is_started_stopped_and_gone_on_with(page, theme):
 def test_a_budget_chooses_a_level(page, theme):
     board = board_in(page, "budget", theme)
     page.wait_for_selector(".ipk-budget[data-level]")
-    slider = board.locator("input[type=range]").first
-    slider.fill("100")
-    board.locator("input[type=range]").nth(1).fill("100")
+    cpu, latency = (board.locator("input[type=range]").nth(i) for i in (0, 1))
+    cpu.fill("100")
+    latency.fill("100")
     page.wait_for_selector(".ipk-budget[data-level='full']")
-    slider.fill("58")
+    cpu.fill("58")
     page.wait_for_selector(".ipk-budget[data-level='monitor']")
     keep(board, f"budget-{theme}")
-    slider.fill("0")
+    cpu.fill("0")
     page.wait_for_selector(".ipk-budget[data-level='off']")
-    slider.fill("58")
 
 
 def test_keys_of_a_board_are_not_those_of_the_notebook(page):
-    board, cells = board_in(page, "browser", "light"), page.locator(".jp-Notebook .jp-Cell").count()
+    cells = "document.querySelectorAll('.jp-Notebook .jp-Cell').length"
+    board, before = board_in(page, "browser", "light"), page.evaluate(cells)
+    for focused in (".grid", ".head select", ".gridhead button"):
+        board.locator(focused).first.focus()
+        for key in ("x", "a", "m", "d", "d"):
+            page.keyboard.press(key)
+            assert page.evaluate(cells) == before, (focused, key)
     board.locator(".grid").focus()
-    for key in ("x", "d", "d", "a", "b", "m"):
-        page.keyboard.press(key)
-    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
     page.keyboard.press("/")
     assert board.locator("input[type=search]").evaluate("el => el === document.activeElement")
 
 
-TIMED = """async ([ask, done]) => {
+TIMED = """async ([kind, words]) => {
   const root = document.querySelector('.ipk-browser'), times = [];
+  const status = () => root.querySelector('.status').textContent;
   const next = () => new Promise(requestAnimationFrame);
   for (let i = 0; i < 12; i++) {
     const begun = performance.now();
-    eval(ask)(root, i);
-    while (!eval(done)(root, i)) await next();
+    let done;
+    if (kind === 'search') {
+      const before = status(), search = root.querySelector('input[type=search]');
+      search.value = words[i];
+      search.dispatchEvent(new Event('input'));
+      done = () => status() !== before;
+    } else {
+      const row = root.querySelectorAll('.gridrow')[i + 1], wanted = row.firstChild.textContent;
+      row.click();
+      done = () => root.dataset.open === wanted;
+    }
+    while (!done()) await next();
     times.push(performance.now() - begun);
   }
   return times.sort((a, b) => a - b);
 }"""
+SEARCHED = (
+    "abroad/night/mule refund/gift/travel/16000/crypto online/new/unnamed/amount/refund/salary"
+)
 
 
 def test_search_and_click_in_sixteen_thousand_features(page):
-    "Measured and printed; whether 200 ms hold is a bar of the benchmark, not of a busy machine."
+    "Measured and printed: the 200 ms are a bar of a quiet machine."
     board_in(page, "browser", "light")
-    words = "['abroad', 'night', 'mule refund', 'gift', 'travel', '16000', 'crypto online', 'new', 'unnamed', 'amount', 'refund', 'salary']"
-    search = f"(root, i) => {{ const s = root.querySelector('input[type=search]'); s.value = {words}[i]; root.seen = root.querySelector('.status').textContent; s.dispatchEvent(new Event('input')); }}"
-    found = "(root) => root.querySelector('.status').textContent !== root.seen"
-    click = "(root, i) => { const row = root.querySelectorAll('.gridrow')[i + 1]; root.wanted = row.firstChild.textContent; row.click(); }"
-    opened = "(root) => root.dataset.open === root.wanted && root.querySelectorAll('.pane h2')[0].textContent.startsWith(root.wanted)"
-    searched = page.evaluate(TIMED, [search, found])
-    page.locator(".ipk-browser input[type=search]").fill("")
-    page.wait_for_timeout(500)
-    clicked = page.evaluate(TIMED, [click, opened])
-    for what, times in (("search", searched), ("click", clicked)):
-        print(f"{what}: median {times[6]:.0f} ms, largest {times[-1]:.0f} ms")
-    assert searched[0] < 2000 and clicked[0] < 2000
+    for kind in ("search", "click"):
+        times = page.evaluate(TIMED, [kind, SEARCHED.split("/")])
+        print(f"{kind}: median {times[6]:.0f} ms, largest {times[-1]:.0f} ms")
+        assert len(times) == 12
+        page.locator(".ipk-browser input[type=search]").fill("")
+        until_true(
+            page.locator(".ipk-browser .status"), "el => el.textContent.startsWith('16,384')"
+        )
 
 
 def test_a_page_that_is_loaded_again_shows_the_boards_again(page):
@@ -390,9 +398,63 @@ def test_a_page_that_is_loaded_again_shows_the_boards_again(page):
     page.reload()
     page.wait_for_selector(".ipk-browser .gridrow", timeout=90_000)
     page.wait_for_selector(".ipk-training[data-status='done']")
-    board = page.locator(".ipk-browser")
-    board.locator("input[type=search]").fill("#77")
-    page.wait_for_selector(".ipk-browser[data-open]")
-    page.wait_for_function(
-        "document.querySelector('.ipk-browser .status').textContent.startsWith('1 of')"
-    )
+    page.locator(".ipk-browser input[type=search]").fill("#77")
+    until_true(page.locator(".ipk-browser .status"), "el => el.textContent.startsWith('1 of')")
+
+
+# Files
+
+
+@pytest.fixture
+def file(chromium):
+    "A page for a file; nothing but the file may be asked for."
+    page = chromium.new_page()
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    yield page
+    assert not errors, errors
+    assert all(url.startswith("file:") for url in asked), asked
+    page.close()
+
+
+def test_a_file_answers_as_python_does(file, tmp_path):
+    from small_boards import large_dictionary
+
+    shown = large_dictionary(800).browse()
+    file.goto(shown.to_html(tmp_path / "features.html").as_uri())
+    file.wait_for_selector(".gridrow")
+    for query, column in (("abroad", "fires on"), ("night travel", "recall"), ("77", "#")):
+        file.locator("input[type=search]").fill(query)
+        file.locator(".gridhead button", has_text=column).click()
+        file.wait_for_timeout(250)
+        key = {"fires on": "fires_on", "recall": "recall", "#": "feature"}[column]
+        down = column != "#"
+        rows = shown.rows(query=query, sort=key, down=down, **{"from": 0, "to": 10})
+        cells = file.locator(".gridrow [role=gridcell]:first-child").all_inner_texts()[:10]
+        assert list(map(int, cells)) == [r["feature"] for r in rows["rows"]], query
+        assert file.locator(".status").inner_text().startswith(f"{rows['total']} of")
+
+
+def test_a_budget_in_a_file_chooses_as_a_server_does(file, tmp_path):
+    names = dict(board=__import__("interpkit.core.views").core.views.board)
+    exec(CELLS["budget"].rpartition("board(")[0], names)
+    shown = names["board"]("budget")(names["costs"])
+    file.goto(shown.to_html(tmp_path / "budget.html").as_uri())
+    sliders = file.locator("input[type=range]")
+    for cpu, latency, coverage in ((100, 100, 0), (58, 100, 0), (58, 40, 50), (30, 100, 90)):
+        for i, value in enumerate((cpu, latency, coverage)):
+            sliders.nth(i).fill(str(value))
+        bound = [None if x == 100 else float(f"{10 ** (x / 20 - 2):.3g}") for x in (cpu, latency)]
+        chosen = shown.choose(*bound, coverage / 100)["index"]
+        level = "off" if chosen is None else shown.rungs[chosen][0].level
+        file.wait_for_selector(f".ipk-budget[data-level='{level}']")
+
+
+@pytest.mark.parametrize("scheme", THEMES)
+def test_a_file_follows_the_theme_of_the_reader(file, tmp_path, scheme):
+    from small_boards import large_dictionary
+
+    file.emulate_media(color_scheme=scheme)
+    file.goto(large_dictionary(40).browse().to_html(tmp_path / "features.html").as_uri())
+    file.wait_for_selector(f".ipk-browser[data-theme='{scheme}']")

@@ -84,7 +84,7 @@ def known_of(dictionary: Dictionary, line: dict) -> list[dict]:
         )
     ]
 
-# %% ../../nbs/10_lab/01_parts.ipynb #a094982c
+# %% ../../nbs/10_lab/01_parts.ipynb #e46c829b
 def examples_part(examples: pd.DataFrame) -> list[dict]:
     "The sequences in which a feature is largest, as far as they may be shown."
     if not len(examples):
@@ -129,7 +129,7 @@ def groups_part(groups: pd.DataFrame) -> list[dict]:
     ]
     return [dict(kind="bars", title="Fires on, by segment and label", rows=rows)] if rows else []
 
-# %% ../../nbs/10_lab/01_parts.ipynb #0fd026dd
+# %% ../../nbs/10_lab/01_parts.ipynb #d2be2a77
 def _edges(bins: pd.DataFrame) -> list[float]:
     "The ends of bins that lie side by side."
     return [*bins["low"], bins["high"].iloc[-1]] if len(bins) else []
@@ -143,7 +143,8 @@ def distributions(page: Any) -> list[dict]:
     parts += histogram("Effect on decisions", effect["sequences"], _edges(effect), about=about)
     if len(places) > 1:
         names = [
-            f"{a}" if a == b else f"{a} to {b}" for a, b in zip(places["first"], places["last"])
+            f"{a}" if a == b else f"{a} to {b}"
+            for a, b in zip(places["first"], places["last"], strict=True)
         ]
         parts += histogram("Where in the sequence it fires", places["rate"], names=names)
     return parts

@@ -20,12 +20,12 @@ from ..training.watch import curves
 class Stopped(KeyboardInterrupt):
     "Somebody stopped the training that they watched."
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #7289894d
+# %% ../../nbs/10_lab/05_training_board.ipynb #145e712a
 STATUS = {
     "idle": "Not begun.",
     "running": "Learning.",
     "stopping": "Stops after the next row of the log.",
-    "stopped": "Stopped. What was learnt until the last checkpoint stays, where the call keeps one.",
+    "stopped": "Stopped. What was learnt until the last checkpoint stays, if the call keeps one.",
     "done": "Done.",
     "failed": "Ended with an error.",
 }
@@ -133,7 +133,7 @@ def wait(self: TrainingBoard, seconds: float | None = None) -> Any:
         self.thread.join(seconds)
     return self.result
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #f66d8c94
+# %% ../../nbs/10_lab/05_training_board.ipynb #ddcd368c
 @patch
 def file_state(self: TrainingBoard) -> dict:
     "The curves; a file trains nothing."

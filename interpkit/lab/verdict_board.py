@@ -6,7 +6,7 @@
 __all__ = ['QUESTIONS', 'PAIRED', 'SORTS', 'IN_A_FILE', 'statement_state', 'Rows', 'parts_of', 'beside', 'VerdictBoard',
            'watched_reasons']
 
-# %% ../../nbs/10_lab/04_verdict_board.ipynb #bedd899e
+# %% ../../nbs/10_lab/04_verdict_board.ipynb #d2b55ad1
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -17,13 +17,13 @@ from fastcore.basics import patch
 
 from ..core.errors import bad_parameter, nearest
 from ..core.row_words import spoken
+from ..core.show import percent, table_html
 from ..drift.figures import themed_statements
 from ..drift.page import lead
 from ..drift.statements import SIGNED, Statement
 from ..drift.verdict import Verdict, statement_table
 from ..drift.words import said
 from .board import Board
-from ..core.show import percent, table_html
 
 # %% ../../nbs/10_lab/04_verdict_board.ipynb #dd296b27
 QUESTIONS = (
@@ -147,7 +147,7 @@ def watched_reasons(rows: Rows, most: int = 10) -> list[dict]:
     table = (table / table.sum().replace(0, 1)).sort_values("lost", ascending=False)
     return table.head(most).reset_index().to_dict("records")
 
-# %% ../../nbs/10_lab/04_verdict_board.ipynb #faf99484
+# %% ../../nbs/10_lab/04_verdict_board.ipynb #d007aea5
 @patch
 def state(self: VerdictBoard) -> dict:
     "What a view knows from the start."

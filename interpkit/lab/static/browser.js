@@ -48,7 +48,7 @@ function render({ model, el }) {
       if (answer) root.say(`${number(answer.total)} of ${plural(state.total, "feature")}`);
     } catch (error) { root.say(error.message); }
   }
-  const later = settled(() => again(), 60);
+  const later = settled(() => again(), 35);
 
   const trail = [];
   let opened = null;

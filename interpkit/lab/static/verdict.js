@@ -106,7 +106,7 @@ function render({ model, el }) {
     head.textContent = asked.name ? `Sequences, by ${asked.name}${where(asked.segment)}` : "Sequences";
     try { const answer = await grid.again(choice); if (answer && !answer.total) below.replaceChildren(); } catch (error) { root.say(error.message); }
   }
-  const later = settled(() => again(), 60);
+  const later = settled(() => again(), 35);
   const below = h("div", { class: "pane", tabindex: "0", "aria-label": "Old beside new for one sequence", style: "flex:0 0 46%;border-top:1px solid var(--line)" });
   async function beside(id) {
     sequence = id;
