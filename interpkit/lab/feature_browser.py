@@ -5,22 +5,25 @@
 # %% auto #0
 __all__ = ['SHOWN', 'PAGES_IN_A_FILE', 'table_of', 'Asked', 'fitting', 'FeatureBrowser']
 
-# %% ../../nbs/10_lab/02_feature_browser.ipynb #d67f6ce6
+# %% ../../nbs/10_lab/02_feature_browser.ipynb #ace3ef2e
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..core.errors import invalid
 from ..core.show import percent, table_html
 from ..dictionary.dictionary import Dictionary
+from ..explain.pages import FeaturePages
 from .board import Board, most_of
 from .parts import Neighbours, known_of, links_part, page_parts
 
-# %% ../../nbs/10_lab/02_feature_browser.ipynb #9e9b22ff
-def table_of(dictionary: Dictionary, pages: Any = None) -> pd.DataFrame:
+# %% ../../nbs/10_lab/02_feature_browser.ipynb #26f3a7b9
+def table_of(dictionary: Dictionary, pages: FeaturePages | None = None) -> pd.DataFrame:
     "One row per feature: label, worth, site, how often it fires, what share it carries."
     told = dictionary.label_table()
     sites = [str(s) for s in dictionary.sites for _ in range(dictionary.at(s).n_features)]
@@ -32,7 +35,7 @@ def table_of(dictionary: Dictionary, pages: Any = None) -> pd.DataFrame:
     searched = (table["label"] + " " + table["best_inputs"].fillna("")).str.lower()
     return table.assign(named=~unnamed, searched=searched)
 
-# %% ../../nbs/10_lab/02_feature_browser.ipynb #54ca4b70
+# %% ../../nbs/10_lab/02_feature_browser.ipynb #d87cfb4d
 @dataclass(frozen=True)
 class Asked:
     "Which features, and in which order."
@@ -74,7 +77,7 @@ def _order(values: np.ndarray, down: bool) -> np.ndarray:
     )[1]
     return np.concatenate([known[np.argsort(-rank if down else rank, kind="stable")], none])
 
-# %% ../../nbs/10_lab/02_feature_browser.ipynb #d396d2f1
+# %% ../../nbs/10_lab/02_feature_browser.ipynb #4fd4667b
 SHOWN = ("feature", "label", "site", "fires_on", "share", "precision", "recall")
 
 
@@ -86,8 +89,13 @@ class FeatureBrowser(Board):
     def __init__(
         self,
         dictionary: Dictionary,
-        pages: Any = None,  # of `interpkit.explain.pages.feature_pages`; None: labels alone
+        pages: FeaturePages | str | Path | None = None,  # or their folder; None: labels alone
     ):
+        if isinstance(pages, (str, Path)):
+            pages = FeaturePages.load(pages)
+        if pages is not None and len(pages) != dictionary.n_features:
+            given = f"pages of {len(pages):,} features"
+            raise invalid(f"pages of {dictionary!r}", given, "feature_pages(...) makes them")
         self.dictionary, self.pages = dictionary, pages
         self.table = table_of(dictionary, pages)
         self.near = Neighbours(dictionary)

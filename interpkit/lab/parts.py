@@ -84,7 +84,7 @@ def known_of(dictionary: Dictionary, line: dict) -> list[dict]:
         )
     ]
 
-# %% ../../nbs/10_lab/01_parts.ipynb #e46c829b
+# %% ../../nbs/10_lab/01_parts.ipynb #3d68b2ac
 def examples_part(examples: pd.DataFrame) -> list[dict]:
     "The sequences in which a feature is largest, as far as they may be shown."
     if not len(examples):
@@ -129,7 +129,7 @@ def groups_part(groups: pd.DataFrame) -> list[dict]:
     ]
     return [dict(kind="bars", title="Fires on, by segment and label", rows=rows)] if rows else []
 
-# %% ../../nbs/10_lab/01_parts.ipynb #d2be2a77
+# %% ../../nbs/10_lab/01_parts.ipynb #a777841f
 def _edges(bins: pd.DataFrame) -> list[float]:
     "The ends of bins that lie side by side."
     return [*bins["low"], bins["high"].iloc[-1]] if len(bins) else []
@@ -139,7 +139,7 @@ def distributions(page: Any) -> list[dict]:
     "How large a feature is, how it acts on decisions, and where in a sequence it fires."
     size, effect, places = page.activation, page.effect, page.places
     parts = histogram("Activation, where it fires", size["tokens"], _edges(size))
-    about = "gradient times activation, summed over a sequence; left of 0 it lowers decisions"
+    about = "summed over a sequence"
     parts += histogram("Effect on decisions", effect["sequences"], _edges(effect), about=about)
     if len(places) > 1:
         names = [
@@ -149,7 +149,7 @@ def distributions(page: Any) -> list[dict]:
         parts += histogram("Where in the sequence it fires", places["rate"], names=names)
     return parts
 
-# %% ../../nbs/10_lab/01_parts.ipynb #7d91d1e3
+# %% ../../nbs/10_lab/01_parts.ipynb #db209e0f
 def links_part(nearest: list[dict]) -> list[dict]:
     "Features that write nearly the same, each a way to its page."
     title = "Writes nearly the same (cosine)"
@@ -157,15 +157,15 @@ def links_part(nearest: list[dict]) -> list[dict]:
 
 
 def page_parts(dictionary: Dictionary, line: dict, page: Any) -> list[dict]:
-    "All parts of a computed page, from what matters first."
+    "All parts of a computed page; sequences last, since they are long."
     near = page.nearest.rename(columns=dict(cosine="value")).to_dict("records")
     before = page.lineage
-    parts = known_of(dictionary, line) + examples_part(page.examples)
-    parts += distributions(page) + groups_part(page.groups) + links_part(near)
+    parts = known_of(dictionary, line) + distributions(page)
+    parts += groups_part(page.groups) + links_part(near)
     if len(before):
         rows = before.astype(object).values.tolist()
         parts.append(dict(kind="table", title="Who it was before", columns=list(before), rows=rows))
-    return parts
+    return parts + examples_part(page.examples)
 
 # %% ../../nbs/10_lab/01_parts.ipynb #8c8af8e3
 def parts_html(parts: Iterable[dict]) -> str:

@@ -272,7 +272,8 @@ function tokensOf(row) {
     row.tokens.map((token, i) => {
       const w = row.weights[i] / most;
       const colour = w ? `rgba(var(--${w > 0 ? "hot" : "cool"}), ${(0.12 + 0.6 * Math.abs(w)).toFixed(2)})` : "none";
-      return h("span", { class: "t mono", text: token + (i + 1 < row.tokens.length && !/^\s|\s$/.test(token) && row.apart !== false ? " " : ""), title: w ? number(row.weights[i]) : null, style: { background: colour } });
+      const apart = i + 1 < row.tokens.length && !/^\s|\s$/.test(token) ? " " : null;
+      return [h("span", { class: "t mono", text: token, title: w ? number(row.weights[i]) : null, style: { background: colour } }), apart];
     }));
 }
 
@@ -294,7 +295,15 @@ function histogram(part) {
 }
 
 function partsOf(parts, go) {
-  return parts.map((part) => [part.title ? h("h3", { text: part.title }) : null, part.about ? h("p", { class: "dim", text: part.about }) : null, PARTS[part.kind] ? PARTS[part.kind](part, go) : null]);
+  const out = [];
+  let beside = null;  // histograms that follow each other stand side by side
+  for (const part of parts) {
+    const drawn = [part.title ? h("h3", { text: part.title }) : null, part.about ? h("p", { class: "dim note", text: part.about }) : null, PARTS[part.kind] ? PARTS[part.kind](part, go) : null];
+    if (part.kind !== "histogram") { beside = null; out.push(drawn); continue; }
+    if (!beside) { beside = h("div", { class: "beside-each" }); out.push(beside); }
+    beside.append(h("div", {}, drawn));
+  }
+  return out;
 }
 
 // A page that is a file answers its own questions; `answers` is what a board's module offers
