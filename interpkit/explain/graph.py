@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NODE_COLUMNS', 'LIMIT', 'Sum', 'AttributionGraph', 'row_bytes', 'attribution_graph']
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #44c15078
+# %% ../../nbs/07_explain/04a_graph.ipynb #ee755fa0
 import json
 import math
 import warnings
@@ -43,18 +43,20 @@ from interpkit.explain.linear import (
     bends_of,
     cut_forward,
     cuts_for,
+    input_places,
+    is_straight,
     require_linear,
 )
 from .nodes import Nodes, decision_row, feature_rows, nodes_of
 from ..model.decisions import make_decision
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #814ca795
+# %% ../../nbs/07_explain/04a_graph.ipynb #79333f6a
 @dataclass(frozen=True)
 class Sum:
     "A decision taken apart, and what is missing when the parts are added up again."
 
-    decision: float  # as a straight line through this sequence
+    decision: float
     features: float
     errors: float
     inputs: float
@@ -285,7 +287,7 @@ def _touching(cut: Cut, nodes: Nodes) -> float:
     at = [(g, x.detach() - nodes.written[s].rest) for g, x, s in pairs if g is not None]
     return float(cut.value.detach()) - sum(float((g * x).double().sum()) for g, x in at)
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #3422544a
+# %% ../../nbs/07_explain/04a_graph.ipynb #fa313e2f
 def _one_row(release: Release, dictionary: Dictionary, row: Any) -> pd.DataFrame:
     "One row as a table. Raises (exit code 64) at several."
     if isinstance(row, pd.Series):
@@ -298,11 +300,16 @@ def _one_row(release: Release, dictionary: Dictionary, row: Any) -> pd.DataFrame
 
 def _cut_for(release: Release, dictionary: Dictionary, row: pd.DataFrame) -> tuple[Cuts, Cut, bool]:
     "Where it is cut, the forward, and whether the decision is a straight line."
-    cuts = cuts_for(release, dictionary)
-    cut = cut_forward(release, dictionary, release.batch(row), cuts, frozen=dictionary.frozen)
-    if not dictionary.frozen:
-        return cuts, cut, False
-    return cuts, cut, require_linear(release, bends_of(release, dictionary, cuts, cut))
+    batch = release.batch(row)
+    *others, last = (cuts_for(release, dictionary, at) for at in input_places(release, batch))
+    for cuts in (*others, last):
+        cut = cut_forward(release, dictionary, batch, cuts, frozen=dictionary.frozen)
+        if not dictionary.frozen:
+            return cuts, cut, False
+        found = bends_of(release, dictionary, cuts, cut)
+        if cuts is last or is_straight(found):
+            break
+    return cuts, cut, require_linear(release, found)
 
 
 @at_the_door
@@ -331,9 +338,9 @@ def attribution_graph(
     table, rows, target = _without_others(dictionary, nodes, rows, numbers)
     bias, own = _touching(cut, nodes), np.zeros(0)
     if dictionary.frozen:
-        bias, own = _biases(release, dictionary, cuts, cut, nodes)
-        own = own[numbers[:-1]]
-    about = _about(release, dictionary, row, cut, straight, bias)
+        from_nowhere, own = _biases(release, dictionary, cuts, cut, nodes)
+        bias, own = from_nowhere if straight else bias, own[numbers[:-1]]
+    about = _about(release, dictionary, row, cut, straight, bias + cut.offset)
     about |= dict(active=nodes.features, feature_bias=own.tolist())
     return _graph(release, dictionary, row, table, rows, target, about)._cut(
         node_threshold, edge_threshold
@@ -346,8 +353,6 @@ def _about(release, dictionary, row, cut: Cut, straight: bool, bias: float) -> d
     return dict(
         sequence_id=name.item() if hasattr(name, "item") else name,
         decision=cut.decision,
-        linearised=float(cut.value.detach()),
-        offset=cut.offset,
         straight=straight,
         bias=bias,
         wiring=dictionary.wiring,
@@ -408,7 +413,7 @@ def _cut(self: AttributionGraph, node: float, edge: float) -> AttributionGraph:
         about=self.about | dict(node_threshold=node, edge_threshold=edge),
     )
 
-# %% ../../nbs/07_explain/04a_graph.ipynb #e741f5b3
+# %% ../../nbs/07_explain/04a_graph.ipynb #dbd9b553
 @patch
 def _worst_feature(self: AttributionGraph) -> float:
     "The largest gap between a feature's activation and what its edges and its bias add up to."
@@ -424,7 +429,7 @@ def check(self: AttributionGraph) -> Sum:
     "The decision as the sum of what nodes and biases give; and the feature that fits least."
     kind, last = self.whole["kind"].to_numpy(), self.rows[-1].astype(float)
     part = {k: float(last[kind == k].sum()) for k in ("feature", "error", "input")}
-    decision, bias = self.about["linearised"], self.about["bias"]
+    decision, bias = self.decision, self.about["bias"]
     size = max(abs(decision), 0.01 * float(np.abs(last).sum()), 1e-12)
     gap = abs(sum(part.values()) + bias - decision) / size
     worst = self._worst_feature() if self.about["feature_bias"] else math.nan

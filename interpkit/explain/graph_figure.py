@@ -131,10 +131,11 @@ def graph_svg(graph: AttributionGraph) -> str:
         f"{_words(graph, nodes)}{''.join(lines)}{''.join(shapes)}</svg>"
     )
 
-# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #0fe85cfb
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #f9113b76
 @patch
 def _repr_html_(self: AttributionGraph) -> str:
-    sites = "between sites: edges are gradients" if self.about["wiring"] == "sae" else "exact"
+    sites = "exact" if self.about["straight"] else "its straight line at this sequence"
+    sites = "gradients between sites" if self.about["wiring"] == "sae" else sites
     caption = (
         f"decision {self.decision:+.3f}, {sites}; "
         f"replacement {percent(self.scores['replacement'])}, "
