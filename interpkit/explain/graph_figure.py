@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHOWN', 'EDGES', 'STEP_X', 'STEP_Y', 'LEFT', 'TOP', 'BELOW', 'RAISES', 'LOWERS', 'graph_svg']
 
-# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #5c2f68b6
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #1fdf67f5
 from html import escape
 from os.path import commonprefix
 
@@ -14,7 +14,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core.show import percent, table_html
-from .graph import AttributionGraph
+from .circuit import AttributionGraph
 
 # %% ../../nbs/07_explain/04aa_graph_figure.ipynb #23b91af0
 SHOWN = dict(input=14, feature=30, error=6, decision=1)  # nodes in a picture

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'LARGEST_BEND', 'Cuts', 'input_places', 'cuts_for', 'Cut', 'cut_forward', 'again', 'Bend', 'bends_of',
-           'is_straight', 'require_linear']
+           'inputs_reach', 'is_straight', 'require_linear']
 
-# %% ../../nbs/07_explain/04_linear.ipynb #d5502db1
+# %% ../../nbs/07_explain/04_linear.ipynb #577d5a60
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +21,12 @@ from ..dictionary.replacement import refuse_late
 from .frozen import Frozen, Held, bends
 from ..model.batch import Batch, counted, map_tensors
 from ..model.block_kinds import mlp_sites
-from ..model.hooks import hooked
+from ..model.hooks import first_tensor, hooked
 from ..model.releases import Release
 from ..model.sites import Site
 from ..model.stacks import stacks_of
 
-# %% ../../nbs/07_explain/04_linear.ipynb #eeca3992
+# %% ../../nbs/07_explain/04_linear.ipynb #f8dfd88f
 INPUTS = Site("inputs", "in")  # stands for the arguments of the forward, which no module takes
 
 
@@ -55,15 +55,17 @@ def _uncovered(release: Release, dictionary: Dictionary) -> list[Site]:
 @torch.no_grad()
 def _given_to(release: Release, batch: Batch, block: str) -> Site:
     "The module whose output is what a block is given, or the block itself."
-    made: dict[int, str] = {}
+    made: list[tuple[str, Any]] = []  # kept, so that no other tensor takes a place in memory
     found: list[str] = []
 
     def note(name: str) -> Callable:
-        return lambda _, args, out: made.__setitem__(id(out), name) if not found else None
+        return lambda _, args, out: made.append((name, out))
 
     def arrives(_, args, kwargs) -> None:
-        given = [made.get(id(t)) for t in (*args, *kwargs.values()) if torch.is_tensor(t)]
-        found.extend(name for name in given if name)
+        names = sorted(kwargs, key=lambda name: name != "hidden_states")
+        given = first_tensor((*args, *(kwargs[name] for name in names)))
+        found.extend(name for name, out in made if out is given)
+        made.clear()
 
     handles = [m.register_forward_hook(note(n)) for n, m in release.model.named_modules() if n]
     first = release.model.get_submodule(block)
@@ -73,7 +75,7 @@ def _given_to(release: Release, batch: Batch, block: str) -> Site:
     finally:
         for handle in handles:
             handle.remove()
-    return Site(found[0]) if found else Site(block, "in")
+    return Site(found[-1]) if found else Site(block, "in")
 
 
 def input_places(release: Release, batch: Batch) -> list[Site]:
@@ -82,7 +84,8 @@ def input_places(release: Release, batch: Batch) -> list[Site]:
     stack = next(iter(stacks_of(release.model)), None)
     places = [INPUTS] if tensors else []
     if stack is not None:
-        places.append(_given_to(release, batch, f"{stack}.0"))
+        first = Site(f"{stack}.0", "in")
+        places += dict.fromkeys([_given_to(release, batch, first.module), first])
     named = release.model.named_modules()
     tables = [] if places else [n for n, m in named if isinstance(m, nn.Embedding)]
     if not places and not tables:
@@ -334,7 +337,14 @@ def bends_of(
     gap = max(abs(gap) / max(abs(far), abs(float(cut.value.detach())), 1e-9), cut.curve)
     return [*found, Bend("decision", gap, tuple(bends(cut.value)))]
 
-# %% ../../nbs/07_explain/04_linear.ipynb #9cad447c
+# %% ../../nbs/07_explain/04_linear.ipynb #ba2f5d8f
+def inputs_reach(cut: Cut) -> bool:
+    "Whether anything that is read or decided depends on what comes in."
+    results = [t.sum() for t in (cut.value, *cut.reads.values()) if t.requires_grad]
+    found = torch.autograd.grad(results, [cut.leaves[INPUTS]], retain_graph=True, allow_unused=True)
+    return found[0] is not None
+
+
 def is_straight(found: list[Bend]) -> bool:
     "Whether all that is read is a straight line, whatever the decision is."
     return all(bend.gap <= LARGEST_BEND for bend in found[:-1])
