@@ -15,6 +15,7 @@ _DOOR = {  # what the package offers at its top, and where it lives
     "train": "interpkit.training.train:train_dictionary",
     "evaluate": "interpkit.dictionary.evaluate:evaluate",
     "explain": "interpkit.explain",  # a package that can be called, see there
+    "attribution_graph": "interpkit.explain.graph:attribution_graph",
     "check": "interpkit.gate.check:check",
     "adapt": "interpkit.adapt",  # as explain
     "attach": "interpkit.serve.monitor:attach",

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.errors import bad_parameter
 from ..core.show import percent
 from ..dictionary.dictionary import Dictionary
-from ..explain.graph import AttributionGraph
+from ..explain.circuit import AttributionGraph
 from ..explain.graph_figure import graph_svg
 from .board import Board
 from .parts import known_of, page_parts
