@@ -33,6 +33,7 @@ from ..dictionary.labels import token_names
 from ..dictionary.replacement import require_measurable, short_first, warn_if_foreign
 from .collected import Collected, collect
 from .feature_page import FeaturePage
+from ..model.inputs import TokenInputs
 from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
@@ -149,8 +150,8 @@ def _arrays(sums: Collected, dictionary: Dictionary) -> dict[str, np.ndarray]:
         activation_width=sums.activation.width,
         effect=sums.effect.counts,
         effect_width=sums.effect.width,
-        fires=sums.fires.T,
-        size=sums.size.T,
+        fires=np.ascontiguousarray(sums.fires.T),  # the file takes bytes as they lie
+        size=np.ascontiguousarray(sums.size.T),
         nearest=near.astype(np.int32),
         cosine=cosine,
         coordinate=at.astype(np.int32),
@@ -192,6 +193,7 @@ class PagesHead(Form):
     error_share: float
     top: int
     lineage: list[dict]
+    token_ids: bool  # whether examples hold the tokens that the model reads
     token_names: dict[str, str]
 
 
@@ -217,6 +219,7 @@ def _head(release: Release, dictionary: Dictionary, sums: Collected, examples: s
         error_share=float(_share(sums.error, whole)[0]),
         top=0 if sums.top is None else sums.top.value.shape[1],
         lineage=list(dictionary.lineage),
+        token_ids=examples == "rows" and isinstance(release.inputs, TokenInputs),
         token_names={str(i): name for i, name in names.items()},
     )
 
@@ -322,7 +325,7 @@ def _examples(self: FeaturePages, x: dict[str, np.ndarray]) -> pd.DataFrame:
     windows = [w[: np.flatnonzero(w).max() + 1] for w in x["top_window"][kept]]
     noted = {name: x[f"top_{name}"][kept] for name in ("value", "effect", "token", "start")}
     names = self.head["token_names"]
-    if "input_ids" in table and names:
+    if self.head["token_ids"]:
         parts = zip(table["input_ids"], noted["start"], x["top_window"][kept], strict=True)
         cut = [(ids[a : a + len(w)], w) for ids, a, w in parts]
         windows = [w[: len(ids)] for ids, w in cut]
