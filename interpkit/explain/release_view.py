@@ -176,9 +176,9 @@ def _repr_html_(self: ReleaseView) -> str:
         {
             "feature": lines.feature,
             "label": lines.label,
-            "share": [_with(percent, r.share, r.low, r.high) for r in lines.itertuples()],
+            "share, %": [_with_interval(r) for r in lines.itertuples()],
             "rank": [_ranks(r) for r in lines.itertuples()],
-            "among alerts": [percent(alerts.get(f)) for f in lines.feature],
+            "among alerts": [percent(alerts.get(f), 1) for f in lines.feature],
             "effect": lines.effect.map("{:+.3g}".format),
             "fires on": lines.fires_on.map(percent),
             "watched": ["yes" if f in self.watched else "" for f in lines.feature],
@@ -189,8 +189,8 @@ def _repr_html_(self: ReleaseView) -> str:
     return table_html(shown, about)
 
 
-def _with(say: Callable, x: float, low: float, high: float) -> str:
-    return f"{say(x)} [{say(low)}, {say(high)}]" if low == low else say(x)
+def _with_interval(line) -> str:
+    return f"{100 * line.share:.1f} [{100 * line.low:.1f}, {100 * line.high:.1f}]"
 
 
 def _ranks(line) -> str:
@@ -396,7 +396,8 @@ def figure(
     if old is not None:
         change = self.compared(old).set_index("feature").reindex(lines.feature)
         axes.plot(100 * change.old, y - 0.25, "|", color="#6B6B6B", markersize=9, label=old.release)
-    names = [f"{r.label[:40]} ({r.feature})" for r in lines.itertuples()]
+    short = lines.label.map(lambda x: x if len(x) <= 40 else f"{x[:39]}…")
+    names = [f"{label} ({f})" for label, f in zip(short, lines.feature, strict=True)]
     axes.set_yticks(y, names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("share of the attribution, %")
