@@ -27,7 +27,8 @@ from interpkit.drift.scores import score_old, watched_features
 from interpkit.drift.simulate import small_world
 from interpkit.explain.attribution import explain
 from interpkit.explain.collected import WINDOW, collect
-from interpkit.explain.pages import FeaturePages, feature_pages, nearest_features
+from interpkit.explain.neighbours import nearest_features
+from interpkit.explain.pages import FeaturePages, feature_pages
 from interpkit.explain.rankings import (
     attribution_shares,
     buckets_of,

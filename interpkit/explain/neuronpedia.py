@@ -168,7 +168,12 @@ def _explanation(page: FeaturePage, model_id: str, source: str, index: int) -> d
 
 # %% ../../nbs/07_explain/05a_neuronpedia.ipynb #db268700
 def _batches(
-    pages: FeaturePages, dictionary: Dictionary, site: Site, U: Tensor | None, names: dict, how: dict
+    pages: FeaturePages,
+    dictionary: Dictionary,
+    site: Site,
+    U: Tensor | None,
+    names: dict,
+    how: dict,
 ) -> Iterator[tuple[list[dict], list[FeaturePage], list[int]]]:
     "Dashboards, their pages, and the numbers of features that never fire, a batch at a time."
     first, w = dictionary.offsets[site], dictionary.at(site)
@@ -213,7 +218,8 @@ def neuronpedia_json(
             about = dict(model_id=model_id, layer=layer, sae_set=sae_set, sae_id_suffix=None)
             parts = _batches(pages, dictionary, site, U, names, how)
             for i, (boards, shown, idle) in enumerate(parts):
-                write_json(own / f"batch-{i}.json", about | dict(features=boards))
+                text = json.dumps(about | dict(features=boards), allow_nan=False)
+                write_text(own / f"batch-{i}.json", text)
                 pairs = zip(shown, boards, strict=True)
                 lines += [_explanation(p, model_id, source, b["feature_index"]) for p, b in pairs]
                 skipped += idle

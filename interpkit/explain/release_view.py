@@ -239,6 +239,21 @@ def _ranked_in(
     return about, table, sums
 
 # %% ../../nbs/07_explain/06_release_view.ipynb #fc2ba25a
+def _view(
+    release: Release, dictionary: Dictionary, world: _World, members: dict[str, np.ndarray]
+) -> ReleaseView:
+    "All populations; raises (exit code 65) where not even all rows can be ranked."
+    parts = {name: _ranked_in(world, name, member) for name, member in members.items()}
+    about = pd.DataFrame([told for told, _, _ in parts.values()])
+    sums = {name: x for name, (_, _, x) in parts.items() if x is not None}
+    if "all" not in sums:
+        given, mend = f"{about.groups[0]:.0f} groups", "pass more rows of ordinary traffic"
+        raise invalid(f"at least {FEWEST} groups, with some attribution", given, mend)
+    table = pd.concat([parts[name][1] for name in sums], ignore_index=True)
+    who = (release.name, release.fingerprint, dictionary.fingerprint, dictionary.lineage)
+    return ReleaseView(*who, about, table, tuple(world.watched), sums, world.n_boot, world.seed)
+
+
 @at_the_door
 def release_view(
     release: Release,
@@ -264,26 +279,7 @@ def release_view(
     watched = _watched(effects, weight, high, group)
     shared = (effects, weight, group, buckets_of(rows), dictionary.names, watched)
     world = _World(*shared, n_boot, seed, most)
-    members = populations(rows, high, segment)
-    parts = {name: _ranked_in(world, name, member) for name, member in members.items()}
-    about = [told for told, _, _ in parts.values()]
-    sums = {name: x for name, (_, _, x) in parts.items() if x is not None}
-    if "all" not in sums:
-        given = f"{about[0]['groups']:.0f} groups"
-        mend = "pass more rows of ordinary traffic"
-        raise invalid(f"at least {FEWEST} groups, with some attribution", given, mend)
-    return ReleaseView(
-        release.name,
-        release.fingerprint,
-        dictionary.fingerprint,
-        dictionary.lineage,
-        pd.DataFrame(about),
-        pd.concat([parts[name][1] for name in sums], ignore_index=True),
-        tuple(watched),
-        sums,
-        n_boot,
-        seed,
-    )
+    return _view(release, dictionary, world, populations(rows, high, segment))
 
 
 def _require_asked(rows: pd.DataFrame, segment: str | None, n_boot: int, alerts: float) -> None:
