@@ -241,7 +241,7 @@ def collect(
     "Everything that pages say, from one pass over the rows."
     dictionary = dictionary.to(release.device)
     sums = Collected(dictionary, rows, top)
-    for part, batch in in_batches(release, rows, dictionary, limit=2**20):
+    for part, batch in in_batches(release, rows, dictionary, limit=2**19):
         sums.add(attributions(release, dictionary, batch), batch, part)
         if progress is not None:
             progress("pages", part.stop, len(rows))

@@ -66,7 +66,7 @@ def _figure(svg: str, title: str, left: str, right: str) -> str:
     "A drawing with its title above it and the ends of its axis below."
     ends = f"<span>{escape(left)}</span><span>{escape(right)}</span>"
     return (
-        "<figure style='display:inline-block;margin:4px 18px 4px 0;vertical-align:top'>"
+        "<figure style='display:inline-block;max-width:240px;margin:4px 18px 4px 0'>"
         f"<figcaption style='font-size:90%'>{escape(title)}</figcaption>{svg}"
         f"<div style='display:flex;justify-content:space-between;font-size:80%'>{ends}</div>"
         "</figure>"
@@ -91,9 +91,9 @@ def drawings(self: FeaturePage) -> str:
         parts.append(_figure(svg, "effect on the decision (sequences)", *ends))
     if len(p) > 1 and p.rate.max() > 0:
         most = p.loc[p.rate.idxmax()]
-        told = f"fires most at place {most['first']:.0f}: on {percent(most.rate, 1)} of the tokens"
-        svg = bars_svg(p.rate.tolist(), told)
-        parts.append(_figure(svg, f"place in the sequence ({told})", "0", f"{p['last'].max()}"))
+        told = f"most at place {most['first']:.0f}: {percent(most.rate, 1)} of tokens"
+        svg = bars_svg(p.rate.tolist(), f"fires {told}")
+        parts.append(_figure(svg, f"place ({told})", "0", f"{p['last'].max()}"))
     return "".join(parts)
 
 # %% ../../nbs/07_explain/04e_feature_page.ipynb #8e00296f

@@ -176,9 +176,9 @@ def _repr_html_(self: ReleaseView) -> str:
         {
             "feature": lines.feature,
             "label": lines.label,
-            "share": [_with(percent, r.share, r.low, r.high) for r in lines.itertuples()],
+            "share, %": [_with_interval(r) for r in lines.itertuples()],
             "rank": [_ranks(r) for r in lines.itertuples()],
-            "among alerts": [percent(alerts.get(f)) for f in lines.feature],
+            "among alerts": [percent(alerts.get(f), 1) for f in lines.feature],
             "effect": lines.effect.map("{:+.3g}".format),
             "fires on": lines.fires_on.map(percent),
             "watched": ["yes" if f in self.watched else "" for f in lines.feature],
@@ -189,8 +189,8 @@ def _repr_html_(self: ReleaseView) -> str:
     return table_html(shown, about)
 
 
-def _with(say: Callable, x: float, low: float, high: float) -> str:
-    return f"{say(x)} [{say(low)}, {say(high)}]" if low == low else say(x)
+def _with_interval(line) -> str:
+    return f"{100 * line.share:.1f} [{100 * line.low:.1f}, {100 * line.high:.1f}]"
 
 
 def _ranks(line) -> str:
@@ -239,6 +239,21 @@ def _ranked_in(
     return about, table, sums
 
 # %% ../../nbs/07_explain/06_release_view.ipynb #fc2ba25a
+def _view(
+    release: Release, dictionary: Dictionary, world: _World, members: dict[str, np.ndarray]
+) -> ReleaseView:
+    "All populations; raises (exit code 65) where not even all rows can be ranked."
+    parts = {name: _ranked_in(world, name, member) for name, member in members.items()}
+    about = pd.DataFrame([told for told, _, _ in parts.values()])
+    sums = {name: x for name, (_, _, x) in parts.items() if x is not None}
+    if "all" not in sums:
+        given, mend = f"{about.groups[0]:.0f} groups", "pass more rows of ordinary traffic"
+        raise invalid(f"at least {FEWEST} groups, with some attribution", given, mend)
+    table = pd.concat([parts[name][1] for name in sums], ignore_index=True)
+    who = (release.name, release.fingerprint, dictionary.fingerprint, dictionary.lineage)
+    return ReleaseView(*who, about, table, tuple(world.watched), sums, world.n_boot, world.seed)
+
+
 @at_the_door
 def release_view(
     release: Release,
@@ -264,26 +279,7 @@ def release_view(
     watched = _watched(effects, weight, high, group)
     shared = (effects, weight, group, buckets_of(rows), dictionary.names, watched)
     world = _World(*shared, n_boot, seed, most)
-    members = populations(rows, high, segment)
-    parts = {name: _ranked_in(world, name, member) for name, member in members.items()}
-    about = [told for told, _, _ in parts.values()]
-    sums = {name: x for name, (_, _, x) in parts.items() if x is not None}
-    if "all" not in sums:
-        given = f"{about[0]['groups']:.0f} groups"
-        mend = "pass more rows of ordinary traffic"
-        raise invalid(f"at least {FEWEST} groups, with some attribution", given, mend)
-    return ReleaseView(
-        release.name,
-        release.fingerprint,
-        dictionary.fingerprint,
-        dictionary.lineage,
-        pd.DataFrame(about),
-        pd.concat([parts[name][1] for name in sums], ignore_index=True),
-        tuple(watched),
-        sums,
-        n_boot,
-        seed,
-    )
+    return _view(release, dictionary, world, populations(rows, high, segment))
 
 
 def _require_asked(rows: pd.DataFrame, segment: str | None, n_boot: int, alerts: float) -> None:
@@ -396,7 +392,8 @@ def figure(
     if old is not None:
         change = self.compared(old).set_index("feature").reindex(lines.feature)
         axes.plot(100 * change.old, y - 0.25, "|", color="#6B6B6B", markersize=9, label=old.release)
-    names = [f"{r.label[:40]} ({r.feature})" for r in lines.itertuples()]
+    short = lines.label.map(lambda x: x if len(x) <= 40 else f"{x[:39]}…")
+    names = [f"{label} ({f})" for label, f in zip(short, lines.feature, strict=True)]
     axes.set_yticks(y, names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("share of the attribution, %")
