@@ -432,10 +432,15 @@ def test_curves_begin_and_end_where_they_must(name):
     t = truth(name, effects=False)
     found = curves(t.release, t.d, t.rows, k=[1, 3], draws=1)
     table = found.table.assign(all=found.table.features == found.table.features.max())
-    for curve, none, every_one in (("insertion", "empty", "bare"), ("deletion", "bare", "empty")):
+    for curve, none, every_one in (
+        ("insertion", "removed", "bare"),
+        ("deletion", "bare", "removed"),
+    ):
         own = table[table.curve == curve]
         assert np.allclose(own[own.features == 0].value, own[own.features == 0][none], atol=2e-3)
         assert np.allclose(own[own["all"]].value, own[own["all"]][every_one], atol=2e-3)
+    ends = found.summary.groupby("curve").value.agg(["first", "last"])
+    assert np.allclose(ends.loc[["insertion", "deletion"]], [[0, 1], [1, 0]], atol=1e-3)
     one = table[(table.curve == "deletion") & (table.features == 1)].set_index("sequence")
     at = attributions(t.release, t.d, t.release.batch(t.rows)).size.toarray()
     effects = all_effects(t.release, t.d, t.rows)

@@ -32,7 +32,7 @@ from ..model.sites import Site
 from ..sparse.codes import SparseCodes
 from ..sparse.codes import decode as write_codes
 
-# %% ../../nbs/07_explain/03a_faithfulness.ipynb #9b0b4deb
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #a8b476cf
 COLOURS = {"insertion": "#0072B2", "deletion": "#B84A00"}
 GREY = "#808080"  # read on white and on black
 
@@ -41,16 +41,16 @@ GREY = "#808080"  # read on white and on black
 class Curves:
     "Deletion and insertion of features in the order of their attribution, beside random ones."
 
-    table: pd.DataFrame  # curve, features, sequence, value, control (decisions), bare, empty
+    table: pd.DataFrame  # curve, features, sequence, value, control, bare, removed (decisions)
     draws: int  # random controls behind each one
 
     @property
     def summary(self) -> pd.DataFrame:
         "One row per curve and number of features: shares of what all features do, over sequences."
-        t = self.table.assign(sign=np.sign(self.table.bare - self.table.empty))
-        t["whole"] = (t.bare - t.empty).abs()
+        t = self.table.assign(sign=np.sign(self.table.bare - self.table.removed))
+        t["whole"] = (t.bare - t.removed).abs()
         for name in ("value", "control"):
-            t[name] = (t[name] - t.empty) * t.sign
+            t[name] = (t[name] - t.removed) * t.sign
         sums = t.groupby(["curve", "features"], sort=False)[["value", "control", "whole"]].sum()
         whole = sums.pop("whole").replace(0, np.nan)
         return sums.div(whole, axis=0).reset_index()
@@ -190,7 +190,7 @@ def without_change(
         later[target] = held
     return prefix.run(start, index, prefix.acts[start] - change[start], later)
 
-# %% ../../nbs/07_explain/03a_faithfulness.ipynb #479573dd
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #22db2e91
 def _steps(most: int, k: Any) -> list[int]:
     "The numbers of features of a curve: 0, powers of two, and all."
     if k is not None:
@@ -212,7 +212,7 @@ class _Part:
         return _written(self.ablation.dictionary, self.ablation.codes, kept, decoders)
 
     def rows(self, curve: str, k: int, value: Tensor, control: Tensor, empty: Tensor):
-        numbers = dict(value=value, control=control, bare=self.ablation.decision, empty=empty)
+        numbers = dict(value=value, control=control, bare=self.ablation.decision, removed=empty)
         told = {name: x.double().cpu().numpy() for name, x in numbers.items()}
         return pd.DataFrame(dict(curve=curve, features=k, sequence=self.names) | told)
 
