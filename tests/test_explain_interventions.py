@@ -510,3 +510,18 @@ def test_only_a_clt_can_skip_steps():
     t = truth("llama per_layer", effects=False)
     error = refused(lambda: shallow_writes(t.release, t.d, t.rows), code=ExitCode.BAD_PARAMETERS)
     assert "no step is skipped" in error.mend
+
+
+def test_entering_a_context_leaves_those_around_it_alone():
+    "Whether a start token counts is tried out on the model: nobody else may take that for a run."
+    model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
+    d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
+    model.train()
+    with d.reading(model) as noted, d.steered(model, {0: 1.0}) as outer:
+        model(ids)
+        before, count = noted.codes[d.sites[0]], outer.steered
+        with d.steered(model, {0: 1.0}, site="blocks.1.hook_resid_post"):
+            assert outer.steered == count == 3
+            assert torch.equal(noted.codes[d.sites[0]].dense(), before.dense())
+            model(ids)
+    assert all(m.training for m in model.modules())

@@ -32,7 +32,7 @@ from ..model.sites import Site
 from ..sparse.codes import SparseCodes
 from ..sparse.codes import decode as write_codes
 
-# %% ../../nbs/07_explain/03a_faithfulness.ipynb #a8b476cf
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #f5542e36
 COLOURS = {"insertion": "#0072B2", "deletion": "#B84A00"}
 GREY = "#808080"  # read on white and on black
 
@@ -86,10 +86,9 @@ class Curves:
 
     def figure(self):
         "Both curves with their controls, as a matplotlib figure."
-        from matplotlib.figure import Figure
+        import matplotlib.pyplot as plt  # only where something is drawn
 
-        figure = Figure((5.2, 3.0), layout="constrained")
-        ax = figure.subplots()
+        figure, ax = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
         for curve, own in self.summary.groupby("curve", sort=False):
             ax.plot(own.features, own.value, color=COLOURS[curve], marker="o", label=curve)
             ax.plot(
@@ -100,6 +99,7 @@ class Curves:
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         _in_grey(figure, ax)
         ax.legend(frameon=False, labelcolor=GREY, fontsize=8)
+        plt.close(figure)
         return figure
 
 
@@ -235,7 +235,7 @@ def _points(part: _Part, steps: list[int]) -> Iterator[pd.DataFrame]:
         yield part.rows("insertion", k, without_change(ablation, rest), inserted, empty)
         yield part.rows("deletion", k, without_change(ablation, first), deleted, empty)
 
-# %% ../../nbs/07_explain/03a_faithfulness.ipynb #d417ac35
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #ac782aa9
 @at_the_door
 def curves(
     release: Release,
@@ -258,15 +258,25 @@ def curves(
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     names = rows["sequence_id"].tolist() if "sequence_id" in rows else list(range(len(rows)))
     decoders = [random_decoders(dictionary, seed + i) for i in range(draws)]
-    parts = []
+    points = []
     for part, batch in in_batches(release, rows, dictionary, 2**20):
         rank = ranks(attributions(release, dictionary, batch))
-        parts.append(_Part(Ablation(release, dictionary, batch), rank, names[part], decoders))
-    most = max((int(r.max()) + 1 for p in parts for r in p.rank.values() if len(r)), default=0)
+        own = _Part(Ablation(release, dictionary, batch), rank, names[part], decoders)
+        most = max((int(r.max()) + 1 for r in rank.values() if len(r)), default=0)
+        points.append(pd.concat(_points(own, _steps(most, k))))
+    most = max(int(p.features.max()) for p in points)
     if not most:
         raise invalid("rows with at least one active feature", "none", "pass other rows")
-    points = [t for part in parts for t in _points(part, _steps(most, k))]
-    return Curves(pd.concat(points, ignore_index=True), draws)
+    table = pd.concat([_at_steps(p, _steps(most, k)) for p in points], ignore_index=True)
+    return Curves(table, draws)
+
+
+def _at_steps(points: pd.DataFrame, steps: list[int]) -> pd.DataFrame:
+    "The points of a batch at the steps of all: beyond its own features nothing changes."
+    own = np.sort(points.features.unique())
+    used = [int(own[np.searchsorted(own, min(k, own[-1]))]) for k in steps]
+    pairs = zip(steps, used, strict=True)
+    return pd.concat([points[points.features == u].assign(features=k) for k, u in pairs])
 
 # %% ../../nbs/07_explain/03a_faithfulness.ipynb #ecb5a7aa
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -337,7 +347,7 @@ class EffectPrediction:
     def _repr_html_(self) -> str:
         return card_html("Predicted against measured effects", self.summary)
 
-# %% ../../nbs/07_explain/03a_faithfulness.ipynb #2504d92a
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #bf23ce46
 def _heavy(sizes: list, least: float) -> tuple[np.ndarray, float]:
     "Features with at least a share of all attribution, and the share that they hold together."
     size = sum(np.asarray(s.sum(axis=0)).ravel() for s in sizes)
@@ -360,12 +370,14 @@ def effect_prediction(
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
     names = rows["sequence_id"].to_numpy() if "sequence_id" in rows else np.arange(len(rows))
-    batches = list(in_batches(release, rows, dictionary))
-    parts = [attributions(release, dictionary, batch) for _, batch in batches]
-    heavy, covered = _heavy([at.size for at in parts], least)
+    batches, found = list(in_batches(release, rows, dictionary)), []
+    for _, batch in batches:
+        at = attributions(release, dictionary, batch)
+        found.append((at.size, at.signed))
+    heavy, covered = _heavy([size for size, _ in found], least)
     tables = []
-    for (part, batch), at in zip(batches, parts, strict=True):
-        signed = at.signed[:, heavy].tocoo()
+    for (part, batch), (_, all_signed) in zip(batches, found, strict=True):
+        signed = all_signed[:, heavy].tocoo()
         feature = heavy[signed.col]
         effects = Ablation(release, dictionary, batch).effects(signed.row, feature)
         told = dict(sequence=names[part][signed.row], feature=feature)
