@@ -6,7 +6,7 @@
 __all__ = ['MODES', 'without', 'joined', 'Reading', 'reading', 'run_with_codes', 'changes_of', 'whole_or_named', 'refuse_late',
            'Steering', 'steered', 'Replacing', 'replaced']
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #2130b2fb
+# %% ../../nbs/04_dictionary/00d_live.ipynb #2c26de70
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import bad_parameter, invalid
+from .arguments import number_of
 from ..model.batch import Batch, counted
 from ..model.hooks import hooked
 from ..model.releases import Release
@@ -148,7 +149,7 @@ def run_with_codes(
         output = run()
     return output, noted.codes
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #216b59af
+# %% ../../nbs/04_dictionary/00d_live.ipynb #d01d599e
 MODES = ("add", "set", "ablate")
 
 
@@ -156,15 +157,10 @@ def _numbers(dictionary: Any, features: Iterable, site: Site | str | None) -> li
     "Numbers over all sites of features told by number or by name."
     first, number = 0, dictionary.n_features
     if site is not None:
-        number = dictionary.at(site).n_features
-        first = next(
-            dictionary.offsets[s]
-            for s, w in zip(dictionary.sites, dictionary.weights, strict=True)
-            if w is dictionary.at(site)
-        )
+        i = number_of(site, dictionary.sites)
+        first, number = dictionary.offsets[dictionary.sites[i]], dictionary.weights[i].n_features
     names = {name: i for i, name in enumerate(dictionary.names)}
-    numbers = [f if f not in names else names[f] - first for f in features]
-    numbers = whole_numbers([int(f) if _is_whole(f) else f for f in numbers])
+    numbers = whole_numbers([names[f] - first if f in names else f for f in features])
     if wrong := [f for f in numbers if not 0 <= f < number]:
         where = "" if site is None else f" at {site}"
         raise invalid(
@@ -173,10 +169,6 @@ def _numbers(dictionary: Any, features: Iterable, site: Site | str | None) -> li
             "number features over all sites; with site=..., over that one",
         )
     return [first + f for f in numbers]
-
-
-def _is_whole(f: Any) -> bool:
-    return isinstance(f, Integral) and not isinstance(f, bool)
 
 # %% ../../nbs/04_dictionary/00d_live.ipynb #9d3ad115
 def changes_of(
