@@ -6,7 +6,7 @@
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'short_first',
            'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #b33d4a2b
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #ffee6623
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ from ..data.checksets import without_other_ids
 from .dictionary import Dictionary
 from .live import Replacing, refuse_late, without  # noqa: F401
 from ..model.batch import Batch, counted, map_tensors, require_finite
-from ..model.capture import capture, run_spliced
+from ..model.capture import run_spliced
 from ..model.releases import Release
 from ..model.sites import Site
 from ..sparse.codes import SparseCodes

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['BY', 'activation_patching', 'attribution_patching', 'parts_of', 'path_patching']
 
-# %% ../../nbs/07_explain/03_patching.ipynb #aa5ca0a7
+# %% ../../nbs/07_explain/03_patching.ipynb #c0aaf68c
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.calls import at_the_door
 from ..core.errors import InterpkitError, bad_parameter, invalid
