@@ -432,10 +432,15 @@ def test_curves_begin_and_end_where_they_must(name):
     t = truth(name, effects=False)
     found = curves(t.release, t.d, t.rows, k=[1, 3], draws=1)
     table = found.table.assign(all=found.table.features == found.table.features.max())
-    for curve, none, every_one in (("insertion", "empty", "bare"), ("deletion", "bare", "empty")):
+    for curve, none, every_one in (
+        ("insertion", "removed", "bare"),
+        ("deletion", "bare", "removed"),
+    ):
         own = table[table.curve == curve]
         assert np.allclose(own[own.features == 0].value, own[own.features == 0][none], atol=2e-3)
         assert np.allclose(own[own["all"]].value, own[own["all"]][every_one], atol=2e-3)
+    ends = found.summary.groupby("curve").value.agg(["first", "last"])
+    assert np.allclose(ends.loc[["insertion", "deletion"]], [[0, 1], [1, 0]], atol=1e-3)
     one = table[(table.curve == "deletion") & (table.features == 1)].set_index("sequence")
     at = attributions(t.release, t.d, t.release.batch(t.rows)).size.toarray()
     effects = all_effects(t.release, t.d, t.rows)
@@ -505,3 +510,18 @@ def test_only_a_clt_can_skip_steps():
     t = truth("llama per_layer", effects=False)
     error = refused(lambda: shallow_writes(t.release, t.d, t.rows), code=ExitCode.BAD_PARAMETERS)
     assert "no step is skipped" in error.mend
+
+
+def test_entering_a_context_leaves_those_around_it_alone():
+    "Whether a start token counts is tried out on the model: nobody else may take that for a run."
+    model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
+    d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
+    model.train()
+    with d.reading(model) as noted, d.steered(model, {0: 1.0}) as outer:
+        model(ids)
+        before, count = noted.codes[d.sites[0]], outer.steered
+        with d.steered(model, {0: 1.0}, site="blocks.1.hook_resid_post"):
+            assert outer.steered == count == 3
+            assert torch.equal(noted.codes[d.sites[0]].dense(), before.dense())
+            model(ids)
+    assert all(m.training for m in model.modules())

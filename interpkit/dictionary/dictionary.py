@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Dictionary']
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #57167e65
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #16323bfe
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..core.errors import invalid
 from ..core.show import card_html
+from ..core.views import board
 from interpkit.dictionary.arguments import (
     Part,
     as_place,
@@ -52,7 +53,7 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     # a label that reads like a numbered one can still meet it; then all are numbered
     return tuple(names if len(set(names)) == len(names) else numbered)
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #822031f6
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #a7ccff5f
 @dataclass(frozen=True)
 class Dictionary:
     """Sparse features read at the source sites of a model and written to its target sites.
@@ -78,6 +79,7 @@ class Dictionary:
         frozen: ClassVar[bool]
         label_table: ClassVar[Callable[..., pd.DataFrame]]
         summary: ClassVar[Callable[..., dict]]
+        browse: ClassVar[Callable[..., Any]]
         at: ClassVar[Callable[..., SiteWeights]]
         locate: ClassVar[Callable[..., tuple[Site, int]]]
         writes: ClassVar[Callable[..., dict[Site, Tensor]]]
@@ -162,7 +164,7 @@ def frozen(self: Dictionary) -> bool:
     "Whether effects are asked with the other targets held where they are."
     return self.wiring != "sae"
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #48fd611f
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #245f671c
 @patch
 def summary(self: Dictionary) -> dict:
     "What a person wants to see of it, by name."
@@ -182,6 +184,12 @@ def summary(self: Dictionary) -> dict:
 @patch
 def _repr_html_(self: Dictionary) -> str:
     return card_html("Dictionary", self.summary())
+
+
+@patch
+def browse(self: Dictionary, pages: Any = None) -> Any:
+    "A board of its features: search, sort, filter, click; `pages` are those of `feature_pages`."
+    return board("browser")(self, pages)
 
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #d5b06026
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['MODES', 'without', 'joined', 'Reading', 'reading', 'run_with_codes', 'changes_of', 'whole_or_named', 'refuse_late',
            'Steering', 'steered', 'Replacing', 'replaced']
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #2130b2fb
+# %% ../../nbs/04_dictionary/00d_live.ipynb #2c26de70
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import bad_parameter, invalid
+from .arguments import number_of
 from ..model.batch import Batch, counted
 from ..model.hooks import hooked
 from ..model.releases import Release
@@ -61,7 +62,7 @@ def joined(parts: list[SparseCodes]) -> SparseCodes:  # [B, T, F] each, of the s
     values = torch.cat([p.values for p in parts])[order]
     return SparseCodes.at(token * F + indices, values, (B, total, F))
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #ad6b3fdf
+# %% ../../nbs/04_dictionary/00d_live.ipynb #fe571fd5
 class Reading:
     "What a dictionary reads while a model runs: the codes of the last run, all of its tokens."
 
@@ -73,6 +74,8 @@ class Reading:
         "The function that reads what passes a site."
 
         def read(h: Tensor) -> None:  # [B, T, d]
+            if self.forward.probe:
+                return
             h = in_sequences(h.detach(), self.forward)
             kept = self.parts[site]
             if not self.forward.past or (kept and kept[0].shape[0] != len(h)):
@@ -92,7 +95,7 @@ class Reading:
         "The active features at each source."
         return {site: joined(parts) for site, parts in self.parts.items() if parts}
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #21d813ab
+# %% ../../nbs/04_dictionary/00d_live.ipynb #1d058375
 @contextmanager
 def reading(
     dictionary: Any,  # a Dictionary
@@ -100,7 +103,8 @@ def reading(
 ) -> Iterator[Reading]:
     """Read what is active while the block runs: `.codes` is {site: SparseCodes}.
 
-    Of several runs the last one is kept; the forwards of one generation are one run.
+    Of several runs the last one is kept; the forwards of one generation are one run. Rows are those
+    of the forwards: with beams, of which rows are exchanged, read the finished text instead.
     """
     module = module_of(model)
     places = {site: place_on(site, module) for site in dictionary.sites}
@@ -145,7 +149,7 @@ def run_with_codes(
         output = run()
     return output, noted.codes
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #216b59af
+# %% ../../nbs/04_dictionary/00d_live.ipynb #d01d599e
 MODES = ("add", "set", "ablate")
 
 
@@ -153,15 +157,10 @@ def _numbers(dictionary: Any, features: Iterable, site: Site | str | None) -> li
     "Numbers over all sites of features told by number or by name."
     first, number = 0, dictionary.n_features
     if site is not None:
-        number = dictionary.at(site).n_features
-        first = next(
-            dictionary.offsets[s]
-            for s, w in zip(dictionary.sites, dictionary.weights, strict=True)
-            if w is dictionary.at(site)
-        )
+        i = number_of(site, dictionary.sites)
+        first, number = dictionary.offsets[dictionary.sites[i]], dictionary.weights[i].n_features
     names = {name: i for i, name in enumerate(dictionary.names)}
-    numbers = [f if f not in names else names[f] - first for f in features]
-    numbers = whole_numbers([int(f) if _is_whole(f) else f for f in numbers])
+    numbers = whole_numbers([names[f] - first if f in names else f for f in features])
     if wrong := [f for f in numbers if not 0 <= f < number]:
         where = "" if site is None else f" at {site}"
         raise invalid(
@@ -170,10 +169,6 @@ def _numbers(dictionary: Any, features: Iterable, site: Site | str | None) -> li
             "number features over all sites; with site=..., over that one",
         )
     return [first + f for f in numbers]
-
-
-def _is_whole(f: Any) -> bool:
-    return isinstance(f, Integral) and not isinstance(f, bool)
 
 # %% ../../nbs/04_dictionary/00d_live.ipynb #9d3ad115
 def changes_of(
@@ -236,7 +231,7 @@ def refuse_late(
             "name sources and targets on the same side of what pools a sequence",
         )
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #eba0d475
+# %% ../../nbs/04_dictionary/00d_live.ipynb #345ac269
 class Steering:
     "Changes of features while a model runs."
 
@@ -277,6 +272,8 @@ class Steering:
         "The function that changes what passes a site."
 
         def change(arrived: Tensor) -> Tensor | None:
+            if self.forward.probe:
+                return None
             h = in_sequences(arrived, self.forward)
             self.forward.passed[site] = h
             if site in self.values and self.mode != "add":
@@ -297,13 +294,21 @@ class Steering:
 
         return change
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #1470c82e
+# %% ../../nbs/04_dictionary/00d_live.ipynb #b23bcc55
+def _own_site(dictionary: Any, model: nn.Module, site: Site | str | None) -> Site | str | None:
+    "The dictionary's name of a source that was named as in the model, or by its hook."
+    if site is None or str(site) in map(str, dictionary.sites):
+        return site
+    place = place_on(Site.parse(str(site)), model)
+    return next((s for s in dictionary.sites if place_on(s, model) == place), site)
+
+
 @contextmanager
 def steered(
     dictionary: Any,  # a Dictionary
     model: nn.Module | Release,
     features: Any,  # {feature: value}, by number or name; features alone to ablate them
-    site: Site | str | None = None,  # features are then counted from 0 at this source
+    site: Site | str | None = None,  # or hook name: features are then counted from 0 there
     mode: str = "add",  # 'add' so much, 'set' to a value, or 'ablate'
     positions: Positions = None,  # number, list, slice or mask; default: all that count
 ) -> Iterator[Steering]:
@@ -314,7 +319,7 @@ def steered(
     not explain stays. Afterwards the model is as it was, also where the block fails.
     """
     module = module_of(model)
-    changes = changes_of(dictionary, features, mode, site)
+    changes = changes_of(dictionary, features, mode, _own_site(dictionary, module, site))
     with watched(module, start_token(model)) as forward:
         steering = Steering(dictionary, changes, mode, positions, forward)
         places = {place_on(s, module): steering.at(s) for s in steering.sites}
@@ -362,7 +367,7 @@ class Replacing:
 
         return pass_on
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #682f8447
+# %% ../../nbs/04_dictionary/00d_live.ipynb #df230685
 def _leaf(codes: Tensor) -> Tensor:
     "Codes whose gradient is kept."
     if not codes.requires_grad:
@@ -401,6 +406,8 @@ def _as_weights(live: Replacing, site: Site, forward: Forward) -> Callable:
     "What passes a site in the type and on the device of the dictionary's weights, and back."
 
     def pass_on(arrived: Tensor) -> Tensor | None:
+        if forward.probe:
+            return None
         live.dictionary = live.dictionary.to(arrived.device)
         kind = live.dictionary.weights[0].W_enc.dtype
         new = live.at(site)(in_sequences(arrived, forward).to(kind))

@@ -5,16 +5,20 @@
 # %% auto #0
 __all__ = ['SHOWN', 'EDGES', 'STEP_X', 'STEP_Y', 'LEFT', 'TOP', 'BELOW', 'RAISES', 'LOWERS', 'graph_svg']
 
-# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #5c2f68b6
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #753fa2c7
 from html import escape
 from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
 from ..core.show import percent, table_html
-from .graph import AttributionGraph
+from ..core.views import board
+from ..dictionary.dictionary import Dictionary
+from .circuit import AttributionGraph
+from ..model.releases import Release
 
 # %% ../../nbs/07_explain/04aa_graph_figure.ipynb #23b91af0
 SHOWN = dict(input=14, feature=30, error=6, decision=1)  # nodes in a picture
@@ -131,10 +135,11 @@ def graph_svg(graph: AttributionGraph) -> str:
         f"{_words(graph, nodes)}{''.join(lines)}{''.join(shapes)}</svg>"
     )
 
-# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #0fe85cfb
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #f9113b76
 @patch
 def _repr_html_(self: AttributionGraph) -> str:
-    sites = "between sites: edges are gradients" if self.about["wiring"] == "sae" else "exact"
+    sites = "exact" if self.about["straight"] else "its straight line at this sequence"
+    sites = "gradients between sites" if self.about["wiring"] == "sae" else sites
     caption = (
         f"decision {self.decision:+.3f}, {sites}; "
         f"replacement {percent(self.scores['replacement'])}, "
@@ -153,3 +158,15 @@ def _repr_html_(self: AttributionGraph) -> str:
         }
     )
     return graph_svg(self) + table_html(table.fillna(""), caption=caption)
+
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #cb0191dd
+@patch
+def show(
+    self: AttributionGraph,
+    dictionary: Dictionary | None = None,  # for what its features are
+    pages: Any = None,  # of `feature_pages`
+    release: Release | None = None,  # to measure what a changed feature does; with `row`
+    row: pd.DataFrame | None = None,  # the one row that was explained
+) -> Any:
+    "A board: pan, zoom, prune, pin, open a node, change a feature and see the decision move."
+    return board("graph")(self, dictionary, pages, release, row)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['FEATURE', 'ERROR', 'INPUT', 'DECISION', 'paired']
 
-# %% ../../nbs/07_explain/04b_graph_json.ipynb #80904084
+# %% ../../nbs/07_explain/04b_graph_json.ipynb #48d9d36c
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
 
 from ..core.files import read_json, write_json
-from .graph import AttributionGraph
+from .circuit import AttributionGraph
 
 # %% ../../nbs/07_explain/04b_graph_json.ipynb #7798d2c8
 def paired(layer: int, number: int) -> int:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOGETHER', 'Active', 'active_features', 'Written', 'Nodes', 'nodes_of', 'decision_row', 'feature_rows']
 
-# %% ../../nbs/07_explain/04_nodes.ipynb #44781f13
+# %% ../../nbs/07_explain/04_nodes.ipynb #e227d724
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.errors import invalid
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.replacement import codes_at, refuse_late
+from ..dictionary.replacement import codes_at
 from .linear import INPUTS, Cut, Cuts
 from ..model.batch import counted
 from ..model.releases import Release
@@ -91,7 +90,7 @@ def _of_features(
     at = torch.from_numpy(active.position[node]).to(like.device)
     return torch.cat(vectors), at, torch.from_numpy(node).to(like.device)
 
-# %% ../../nbs/07_explain/04_nodes.ipynb #ec6b31f8
+# %% ../../nbs/07_explain/04_nodes.ipynb #f618f495
 def _with_errors(
     dictionary: Dictionary, active: Active, cut: Cut, target: Site, first: int
 ) -> Written:
@@ -110,7 +109,7 @@ def _with_errors(
 
 def _of_inputs(cut: Cut, site: Site, first: int) -> Written:
     "What inputs write: one node for each position, or for each column of a table."
-    leaf = cut.leaves[site].detach()
+    leaf = cut.leaves[INPUTS].detach()
     x = leaf[0]
     columns = site == INPUTS and len(x) == 1
     vectors = torch.diag(x[0]) if columns else x
@@ -118,7 +117,7 @@ def _of_inputs(cut: Cut, site: Site, first: int) -> Written:
     node = torch.arange(first, first + len(vectors), device=x.device)
     return Written.of(leaf, vectors, at.to(x.device), node)
 
-# %% ../../nbs/07_explain/04_nodes.ipynb #b361f9c1
+# %% ../../nbs/07_explain/04_nodes.ipynb #7b382311
 @dataclass(frozen=True)
 class Nodes:
     "All nodes of one sequence but the decision: features, errors by cut, inputs."
@@ -135,8 +134,6 @@ def _error_rows(site: Site, written: Written, first: int) -> dict:
 
 def nodes_of(dictionary: Dictionary, cuts: Cuts, cut: Cut) -> Nodes:
     "What stands at the cuts, taken apart."
-    for target in dictionary.targets:
-        refuse_late(dictionary, target, cut.passed)
     active = active_features(dictionary, cut)
     sites = np.array([str(s) for s in dictionary.sites])
     firsts = np.array([dictionary.offsets[s] for s in dictionary.sites])
@@ -155,22 +152,12 @@ def nodes_of(dictionary: Dictionary, cuts: Cuts, cut: Cut) -> Nodes:
         written[site] = _with_errors(dictionary, active, cut, site, first)
         tables.append(_error_rows(site, written[site], first))
         first += int((written[site].node >= first).sum())
-    if cuts.inputs not in cut.leaves:
-        raise _no_inputs(cuts)
-    written[cuts.inputs] = _of_inputs(cut, cuts.inputs, first)
-    n = len(written[cuts.inputs].node)
-    own = written[cuts.inputs].position.cpu().numpy()
+    written[INPUTS] = _of_inputs(cut, cuts.inputs, first)
+    n = len(written[INPUTS].node)
+    own = written[INPUTS].position.cpu().numpy()
     names = dict(kind="input", site=str(cuts.inputs), position=own, feature=-1, own=np.arange(n))
     table = pd.concat([pd.DataFrame(part) for part in [*tables, names]], ignore_index=True)
     return Nodes(table, written, len(active))
-
-
-def _no_inputs(cuts: Cuts):
-    return invalid(
-        "inputs of floating-point numbers, or a stack of blocks into which they come",
-        f"neither at {cuts.inputs}",
-        "let inputs(rows) return the numbers that the model reads as a tensor [B, columns]",
-    )
 
 # %% ../../nbs/07_explain/04_nodes.ipynb #c80df4f2
 TOGETHER = 128  # targets that go backwards at a time

@@ -65,7 +65,7 @@ def answers(
     run_spliced(release.model, {target: at(target) for target in claims}, batch)
     return lost
 
-# %% ../../nbs/07_explain/03b_shallow.ipynb #1e9384ff
+# %% ../../nbs/07_explain/03b_shallow.ipynb #a4d36747
 HOPS = (
     0.5  # a write is a chain where the model computes more than half of it through layers between
 )
@@ -95,17 +95,17 @@ class ShallowWrites:
         return (
             f"ShallowWrites({mark}: {percent(self.share)} of attribution skips steps that the "
             f"model takes; {percent(later)} goes to later layers; {chains} of {len(self.table)} "
-            "writes)"
+            f"writes; asked about {percent(self.asked)} of these)"
         )
 
     def _repr_html_(self) -> str:
         t = self.table.head(20)
         shown = t.assign(share=t["share"].map(percent), through=t.through.map(percent))
         shown["chain"] = np.where(t.chain, "chain", "")
-        words = (
-            "the model takes these steps one by one" if self.flagged else "few steps are skipped"
-        )
-        return table_html(shown, f"{percent(self.share)} of attribution skips steps: {words}")
+        words = "the model takes them one by one" if self.flagged else "few steps are skipped"
+        asked = f"Asked about {percent(self.asked)} of what goes to later layers."
+        caption = f"{percent(self.share)} of attribution skips steps: {words}. {asked}"
+        return table_html(shown, caption)
 
 # %% ../../nbs/07_explain/03b_shallow.ipynb #7bb05b1f
 @dataclass

@@ -134,6 +134,12 @@ FOLDERS = (  # in the order in which they are read
         "A whole release check: parameters, jobs, evidence, report, and the command line.",
     ),
     Folder(
+        "10_lab",
+        "Lab",
+        "lab",
+        "Boards for JupyterLab: features to browse, a circuit to move, a verdict to follow.",
+    ),
+    Folder(
         "benchmarks",
         "Benchmarks",
         "validation",
