@@ -5,6 +5,7 @@
 # make export notebooks -> package, sidebar, README               make slow     portable, and studies: kill -9 at random moments
 # make format one formatter over everything                       make bench    one benchmark: make bench NAME=gate_error_rates
 # make fuzz   ten thousand damaged files, each refused or harmless
+# make browser  every board in a real JupyterLab and a real Chromium, which it installs where there is none
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
@@ -13,7 +14,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 READY := .venv/ready
 
-.PHONY: demo example test quick slow portable style format lessons lab docs bench fuzz export
+.PHONY: demo example test quick slow portable style format lessons lab docs bench fuzz browser export
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --upgrade "pip>=24"
@@ -59,6 +60,10 @@ bench: $(READY)
 
 fuzz: $(READY)
 	$(MAKE) bench NAME=fuzz
+
+browser: $(READY)
+	command -v chromium chromium-browser google-chrome > /dev/null || python -m playwright install chromium
+	python -m pytest -m browser tests
 
 export: $(READY)
 	nbdev-export && nbdev-clean && python tools/docs/floors.py

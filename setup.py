@@ -9,7 +9,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-names = ("interop", "jax", "lab", "serve", "dev")
+names = ("interop", "jax", "lab", "serve", "browser", "dev")
 extras = {name: cfg[f"{name}_requirements"].split() for name in names}
 readme = here / "README.md"
 
@@ -27,8 +27,12 @@ setup(
     extras_require={**extras, "all": sorted({r for e in extras.values() for r in e})},
     packages=[*find_packages(include=["interpkit", "interpkit.*"]), "interpkit.jobs"],
     package_dir={"interpkit.jobs": "nbs/jobs"},
-    # the job notebooks travel in the wheel
-    package_data={"interpkit": ["py.typed"], "interpkit.jobs": ["*.ipynb"]},
+    # the job notebooks travel in the wheel, and what a browser reads of the boards
+    package_data={
+        "interpkit": ["py.typed"],
+        "interpkit.jobs": ["*.ipynb"],
+        "interpkit.lab": ["static/*.js", "static/*.css"],
+    },
     entry_points={"console_scripts": cfg["console_scripts"].split("\n")},
     zip_safe=False,
 )

@@ -15,12 +15,20 @@ _DOOR = {  # what the package offers at its top, and where it lives
     "train": "interpkit.training.train:train_dictionary",
     "evaluate": "interpkit.dictionary.evaluate:evaluate",
     "explain": "interpkit.explain",  # a package that can be called, see there
+    "attribution_graph": "interpkit.explain.graph:attribution_graph",
     "check": "interpkit.gate.check:check",
     "adapt": "interpkit.adapt",  # as explain
     "attach": "interpkit.serve.monitor:attach",
     "verify": "interpkit.gate.evidence:verify",
     "Release": "interpkit.model.releases:Release",
     "Dictionary": "interpkit.dictionary.dictionary:Dictionary",
+}
+_BOARDS = {  # what is looked at in JupyterLab; `interpkit.core.views.board` opens one
+    "browser": "interpkit.lab.feature_browser:FeatureBrowser",
+    "graph": "interpkit.lab.graph_board:GraphBoard",
+    "verdict": "interpkit.lab.verdict_board:VerdictBoard",
+    "training": "interpkit.lab.training_board:TrainingBoard",
+    "budget": "interpkit.lab.budget_board:BudgetBoard",
 }
 __all__ = list(_DOOR)
 

@@ -98,7 +98,7 @@ dictionary.evaluate:batch_size -> dictionary.replacement:batch_size
 dictionary.evaluate:codes_at -> dictionary.replacement:codes_at
 dictionary.evaluate:counted -> model.batch:counted
 dictionary.evaluate:in_batches -> dictionary.replacement:in_batches
-dictionary.evaluate:refuse_late -> dictionary.replacement:refuse_late
+dictionary.evaluate:refuse_late -> dictionary.live:refuse_late
 dictionary.evaluate:replaced_output -> dictionary.replacement:replaced_output
 dictionary.evaluate:run_replaced -> dictionary.replacement:run_replaced
 dictionary.evaluate:splice -> dictionary.replacement:splice

@@ -10,9 +10,10 @@ from helpers import refused
 from small_language import SITES, causal, every_effect, truth, world
 from torch import nn
 
+from interpkit.core.digests import hashed
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import SiteWeights
-from interpkit.drift.comparison import Comparison, hashed
+from interpkit.drift.comparison import Comparison
 from interpkit.drift.families import (
     Activation,
     ActiveFeatures,

@@ -193,14 +193,14 @@ def test_events_of_other_lengths_lend_what_fits():
         )
     )
     old = release(3, "parameter")
-    units = input_units([old], rows)
+    units, one = input_units([old], rows), np.eye(4, dtype=bool)
     units.lends[:] = [[1] * 4, [0] * 4, [0] * 4]
-    assert units.swapped(0, 0) == [7, 7, 7, 6]
-    assert units.swapped(0, 3) == [3, 4, 5, 8]
-    assert units.swapped(1, 1) == [7, 6]
+    assert units.swapped(0, one[0]) == [7, 7, 7, 6]
+    assert units.swapped(0, one[3]) == [3, 4, 5, 8]
+    assert units.swapped(1, one[1]) == [7, 6]
     assert units.units(2).tolist() == []
     units.lends[:] = 2
-    assert units.swapped(0, 0)[0] in (9, 10, 11)
+    assert units.swapped(0, one[0])[0] in (9, 10, 11)
 
 
 def test_a_function_that_looks_rows_up_by_their_index_moves_nothing():

@@ -12,6 +12,8 @@ from torch import nn
 
 from interpkit.core.errors import InterpkitError
 from interpkit.data.store import ActivationStore
+from interpkit.dictionary.dictionary import Dictionary
+from interpkit.dictionary.weights import SiteWeights
 from interpkit.model.batch import Batch
 from interpkit.model.capture import capture, run_spliced
 from interpkit.model.hook_names import hook_name_from_site, site_from_hook_name, site_named
@@ -71,13 +73,13 @@ def test_what_goes_between_blocks_needs_no_kind():
     assert site_from_hook_name("blocks.1.hook_resid_post", model) == after
     assert site_from_hook_name("blocks.1.hook_resid_pre", model) == Site("model.layers.1", "in")
     assert hook_name_from_site(after, model) == "blocks.1.hook_resid_post"
-    assert hook_name_from_site(Site("model.layers.1.mlp"), model) is None
+    assert hook_name_from_site(Site("model.layers.1.mlp"), model) == "blocks.1.mlp.hook_out"
     refused(lambda: site_from_hook_name("blocks.1.hook_mlp_out", model), code=64)
 
 
 GEMMA_NAMES = [  # site, its name without a model, its name with a Gemma-2
     ("post_attention_layernorm:in", "mlp_in", None),
-    ("mlp:out", "mlp_out", None),
+    ("mlp:out", "mlp_out", "mlp.hook_out"),
     ("post_attention_layernorm:out", None, "attn_out"),
     ("pre_feedforward_layernorm:in", "mlp_in", "mlp_in"),
     ("post_feedforward_layernorm:out", "mlp_out", "mlp_out"),
@@ -89,6 +91,7 @@ def test_names_that_have_two_meanings_need_the_model_to_be_told_apart(site, alon
     "Without a model they mean what they mean in Llama."
     site = Site.parse(f"model.layers.0.{site}")
     full = {None: None} | {n: f"blocks.0.hook_{n}" for n in NAMES}
+    full["mlp.hook_out"] = "blocks.0.mlp.hook_out"
     assert hook_name_from_site(site) == full[alone]
     assert hook_name_from_site(site, tiny("Gemma2")) == full[with_model]
 
@@ -201,3 +204,30 @@ def test_heads_of_a_hooked_transformer_stand_side_by_side():
 def without_second(z, hook):
     z[:, :, 1] = 0
     return z
+
+
+def test_a_dictionary_of_either_name_is_steered_in_a_hooked_transformer():
+    lens = pytest.importorskip("transformer_lens")
+    config = dict(n_layers=3, d_model=16, n_ctx=16, d_head=4, n_heads=4, d_mlp=32, d_vocab=20)
+    model = lens.HookedTransformer(
+        lens.HookedTransformerConfig(**config, act_fn="gelu", seed=0), move_to_device=False
+    ).eval()
+    W = torch.nn.functional.normalize(torch.randn(9, 16), dim=1)
+    zero = torch.zeros(9)
+    weights = SiteWeights(W.T.contiguous(), zero, zero, W, torch.zeros(16))
+    ids = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 4]])
+
+    def add(resid, hook):
+        return resid + 3 * W[2]
+
+    hook = "blocks.1.hook_resid_post"
+    with torch.no_grad():
+        due = model.run_with_hooks(ids, fwd_hooks=[(hook, add)])
+        for site in (f"{hook}:out", "model.layers.1:out", "transformer.h.1:out"):
+            dictionary = Dictionary((site,), (weights,))
+            with dictionary.steered(model, {2: 3.0}):
+                assert torch.allclose(model(ids), due, atol=1e-5)
+            with dictionary.steered(model, {2: 3.0}), dictionary.reading(model) as noted:
+                text = model.generate(ids, max_new_tokens=3, verbose=False, stop_at_eos=False)
+            codes = noted.codes[dictionary.sites[0]]
+            assert codes.shape == (2, text.shape[1] - 1, 9)  # read token by token, with its cache

@@ -15,14 +15,14 @@ import torch
 from fastcore.basics import patch
 
 from ..core.errors import invalid
-from ..core.groups import groups_of, weights_of
+from ..core.groups import effective_groups, groups_of, highest, weights_of
 from ..core.show import percent
 from ..core.statistics import Interval, outcome, ratio_interval
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import Attributions, attributions
 from ..dictionary.replacement import in_batches, spliced_decisions
 from ..drift.limits import Limits
-from ..drift.segments import effective_groups, highest, judged, members_of
+from ..drift.segments import judged, members_of
 from ..model.batch import Batch, counted
 from ..model.releases import Release
 

@@ -80,7 +80,7 @@ def check_tensors(
             "write the folder again with the program that made it",
         )
 
-# %% ../../nbs/06_bridges/01_circuit_tracer.ipynb #142e1ede
+# %% ../../nbs/06_bridges/01_circuit_tracer.ipynb #78b9c32c
 READS = ("hook_resid_mid", "mlp.hook_in", "hook_resid_pre")
 WRITES = ("hook_mlp_out", "mlp.hook_out")
 
@@ -91,7 +91,7 @@ def _hook(site: Site, model=None) -> tuple:
         mlp = re.fullmatch(rf"{re.escape(blocks.blocks)}\.(\d+)\.mlp", site.module)
         if mlp and site.side == "in":
             return int(mlp[1]), "mlp.hook_in"
-    named = re.fullmatch(r"blocks\.(\d+)\.(\w+)", hook_name_from_site(site, model) or "")
+    named = re.fullmatch(r"blocks\.(\d+)\.([\w.]+)", hook_name_from_site(site, model) or "")
     if not named:
         return None, None
     layer, hook = int(named[1]), named[2]

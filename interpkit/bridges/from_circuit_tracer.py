@@ -195,13 +195,10 @@ def _read(folder: Path) -> tuple[dict, list[SiteWeights], dict]:
         digests |= {file: digest_file(folder / file) for file in files}
     return config, weights, digests
 
-# %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #0ddaea26
+# %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #15d85384
 def _site(hook: str, i: int, model) -> Site:
     "The site of a hook in layer `i`."
-    if not hook.startswith("mlp."):
-        return site_from_hook_name(f"blocks.{i}.{hook}", model)
-    block = site_from_hook_name(f"blocks.{i}.hook_resid_post", model).module
-    return Site.parse(f"{block}.mlp:{hook.removeprefix('mlp.hook_')}")
+    return site_from_hook_name(f"blocks.{i}.{hook}", model)
 
 # %% ../../nbs/06_bridges/01a_from_circuit_tracer.ipynb #17a805d9
 def _sites(reads: str, writes: str, n: int, model) -> tuple[tuple[Site, ...], tuple[Site, ...]]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Dictionary']
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #e12d0c42
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #16323bfe
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..core.errors import invalid
 from ..core.show import card_html
+from ..core.views import board
 from interpkit.dictionary.arguments import (
     Part,
     as_place,
@@ -30,6 +31,7 @@ from interpkit.dictionary.arguments import (
     require_parts,
 )
 from .folders import read_folder, write_folder
+from .live import reading, replaced, run_with_codes, steered
 from .weights import SiteWeights, require_tensor
 from .wirings import digest, require_decoders, require_lengths, require_targets
 from ..model.releases import Release
@@ -51,7 +53,7 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     # a label that reads like a numbered one can still meet it; then all are numbered
     return tuple(names if len(set(names)) == len(names) else numbered)
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #b113227e
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #a7ccff5f
 @dataclass(frozen=True)
 class Dictionary:
     """Sparse features read at the source sites of a model and written to its target sites.
@@ -69,11 +71,15 @@ class Dictionary:
     targets: tuple[Site, ...] = ()  # where it writes, one per source; of an SAE its sites
     figures: tuple[dict, ...] = ()  # what labels are worth, one per feature, where measured
 
+    run_with_codes, reading = run_with_codes, reading  # on a live model, see 00d_live
+    steered, replaced = steered, replaced
+
     if TYPE_CHECKING:  # what follows, one method per cell, for type checkers
         tied: ClassVar[bool]
         frozen: ClassVar[bool]
         label_table: ClassVar[Callable[..., pd.DataFrame]]
         summary: ClassVar[Callable[..., dict]]
+        browse: ClassVar[Callable[..., Any]]
         at: ClassVar[Callable[..., SiteWeights]]
         locate: ClassVar[Callable[..., tuple[Site, int]]]
         writes: ClassVar[Callable[..., dict[Site, Tensor]]]
@@ -158,7 +164,7 @@ def frozen(self: Dictionary) -> bool:
     "Whether effects are asked with the other targets held where they are."
     return self.wiring != "sae"
 
-# %% ../../nbs/04_dictionary/01_dictionary.ipynb #48fd611f
+# %% ../../nbs/04_dictionary/01_dictionary.ipynb #245f671c
 @patch
 def summary(self: Dictionary) -> dict:
     "What a person wants to see of it, by name."
@@ -178,6 +184,12 @@ def summary(self: Dictionary) -> dict:
 @patch
 def _repr_html_(self: Dictionary) -> str:
     return card_html("Dictionary", self.summary())
+
+
+@patch
+def browse(self: Dictionary, pages: Any = None) -> Any:
+    "A board of its features: search, sort, filter, click; `pages` are those of `feature_pages`."
+    return board("browser")(self, pages)
 
 # %% ../../nbs/04_dictionary/01_dictionary.ipynb #d5b06026
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Attributions', 'attributions', 'Reconstruction', 'reconstructions', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_dictionary/02_evaluate.ipynb #85ffe318
+# %% ../../nbs/04_dictionary/02_evaluate.ipynb #23b0b133
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +22,11 @@ from ..core.groups import weights_of
 from ..core.show import percent, table_html
 from ..core.statistics import ratio_interval
 from .dictionary import Dictionary
+from .live import refuse_late
 from interpkit.dictionary.replacement import (
     codes_at,
     in_batches,
     masked,
-    refuse_late,
     require_measurable,
     splice_error,
     spliced_decisions,

@@ -9,9 +9,9 @@ __all__ = ['auc', 'labels_of', 'agreement', 'behaviour']
 import numpy as np
 import pandas as pd
 
+from ..core.groups import highest
 from ..core.statistics import weighted_auc
 from .comparison import Comparison, centred
-from .segments import highest
 
 # %% ../../nbs/08_drift/06_behaviour.ipynb #a7759a19
 def auc(

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..core.groups import effective_groups
 from ..dictionary.dictionary import Dictionary
 from .comparison import Comparison, centred, hashed_seed
-from .scores import attribution_shares
-from .segments import ALERTS, LEAST, effective_groups
+from .segments import ALERTS, LEAST
 from .statements import BLOCK
+from ..explain.rankings import attribution_shares
 
 # %% ../../nbs/08_drift/02_families.ipynb #cb89ba00
 def rows_of(

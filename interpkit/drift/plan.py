@@ -24,14 +24,13 @@ from interpkit.core.cautions import (
     large_groups_sentence,
     looks_forgotten,
 )
-from ..core.digests import six
+from ..core.digests import hashed, six
 from ..core.errors import InterpkitError, bad_parameter
-from ..core.groups import blocks_of, groups_of, weights_of
+from ..core.groups import blocks_of, effective_groups, groups_of, weights_of
 from ..core.resampled import resampled_error_rates
 from ..core.statistics import sequences_needed
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.validity import verify_canary
-from .comparison import hashed
 from .families import ErrorShare, watched_name
 from .limits import Limits
 from .measure import FAMILIES, load_families, statement_names
@@ -43,7 +42,7 @@ from interpkit.drift.scores import (
     too_rare,
     watched_features,
 )
-from .segments import effective_groups, judged, members_of, pooled_in
+from .segments import judged, members_of, pooled_in
 from .statements import Plan, Statement
 from ..model.column_rows import input_columns
 from ..model.releases import Release

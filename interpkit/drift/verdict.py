@@ -6,10 +6,11 @@
 __all__ = ['ORDER', 'EXIT', 'worst', 'statement_table', 'Verdict', 'statement_named', 'needed_by_statement', 'to_collect',
            'sensitivity', 'naming', 'judge']
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #e9a178f2
+# %% ../../nbs/08_drift/04_verdict.ipynb #0613d498
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from ..core.digests import six
 from ..core.errors import ExitCode, bad_parameter, invalid, nearest
 from ..core.show import percent, table_html
 from ..core.statistics import JUDGED, against, holm, p_above
+from ..core.views import board
 from .actions import action_after, action_for, holds_up
 from .segments import ALERTS, LEAST, LEAST_ALERTS
 from interpkit.drift.statements import (
@@ -71,7 +73,7 @@ def statement_table(statements: Iterable[Statement]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/08_drift/04_verdict.ipynb #083a7dcd
+# %% ../../nbs/08_drift/04_verdict.ipynb #509ca1d9
 @dataclass(frozen=True)
 class Verdict:
     "What a check found: two questions, one verdict, one action."
@@ -129,6 +131,10 @@ class Verdict:
     def from_dict(cls, d: dict) -> "Verdict":
         "The verdict that `to_dict` wrote."
         return cls(**_from_file(d))
+
+    def explore(self, table: pd.DataFrame | None = None, printed: dict | None = None) -> Any:
+        "A board that leads from questions to sequences, as far as the table of the check is given."
+        return board("verdict")(self, table, printed)
 
     def __repr__(self):
         by_dictionary = self.valid != "FAIL" and self.action != "RETRAIN"  # else it is no witness

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed_targets', 'Ablation', 'site_effects', 'all_effects']
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #d44491a6
+# %% ../../nbs/07_explain/01_ablation.ipynb #5f406a55
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
-from ..dictionary.replacement import codes_at, in_batches, refuse_late
+from ..dictionary.live import refuse_late
+from ..dictionary.replacement import codes_at, in_batches
 from ..model.batch import Batch
 from ..model.own_rows import require_own_rows
 from ..model.prefix import Prefix, Tried
@@ -99,13 +100,14 @@ def _of_tokens(codes: SparseCodes, sequence: Tensor, feature: Tensor) -> Tensor:
     token = sequence[:, None] * T + torch.arange(T, device=sequence.device)
     return values_at(codes, token, feature[:, None])
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #f2910467
+# %% ../../nbs/07_explain/01_ablation.ipynb #a67ffc70
 @torch.no_grad()
 def site_effects(
     ablation: Ablation,
     site: Site,
     sequence: Tensor,  # int [M]
     feature: Tensor,  # int [M], counted from 0 at this site
+    code: Tensor | None = None,  # [M, T]: how much of it is taken away; default: all that is there
 ) -> Tensor:  # [M]
     "The effects of features of one site, of which each is active in its sequence."
     dictionary, acts = ablation.dictionary, ablation.prefix.acts
@@ -116,12 +118,12 @@ def site_effects(
     effects = []
     for i in range(0, len(sequence), size):
         rows, columns = sequence[i : i + size], feature[i : i + size]
-        code = _of_tokens(codes, rows, columns)[..., None]
+        gone = _of_tokens(codes, rows, columns) if code is None else code[i : i + size]
         changed = {}
         for t in targets:
             changed[t] = acts[t][rows]
             if t in writes:
-                changed[t] = changed[t] - code * writes[t][columns][:, None]
+                changed[t] = changed[t] - gone[..., None] * writes[t][columns][:, None]
         start = targets[0]
         after = ablation.prefix.run(start, rows, changed.pop(start), changed)
         effects.append(ablation.decision[rows] - after)

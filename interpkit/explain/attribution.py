@@ -16,8 +16,13 @@ from ..core.errors import bad_parameter
 from ..core.show import percent, table_html
 from ..data.checksets import require_columns
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.evaluate import attributions
-from ..dictionary.replacement import in_batches, require_measurable, warn_if_foreign
+from ..dictionary.evaluate import Attributions, attributions
+from interpkit.dictionary.replacement import (
+    in_batches,
+    require_measurable,
+    short_first,
+    warn_if_foreign,
+)
 from ..model.own_rows import require_own_rows
 from ..model.releases import Release
 
@@ -53,27 +58,30 @@ class Explanation:
 def _explanation(
     sequence_id,
     decision: float,
-    size: np.ndarray,  # [F] sum over tokens of |attribution|
-    signed: np.ndarray,  # [F] sum over tokens of the attribution
+    feature: np.ndarray,  # int [k], those that fire
+    size: np.ndarray,  # [k] sum over tokens of |attribution|
+    signed: np.ndarray,  # [k] sum over tokens of the attribution
     lost: float,  # |attribution| of what the dictionary leaves out
-    labels: pd.DataFrame,  # of all F features: label, and what it is worth where that is known
+    labels: dict[str, np.ndarray],  # of all F features: label, and its worth where that is known
     top: int,
 ) -> Explanation:
     "The explanation of one sequence, from its attributions."
-    order = [f for f in np.argsort(-size)[:top] if size[f] > 0]
-    whole = max(float(size.sum()) + lost, 1e-30)
-    own = labels.iloc[order].reset_index(drop=True)
-    own.insert(0, "feature", order)
-    features = own.assign(attribution=signed[order], share=size[order] / whole)
+    order = np.argsort(-size, kind="stable")[:top]
+    order = order[size[order] > 0]
+    chosen, whole = feature[order], max(float(size.sum()) + lost, 1e-30)
+    told = {name: column[chosen] for name, column in labels.items()}
+    own = dict(attribution=signed[order], share=size[order] / whole)
+    features = pd.DataFrame(dict(feature=chosen) | told | own)
     return Explanation(sequence_id, decision, features, lost / whole)
 
 # %% ../../nbs/07_explain/00_attribution.ipynb #bf1729d3
-def _named(dictionary: Dictionary) -> pd.DataFrame:  # [F, label and what it is worth]
+def _named(dictionary: Dictionary) -> dict[str, np.ndarray]:  # name -> [F]
     "What is said of each feature of a dictionary; labels alone where nothing was measured."
-    names = pd.DataFrame(dict(label=dictionary.names))
+    names = dict(label=np.array(dictionary.names, object))
     if not dictionary.figures:
         return names
-    return names.join(dictionary.label_table()[["precision", "recall", "best_inputs"]])
+    worth = dictionary.label_table()[["precision", "recall", "best_inputs"]]
+    return names | {name: column.to_numpy() for name, column in worth.items()}
 
 # %% ../../nbs/07_explain/00_attribution.ipynb #8efa622d
 @at_the_door
@@ -93,12 +101,18 @@ def explain(
         )
     rows, dictionary = release.pin(rows), dictionary.to(release.device)
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
-    names, out = _named(dictionary), []
-    for part, batch in in_batches(release, rows, dictionary):
+    names, order, out = _named(dictionary), short_first(rows), {}
+    rows = rows.iloc[order]
+    for part, batch in in_batches(release, rows, dictionary, limit=2**20):
         at = attributions(release, dictionary, batch)
-        size, signed = at.size.toarray(), at.signed.toarray()
-        lost = at.error.sum(1).cpu().numpy()
-        ids, decisions = rows.iloc[part]["sequence_id"], at.decision.tolist()
-        for i, (name, decision) in enumerate(zip(ids, decisions, strict=True)):
-            out.append(_explanation(name, decision, size[i], signed[i], float(lost[i]), names, top))
-    return out
+        lost, decisions = at.error.sum(1).tolist(), at.decision.tolist()
+        for i, name in enumerate(rows.iloc[part]["sequence_id"]):
+            fires = _fires(at, i)
+            out[order[part][i]] = _explanation(name, decisions[i], *fires, lost[i], names, top)
+    return [out[i] for i in range(len(out))]
+
+
+def _fires(at: Attributions, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "The features that fire in a sequence, int [k], with size and sum of their attributions."
+    own = slice(at.size.indptr[i], at.size.indptr[i + 1])  # both matrices have the same places
+    return at.size.indices[own], at.size.data[own], at.signed.data[own]

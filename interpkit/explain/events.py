@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['embedding_site', 'counted_positions', 'event_starts', 'Positions', 'Tokens']
 
-# %% ../../nbs/07_explain/02a_events.ipynb #f8792da6
-from collections.abc import Callable, Iterable
+# %% ../../nbs/07_explain/02a_events.ipynb #e2fb2507
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.groups import weights_of
+from .columns import lost_without
 from ..model.batch import Batch, counted
-from ..model.capture import capture, run_spliced
+from ..model.capture import capture
 from ..model.gradients import grad_at_sites
 from ..model.prefix import at_once
 from ..model.releases import Release
@@ -114,13 +116,18 @@ def event_starts(
         starts[row, inside] = inside[begins][np.cumsum(begins) - 1]
     return starts
 
-# %% ../../nbs/07_explain/02a_events.ipynb #b32aed61
+# %% ../../nbs/07_explain/02a_events.ipynb #ca195d08
 class Positions:
     "Token lists whose events are inputs: which there are, and what a person calls them."
 
     ids: np.ndarray  # int [n, T], padded on the right
     starts: np.ndarray  # int [n, T]: of `event_starts`
     words: dict[int, str]  # token id -> what a person calls it
+
+    @property
+    def wide(self) -> int:
+        "Numbers of inputs go from 0 to here."
+        return int(self.starts.shape[1])
 
     def units(self, row: int) -> np.ndarray:  # int [k]
         "The inputs of one sequence, by the position at which each starts."
@@ -183,7 +190,37 @@ def mean(self: Tokens, release: Release) -> Tensor:  # [d]
         self.means[id(release)] = (total / max(number, 1e-30)).float().to(release.device)
     return self.means[id(release)]
 
-# %% ../../nbs/07_explain/02a_events.ipynb #1032fc54
+# %% ../../nbs/07_explain/02a_events.ipynb #fae82730
+@patch
+def without(
+    self: Tokens,
+    release: Release,
+    sequence: np.ndarray,  # int [M]
+    gone: np.ndarray,  # bool [M, T]: which events of each, where they start
+    rows: pd.DataFrame | None = None,  # [M], in place of those of the check set
+) -> Iterator[tuple[np.ndarray, Batch, dict[Site, Callable]]]:
+    "Numbers of lines, their batch, and what puts the mean vector in the place of events."
+    site, ordinary = self.sites[id(release)], self.mean(release)
+    for part, batch in self.batches(release):
+        place = np.full(len(self.rows), -1)
+        place[part] = np.arange(len(part))
+        here = np.flatnonzero(place[sequence] >= 0)
+        size = at_once(_ids_of(batch).shape[1] * len(ordinary), release.device)
+        for i in range(0, len(here), size):
+            lines = here[i : i + size]
+            own = batch.take(torch.as_tensor(place[sequence[lines]]))
+            own = own if rows is None else release.batch(rows.iloc[lines])
+            start = self.starts[sequence[lines], : _ids_of(own).shape[1]]
+            event = np.take_along_axis(gone[lines], start.clip(min=0), 1) & (start >= 0)
+            at = torch.as_tensor(event, device=release.device)
+            yield lines, own, {site: partial(_ordinary_at, at, ordinary)}
+
+
+def _ordinary_at(at: Tensor, ordinary: Tensor, h: Tensor) -> Tensor:  # bool [B, T], [d], [B, T, d]
+    "Vectors with the ordinary one at some positions of each sequence."
+    return torch.where(at[..., None], ordinary.to(h), h)
+
+
 @patch
 def effects(
     self: Tokens,
@@ -193,34 +230,7 @@ def effects(
     unit: np.ndarray,  # int [M], positions at which events start
 ) -> np.ndarray:  # [M]
     "What the decision of a sequence loses when the event at `unit` is replaced, pair by pair."
-    site, ordinary = self.sites[id(release)], self.mean(release)
-    effects = np.zeros(len(sequence))
-    for part, batch in self.batches(release):
-        place = np.full(len(self.rows), -1)
-        place[part] = np.arange(len(part))
-        here = np.flatnonzero(place[sequence] >= 0)
-        longest = _ids_of(batch).shape[1]
-        size = at_once(longest * len(ordinary), release.device)
-        for i in range(0, len(here), size):
-            pairs = here[i : i + size]
-            rows = torch.as_tensor(place[sequence[pairs]])
-            event = self.starts[sequence[pairs], :longest] == unit[pairs, None]
-            at = torch.as_tensor(event, device=release.device)
-            after = _without(release, batch.take(rows), site, at, ordinary)
-            effects[pairs] = bare[sequence[pairs]] - after.double().cpu().numpy()
-    return effects
-
-
-@torch.no_grad()
-def _without(
-    release: Release, batch: Batch, site: Site, at: Tensor, ordinary: Tensor
-) -> Tensor:  # bool [B, T], [d] -> [B]
-    "Decisions with the vectors at some positions of each sequence replaced."
-
-    def replace_at(h: Tensor) -> Tensor:  # [B, T, d]
-        return torch.where(at[..., None], ordinary.to(h), h)
-
-    return release.decide(run_spliced(release.model, {site: replace_at}, batch), batch)
+    return lost_without(self, release, bare, sequence, unit)
 
 # %% ../../nbs/07_explain/02a_events.ipynb #dd236dc4
 @patch

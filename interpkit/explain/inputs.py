@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Units', 'SwappedTokens', 'Together', 'input_units']
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #41d3480d
-from collections.abc import Iterable
+# %% ../../nbs/07_explain/02b_inputs.ipynb #c2b82ab9
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from .columns import Columns, drawn_rows
+from .columns import Columns, drawn_rows, lost_without
 from interpkit.explain.events import (
     Positions,
     Tokens,
@@ -19,9 +19,10 @@ from interpkit.explain.events import (
     embedding_site,
     event_starts,
 )
+from ..model.batch import Batch
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #e5d84ff6
+# %% ../../nbs/07_explain/02b_inputs.ipynb #c988f392
 class SwappedTokens(Positions):
     "The events of sequences, each replaced by one of another sequence, in the rows."
 
@@ -55,12 +56,28 @@ class SwappedTokens(Positions):
         start = starts[number % len(starts)]
         return ids[self.starts[other, : len(ids)] == start]
 
-    def swapped(self, sequence: int, unit: int) -> list[int]:
-        "The ids of a sequence with those of another sequence in place of one event."
+    def swapped(self, sequence: int, gone: np.ndarray) -> list[int]:  # bool [T]
+        "The ids of a sequence with those of other sequences in place of some events."
         ids = self.lists[sequence].copy()
-        places = np.flatnonzero(self.starts[sequence] == unit)
-        ids[places] = np.resize(self.lent(sequence, unit), len(places))
+        for unit in np.intersect1d(np.flatnonzero(gone), self.units(sequence)).tolist():
+            places = np.flatnonzero(self.starts[sequence] == unit)
+            ids[places] = np.resize(self.lent(sequence, unit), len(places))
         return ids.tolist()
+
+    def without(
+        self,
+        release: Release,
+        sequence: np.ndarray,  # int [M]
+        gone: np.ndarray,  # bool [M, T]: which events of each, where they start
+        rows: pd.DataFrame | None = None,  # [M], in place of those of the check set
+    ) -> Iterator[tuple[np.ndarray, Batch, dict]]:
+        "Numbers of lines, their batch with other events, and replacements at sites: none here."
+        for i in range(0, len(sequence), 256):
+            lines = np.arange(i, min(i + 256, len(sequence)))
+            changed = self.rows.iloc[sequence[lines]] if rows is None else rows.iloc[lines]
+            told = zip(sequence[lines].tolist(), gone[lines], strict=True)
+            changed = changed.assign(input_ids=[self.swapped(s, which) for s, which in told])
+            yield lines, release.batch(changed), {}
 
     def effects(
         self,
@@ -70,20 +87,20 @@ class SwappedTokens(Positions):
         unit: np.ndarray,  # int [M], positions at which events start
     ) -> np.ndarray:  # [M]
         "What the decision of a sequence loses when its event at `unit` is another, pair by pair."
-        changed = self.rows.iloc[sequence].copy()
-        pairs = zip(sequence.tolist(), unit.tolist(), strict=True)
-        changed["input_ids"] = [self.swapped(s, u) for s, u in pairs]
-        if not len(changed):
-            return np.zeros(0)
-        return bare[sequence] - release.run(changed).double().cpu().numpy()
+        return lost_without(self, release, bare, sequence, unit)
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #df6f0c3e
+# %% ../../nbs/07_explain/02b_inputs.ipynb #28441288
 class Together:
     "Events and columns as inputs of one sequence: first the positions, then the columns."
 
     def __init__(self, events: Tokens | SwappedTokens, columns: Columns):
         self.events, self.columns = events, columns
         self.first = events.ids.shape[1]  # the number of the first column
+
+    @property
+    def wide(self) -> int:
+        "Numbers of inputs go from 0 to here."
+        return self.first + self.columns.wide
 
     def units(self, row: int) -> np.ndarray:  # int [k]
         "The inputs of one sequence, by number."
@@ -100,6 +117,20 @@ class Together:
         "Where to look first, in both."
         return np.hstack([part.guess(release, bare) for part in (self.events, self.columns)])
 
+    def without(
+        self,
+        release: Release,
+        sequence: np.ndarray,  # int [M]
+        gone: np.ndarray,  # bool [M, wide]: which inputs of each
+    ) -> Iterator[tuple[np.ndarray, Batch, dict]]:
+        "Numbers of lines, their batch, and replacements at sites, of events and columns at once."
+        for i in range(0, len(sequence), 256):
+            part = slice(i, i + 256)
+            events, of_columns = gone[part, : self.first], gone[part, self.first :]
+            rows = self.columns.replaced(sequence[part], of_columns) if of_columns.any() else None
+            for lines, *how in self.events.without(release, sequence[part], events, rows):
+                yield i + lines, *how
+
     def effects(
         self,
         release: Release,
@@ -108,10 +139,7 @@ class Together:
         unit: np.ndarray,  # int [M]
     ) -> np.ndarray:  # [M]
         "What the decision of a sequence loses when its input `unit` is replaced, pair by pair."
-        effects = np.zeros(len(unit))
-        for part, at, shift in self._parts(unit >= self.first):
-            effects[at] = part.effects(release, bare, sequence[at], unit[at] - shift)
-        return effects
+        return lost_without(self, release, bare, sequence, unit)
 
     def _parts(self, is_column: np.ndarray) -> tuple[tuple, tuple]:  # bool [M]
         "Each part with where it is meant, and the number of its first unit."

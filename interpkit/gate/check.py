@@ -121,7 +121,7 @@ def try_out(old: Release, new: Release, rows: pd.DataFrame, most: int = 64):
         require_own_rows(release, some)
         require_readable(release, rows, old)
 
-# %% ../../nbs/09_gate/04_check.ipynb #d721f2a6
+# %% ../../nbs/09_gate/04_check.ipynb #3928df1f
 def read_for(
     release: Release,
     data,  # a table, or the path of one
@@ -130,7 +130,7 @@ def read_for(
     "Rows of a table; only columns that the release is known to read are looked at."
     if isinstance(release.inputs, FunctionInputs):  # what it makes is looked at, and no column
         return read_check_set(data, [], release.inputs_columns or (), label)
-    return read_check_set(data, release.inputs_columns, label=label)
+    return read_check_set(release.frame(data), release.inputs_columns, label=label)
 
 
 def rows_of(data, old: Release, label: Mapping[str, int] | None = None) -> pd.DataFrame:

@@ -18,8 +18,8 @@ from ..core.digests import canonical, digest_file, six
 from ..core.errors import InterpkitError, invalid
 from ..core.files import json_text, read_bytes, read_json, write_json
 from ..core.forms import FOREIGN
+from ..core.groups import highest
 from ..drift.page import summary_lines
-from ..drift.segments import highest
 from ..drift.statements import BLOCK, COLUMNS, SIGNED, Plan, Statement, decide
 from ..drift.verdict import Verdict, judge
 from .standard import QUESTIONS, family_of

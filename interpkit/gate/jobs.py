@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.digests import digest_file, digest_json
+from ..core.digests import digest_file, digest_json, hashed
 from ..core.errors import bad_parameter, invalid
 from ..core.files import write_json
 from ..core.forms import read_form
 from ..data.checksets import check_digest, read_check_set
 from ..dictionary.dictionary import Dictionary
-from ..drift.comparison import hashed
 from ..drift.measure import load_families
 from ..drift.plan import code_digest
 from ..drift.segments import rare_in

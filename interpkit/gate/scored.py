@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['NOT_FOLLOWED', 'result_folder', 'CheckResult', 'write_check', 'forget_adapted', 'save_adapted', 'score']
 
-# %% ../../nbs/09_gate/03d_scored.ipynb #accdbf25
+# %% ../../nbs/09_gate/03d_scored.ipynb #352a0beb
 import shutil
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,6 +20,7 @@ from fastcore.basics import patch
 
 from ..adapt.ladder import Adaptation
 from ..core.files import private_folder, storage_error
+from ..core.views import board
 from ..dictionary.dictionary import Dictionary
 from ..drift.changed import reasons_table
 from ..drift.comparison import Comparison
@@ -33,7 +35,7 @@ from .report import write_report
 from .story import ADAPTED
 from ..model.releases import Release
 
-# %% ../../nbs/09_gate/03d_scored.ipynb #978c5fa4
+# %% ../../nbs/09_gate/03d_scored.ipynb #59631e4c
 def result_folder(folder) -> Path:
     "A folder for a check, made where there is none; raises (exit code 64 or 75) where that fails."
     try:
@@ -69,6 +71,11 @@ class CheckResult:
     def reasons(self) -> pd.DataFrame:
         "Features and inputs that hold most of the change: weight before and now, part, firing."
         return reasons_table(self.printed, self.dictionary.label_table())
+
+    def explore(self) -> Any:
+        "A board that leads from questions to statements, features and sequences, old beside new."
+        labels = self.dictionary.label_table()
+        return board("verdict")(self.verdict, self.table, self.printed, labels)
 
     def __bool__(self):
         return bool(self.verdict)

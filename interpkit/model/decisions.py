@@ -6,7 +6,7 @@
 __all__ = ['PINNED', 'NAMED', 'PASTE', 'way_out', 'logits_of', 'at_last', 'logit_difference', 'scalar', 'difference', 'column',
            'top_two', 'top_logprob', 'NamedDecision', 'FunctionDecision', 'GuessedDecision', 'make_decision']
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #ec4c55dc
+# %% ../../nbs/01_model/02a_decisions.ipynb #14b32025
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.errors import InterpkitError, bad_parameter, invalid, nearest
 from ..core.failures import HOW, guarded, told
 from .batch import Batch
+from .embeddings import coordinate, cosine, probe, refuse_option
 
 # %% ../../nbs/01_model/02a_decisions.ipynb #bfb8cc7e
 def _tensors(out, name: str = "") -> dict[str, Tensor]:
@@ -32,7 +33,7 @@ def _tensors(out, name: str = "") -> dict[str, Tensor]:
         found |= _tensors(part, f"{name}[{key!r}]")
     return found
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #e5afdbde
+# %% ../../nbs/01_model/02a_decisions.ipynb #18b020d1
 def way_out(tensors: dict[str, Tensor], call: str = "{}") -> str:
     "Decisions that an output allows, to paste; names as they are written behind `out`."
     names = sorted(tensors, key=lambda name: tensors[name].ndim != 2)
@@ -43,11 +44,13 @@ def way_out(tensors: dict[str, Tensor], call: str = "{}") -> str:
         return f"{call.format(two)} for two tokens of a language model, or {{'kind': 'top_two'}}"
     if 3 not in widths:
         return call.format(f"decision=lambda out: out{name}[:, 1]")
-    vector = f"out{name}" if tensors[name].ndim == 2 else f"out{name}[:, 0]"
+    pool = "'pool': 'mean'" if 3 in widths else "'pool': 'output'"
+    near = f"decision={{'kind': 'cosine', 'to': reference.tolist(), {pool}}}"
     return (
-        f"{call.format(f'decision=lambda out: {vector} @ w')} for a probe's score of an embedding; "
-        f"torch.cosine_similarity({vector}, r) for how near it is to a reference; "
-        f"{vector}[:, 0] for a coordinate"
+        f"{call.format(near)} for how near an embedding is to a reference; "
+        f"{{'kind': 'probe', 'weights': w.tolist(), 'bias': 0.0, {pool}}} for a probe's score; "
+        f"{{'kind': 'coordinate', 'at': 0, {pool}}} for a coordinate; "
+        "pool may be 'mean', 'first', 'last', 'pooler' or 'output'"
     )
 
 # %% ../../nbs/01_model/02a_decisions.ipynb #78e7fae2
@@ -173,7 +176,7 @@ def top_logprob(out, batch: Batch) -> Tensor:  # [B]
     "The log-probability of the old release's likeliest token."
     return _pinned(out, batch).log_softmax(1).gather(1, batch.targets[:, :1])[:, 0]
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #48d138e6
+# %% ../../nbs/01_model/02a_decisions.ipynb #1435f310
 PINNED = ("top_two", "top_logprob")  # about tokens that the old release names
 
 NAMED = dict(
@@ -183,9 +186,12 @@ NAMED = dict(
     scalar=scalar,
     top_two=top_two,
     top_logprob=top_logprob,
+    cosine=cosine,
+    probe=probe,
+    coordinate=coordinate,
 )
 
-# %% ../../nbs/01_model/02a_decisions.ipynb #3e546110
+# %% ../../nbs/01_model/02a_decisions.ipynb #2cfcdb8f
 @dataclass
 class NamedDecision:
     "One of the decisions that have a name, with its options. Raises (exit code 65) at others."
@@ -210,7 +216,9 @@ class NamedDecision:
                 "{'kind': 'logit_difference', 'positive': 4, 'negative': 3}",
             ) from None
         for name, x in self.options.items():
-            if isinstance(x, bool) or not isinstance(x, Integral):
+            if name in ("pool", "to", "weights", "bias"):
+                refuse_option(name, x)
+            elif isinstance(x, bool) or not isinstance(x, Integral):
                 mend = f"correct `decision`: {name!r} counts from 0"
                 raise invalid(f"a whole number as {name!r} of the decision", repr(x)[:60], mend)
 

@@ -185,7 +185,7 @@ def hub_folder(name: str) -> Path:
             "check the path; without a network, pass a local folder",
         ) from e
 
-# %% ../../nbs/01_model/04b_hub_folders.ipynb #acef7801
+# %% ../../nbs/01_model/04b_hub_folders.ipynb #0bb588ef
 def assumed_decision(model: nn.Module) -> dict:
     "The decision of a language model or classifier. Raises (exit code 65) for other models."
     name = type(model).__name__
@@ -194,6 +194,14 @@ def assumed_decision(model: nn.Module) -> dict:
         return dict(kind="top_two")
     if name.endswith("ForSequenceClassification") and labels in (1, 2):
         return dict(kind="scalar" if labels == 1 else "difference")
+    if name.endswith("Model"):
+        raise invalid(
+            "a model that decides something",
+            f"{name}, which gives embeddings",
+            "say which number of them is the decision: Release.load(folder, decision={'kind': "
+            "'cosine', 'to': reference.tolist(), 'pool': 'mean'}), or a 'probe' with its "
+            "'weights', or a 'coordinate' with 'at'",
+        )
     raise invalid(
         "a causal language model, or a sequence classifier with one or two labels",
         f"{name} with {labels} labels",

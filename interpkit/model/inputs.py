@@ -233,13 +233,19 @@ def _forward_parameters(model: nn.Module) -> set[str] | None:
         return None
     return {p.name for p in parameters}
 
-# %% ../../nbs/01_model/02_inputs.ipynb #9f1cb6b9
+# %% ../../nbs/01_model/02_inputs.ipynb #3378430a
 def _token_names(model: nn.Module) -> tuple[str, ...]:
     "What the forward takes of tokens, by name; () where it takes ids alone, in their place."
     takes = _forward_parameters(model)
     named = inspect.signature(model.forward).parameters
     names = [n for n in ("input_ids", "attention_mask") if takes is None or n in takes]
-    if "input_ids" not in names:
+    needed = [
+        n for n, p in named.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    other = (
+        bool(needed) and "input_ids" not in named
+    )  # as TransformerBridge, which calls it `input`
+    if "input_ids" not in names or other:
         return ()
     return (*names, *(n for n in ("token_type_ids",) if n in named))
 

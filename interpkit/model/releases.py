@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #dc56640d
+# %% ../../nbs/01_model/05_releases.ipynb #ebd750eb
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +51,10 @@ from interpkit.model.release_folders import (
 )
 from .saved import ASKED, probe_rows, require_same
 from .sites import Site
+from .texts import tokenized
 from .weights import main_dtype
 
-# %% ../../nbs/01_model/05_releases.ipynb #c37485f0
+# %% ../../nbs/01_model/05_releases.ipynb #758ac613
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -83,6 +84,7 @@ class Release:
         save: ClassVar[Callable[..., "Release"]]
         batch: ClassVar[Callable[..., Batch]]
         decide: ClassVar[Callable[..., Tensor]]
+        frame: ClassVar[Callable[..., pd.DataFrame]]
         run: ClassVar[Callable[..., Tensor]]
         pin: ClassVar[Callable[..., pd.DataFrame]]
         is_that_of: ClassVar[Callable[..., bool]]
@@ -174,7 +176,18 @@ def decide(
         self.inputs.settle()
     return require_finite(decisions.float(), batch, f"finite decisions of {self.name}")
 
-# %% ../../nbs/01_model/05_releases.ipynb #0392c622
+# %% ../../nbs/01_model/05_releases.ipynb #150b075f
+@patch
+def frame(
+    self: Release,
+    rows: pd.DataFrame,  # or a table in any other form
+) -> pd.DataFrame:
+    "A table as a data frame, with tokens where the release reads tokens and rows hold text."
+    rows = as_frame(rows)
+    is_tokens = isinstance(self.inputs, TokenInputs)
+    return tokenized(rows, self.folder, self.name) if is_tokens else rows
+
+# %% ../../nbs/01_model/05_releases.ipynb #b1d3ffe3
 @patch
 @torch.no_grad()
 def run(
@@ -185,7 +198,7 @@ def run(
     if isinstance(rows, Batch):
         batches = [rows]
     else:
-        rows = as_frame(rows)
+        rows = self.frame(rows)
         starts = range(0, max(len(rows), 1), 256)
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
@@ -256,12 +269,12 @@ def load(
     name = str(where).rstrip("/").rpartition("/")[2]
     return cls(**hub_parts(folder, name, on, sites, decision))
 
-# %% ../../nbs/01_model/05_releases.ipynb #275ee133
+# %% ../../nbs/01_model/05_releases.ipynb #efba617b
 @patch
 @torch.no_grad()
 def pin(self: Release, rows: pd.DataFrame) -> pd.DataFrame:
     "The rows without padding, and with the two likeliest tokens where the decision needs them."
-    rows = as_frame(rows)
+    rows = self.frame(rows)
     if isinstance(self.inputs, TokenInputs):
         rows = self.inputs.unpadded(rows)
     if not self.pins or "_top1" in rows:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answer', 'label_shares', 'pushes', 'heavier_side', 'input_reasons', 'Answering', 'canary_spread', 'Found', 'answer']
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #a999d822
+# %% ../../nbs/08b_serve/06_answers.ipynb #b4a2803c
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -31,12 +31,12 @@ from ..model.prefix import Tried
 from ..model.releases import Release
 from .monitor import Monitor
 from .probe import Untouched
+from .reason_inputs import picked
 from .records import TrustLabel, worst
 from .removals import Measured, candidates, measured
 from .ring import CHANGED
 from .stated import Stated, padded_ids, true_at
 from .trust import TrustLimits, observed, standing
-from ..sparse.sums import values_at
 
 # %% ../../nbs/08b_serve/06_answers.ipynb #3f77719e
 @dataclass(frozen=True)
@@ -136,24 +136,14 @@ def label_shares(
             held[row, place] = (of_push * true).sum(1) / np.maximum(of_push.sum(1), 1e-30)
     return held
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #2770b421
+# %% ../../nbs/08b_serve/06_answers.ipynb #eb638bdd
 def pushes(
     at: Attributions,
     feature: np.ndarray,  # int [B, n], -1 where there are fewer
 ) -> np.ndarray:  # [B, n, T]
     "|attribution| of features at each position of their site."
-    B, T = next(iter(at.acts.values())).shape[:2]
-    token = np.arange(B)[:, None] * T + np.arange(T)
-    first, out = 0, np.zeros((*feature.shape, T))
-    for site, codes in at.codes.items():
-        F = codes.n_features
-        own = (feature >= first) & (feature < first + F)
-        attributed = replace(codes, values=at.attributed[site].abs())
-        wanted = torch.as_tensor(np.where(own, feature - first, 0)[..., None])
-        found = values_at(attributed, torch.as_tensor(token[:, None]).to(wanted), wanted)
-        out[own] = found.double().cpu().numpy()[own]
-        first += F
-    return out
+    attributed = {s: replace(c, values=at.attributed[s]) for s, c in at.codes.items()}
+    return np.abs(picked(attributed, feature))
 
 # %% ../../nbs/08b_serve/06_answers.ipynb #328b6384
 def heavier_side(estimate: np.ndarray) -> np.ndarray:  # [B, n] -> bool [B, n]
@@ -191,7 +181,7 @@ def input_reasons(
     return [p.loc[size[p.index].sort_values(ascending=False).index].reset_index(drop=True)
             for p in parts]  # fmt: skip
 
-# %% ../../nbs/08b_serve/06_answers.ipynb #d62036af
+# %% ../../nbs/08b_serve/06_answers.ipynb #59add536
 class Answering:
     "Answers for one release and dictionary, as many requests as one likes."
 
@@ -225,12 +215,13 @@ class Answering:
             given += self._of_batch(pinned.iloc[part], batch)
         without = [i for i, a in enumerate(given) if not a.label.trusted]
         if self.inputs and without:
-            told = input_reasons(self.release, pinned.iloc[without], self._ordinary(), self.n)
+            told = input_reasons(self.release, pinned.iloc[without], self.ordinary(), self.n)
             for i, table in zip(without, told, strict=True):
                 given[i] = replace(given[i], inputs=table)
         return given
 
-    def _ordinary(self) -> pd.DataFrame:
+    def ordinary(self) -> pd.DataFrame:
+        "Rows from which ordinary inputs come."
         if self.like is None:
             self.like = self.release.pin(rows_again(self.dictionary.validity))
         return self.like

@@ -6,7 +6,7 @@
 __all__ = ['QUIET', 'pass_by', 'check_together', 'check_types', 'is_random', 'check_eval_mode', 'check_same_again', 'blank',
            'check_gradients', 'finite_at', 'look']
 
-# %% ../../nbs/05_training/06b_preflight.ipynb #cd0b9cf7
+# %% ../../nbs/05_training/06b_preflight.ipynb #93852f9a
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import invalid
 from ..data.shards import cast_finite
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.replacement import refuse_late
+from ..dictionary.live import refuse_late
 from ..dictionary.weights import SiteWeights
 from ..model.batch import Batch, counted
 from ..model.capture import run_spliced

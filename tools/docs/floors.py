@@ -134,6 +134,12 @@ FOLDERS = (  # in the order in which they are read
         "A whole release check: parameters, jobs, evidence, report, and the command line.",
     ),
     Folder(
+        "10_lab",
+        "Lab",
+        "lab",
+        "Boards for JupyterLab: features to browse, a circuit to move, a verdict to follow.",
+    ),
+    Folder(
         "benchmarks",
         "Benchmarks",
         "validation",
@@ -142,7 +148,7 @@ FOLDERS = (  # in the order in which they are read
 )
 FLOORS = tuple(f for f in FOLDERS if f.floor)
 BEFORE = ("index.ipynb", "guide.md", "threat_model.md", "words.md")  # pages before the folders
-AFTER = ("formats.md",)  # and after them
+AFTER = ("instead_of.md", "not_for.md", "formats.md")  # and after them
 
 
 def cells(notebook: Path) -> list[dict]:
