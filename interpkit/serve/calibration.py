@@ -6,7 +6,7 @@
 __all__ = ['NOVEL', 'FEWEST', 'COUNTING', 'Calibration', 'labels_digest', 'Labeller', 'calibrate', 'measured_answers', 'Learnt',
            'learn']
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #081a7a2d
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #98ded6df
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +33,7 @@ from interpkit.serve.certified import (
     thresholds_of,
 )
 from .detector import Detector, Watch
-from .novelty import Novelty, Risk, as_reading, known, readings
+from .novelty import Novelty, Risk, as_reading, known, out_of_fold, readings
 from .records import Record, TrustLabel, worst
 from .trust import TrustLimits, observed, standing
 
@@ -371,7 +371,7 @@ def measured_answers(
         rows
     )
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #69e51080
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #8c45b11c
 @dataclass(frozen=True)
 class Learnt:
     "What was learnt from one half, and the other half with what it says of it."
@@ -379,10 +379,9 @@ class Learnt:
     novelty: Novelty
     risk: Risk
     middle: float
-    of: np.ndarray  # [n]: risks of all requests, inf where novel
+    of: np.ndarray  # [n]: risks of requests by a fit without them, inf where novel
     wrong: np.ndarray  # bool [n]
     tested: np.ndarray  # bool [n]: the half that is tested on
-    ordering: np.ndarray  # bool [n]: a part of the other half, on which thresholds are ordered
 
     def certified(
         self, rows: pd.DataFrame, alpha: float, delta: float
@@ -393,7 +392,7 @@ class Learnt:
         found, curves = {}, {}
         for name in names:
             own = np.ones(len(rows), bool) if not name else segment == name
-            held, learn = own & self.tested, own & self.ordering
+            held, learn = own & self.tested, own & ~self.tested
             share = delta / len(names)
             tried = thresholds_of(self.of[learn], self.wrong[learn], int(held.sum()), alpha, share)
             found[name], curves[name] = learn_then_test(
@@ -401,21 +400,21 @@ class Learnt:
             )
         return found, curves
 
-# %% ../../nbs/08b_serve/07b_calibration.ipynb #93c9d4a9
+# %% ../../nbs/08b_serve/07b_calibration.ipynb #1ff97124
 def learn(
     x: np.ndarray,  # [n, m] readings
     decision: np.ndarray,  # [n]
     wrong: np.ndarray,  # bool [n]
     rows: pd.DataFrame,  # n, whose ids say which half they belong to
 ) -> Learnt:
-    "Novelty and risk from one half, of which a part orders the thresholds."
+    "Novelty and risk from one half; its own risks are of fits without the request."
     tested = hash_split(rows, 0.5, "trust: tested")
     own, middle = ~tested, float(np.median(decision[~tested]))
     kept = hash_split(rows, 0.5, "trust: distances")[own]
     novelty = Novelty.fit(x[own], decision[own], kept)
     all_known = known(x, decision, novelty.distance(x, decision), middle)
-    ordering = own & hash_split(rows, 0.4, "trust: order")
-    risk = Risk.fit(all_known[own & ~ordering], wrong[own & ~ordering])
-    p = novelty.p_value(x, decision)
-    of_all = np.where(p <= NOVEL, np.inf, risk(all_known))
-    return Learnt(novelty, risk, middle, of_all, wrong, tested, ordering)
+    risk = Risk.fit(all_known[own], wrong[own])
+    of_all = risk(all_known)
+    of_all[own] = out_of_fold(all_known[own], wrong[own], risk.penalty)
+    of_all[novelty.p_value(x, decision) <= NOVEL] = np.inf
+    return Learnt(novelty, risk, middle, of_all, wrong, tested)
