@@ -1463,6 +1463,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'interpkit/dictionary/reads.py')},
             'interpkit.dictionary.replacement': { 'interpkit.dictionary.replacement._positions': ( '04_dictionary/replacement.html#_positions',
                                                                                                    'interpkit/dictionary/replacement.py'),
+                                                  'interpkit.dictionary.replacement._some': ( '04_dictionary/replacement.html#_some',
+                                                                                              'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement._without': ( '04_dictionary/replacement.html#_without',
                                                                                                  'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.batch_size': ( '04_dictionary/replacement.html#batch_size',
