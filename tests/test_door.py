@@ -19,7 +19,7 @@ from interpkit import _moved
 from interpkit.drift.simulate import small_world
 
 DOOR = {"train", "evaluate", "explain", "check", "verify", "adapt", "attach"}
-DOOR |= {"Release", "Dictionary"}
+DOOR |= {"Release", "Dictionary", "feature_pages", "release_view"}
 
 
 def python(code: str) -> str:
