@@ -6,7 +6,7 @@
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'short_first',
            'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #79a2c9d0
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #1aa066fb
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -20,14 +20,15 @@ from ..core.errors import bad_parameter, invalid
 from ..core.statistics import Interval, ratio_interval
 from ..data.checksets import without_other_ids
 from .dictionary import Dictionary
-from .live import Replacing, refuse_late, without  # noqa: F401
+from .live import Replacing, without
 from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import run_spliced
 from ..model.releases import Release
 from ..model.sites import Site
+from ..model.texts import frame_for
 from ..sparse.codes import SparseCodes
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #982cb0e8
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #2953091c
 def _some(rows: pd.DataFrame) -> pd.DataFrame:
     "The same rows. Raises (exit code 65) where there are none."
     if not len(rows):
@@ -39,7 +40,7 @@ def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> p
     "The rows as a data frame. Raises (exit code 64) unless a Release and a Dictionary come first."
     if isinstance(release, Release) and isinstance(dictionary, Dictionary):
         if not isinstance(rows, (Release, Dictionary)):
-            return _some(without_other_ids(release.frame(rows), release.inputs_columns))
+            return _some(without_other_ids(frame_for(release, rows), release.inputs_columns))
     raise bad_parameter(
         "a Release, a Dictionary and a DataFrame, in this order",
         ", ".join(type(x).__name__ for x in (release, dictionary, rows)),

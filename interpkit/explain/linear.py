@@ -6,7 +6,7 @@
 __all__ = ['INPUTS', 'LARGEST_BEND', 'Cuts', 'input_places', 'cuts_for', 'Cut', 'cut_forward', 'again', 'Bend', 'bends_of',
            'inputs_reach', 'is_straight', 'require_linear']
 
-# %% ../../nbs/07_explain/04_linear.ipynb #577d5a60
+# %% ../../nbs/07_explain/04_linear.ipynb #26b74d5d
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.errors import InterpkitError, invalid
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.replacement import refuse_late
+from ..dictionary.live import refuse_late
 from .frozen import Frozen, Held, bends
 from ..model.batch import Batch, counted, map_tensors
 from ..model.block_kinds import mlp_sites
