@@ -39,7 +39,7 @@ def changed_targets(
     first = min(targets.index(t) for t in writes)
     return list(targets[first:])  # what comes before does not change
 
-# %% ../../nbs/07_explain/01_ablation.ipynb #c3b999bd
+# %% ../../nbs/07_explain/01_ablation.ipynb #08a22a76
 class Ablation:
     "One batch of a release, ready for ablations."
 
@@ -62,8 +62,8 @@ class Ablation:
         self.prefix = Prefix(release, dictionary.targets, batch, dictionary.sites, tried, own)
         self.decision = self.prefix.decision  # [B]
         acts = self.prefix.acts
+        self.codes: dict[Site, SparseCodes] = {} if self.at is None else self.at.codes
         if self.at is not None:
-            self.codes = self.at.codes
             return
         for t in dictionary.targets:
             refuse_late(dictionary, t, acts)

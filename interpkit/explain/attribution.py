@@ -111,7 +111,7 @@ def explain(
             out[order[part][i]] = _explanation(name, decisions[i], *fires, lost[i], names, top)
     return [out[i] for i in range(len(out))]
 
-
+# %% ../../nbs/07_explain/00_attribution.ipynb #117c7fcd
 def _fires(at: Attributions, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "The features that fire in a sequence, int [k], with size and sum of their attributions."
     own = slice(at.size.indptr[i], at.size.indptr[i + 1])  # both matrices have the same places

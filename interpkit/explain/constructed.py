@@ -42,7 +42,7 @@ class Wired(nn.Module):
             h = block(h)
         return self.head(h[:, -1])[:, 0]
 
-
+# %% ../../nbs/07_explain/04d_constructed.ipynb #85d5a7d3
 class WiredBlock(nn.Module):
     "Attention to the position before, and an MLP."
 
@@ -88,7 +88,7 @@ def _directions(random: np.random.Generator, overlap: float) -> tuple[dict, int]
     made = made / np.linalg.norm(made, axis=1, keepdims=True)
     return dict(zip(names, torch.tensor(made, dtype=torch.float32), strict=True)), len(names)
 
-
+# %% ../../nbs/07_explain/04d_constructed.ipynb #acef0349
 @torch.no_grad()
 def wired_model(wiring: Wiring, random: np.random.Generator, overlap: float = 0.05) -> Wired:
     "The model of a wiring."
@@ -166,7 +166,7 @@ def neurons_of(release: Release, wiring: str = "per_layer") -> Dictionary:
     sites, targets = (tuple(f"{p}:{side}" for p in places) for side in ("in", "out"))
     return Dictionary(sites, tuple(weights), names, wiring=wiring, targets=targets)
 
-
+# %% ../../nbs/07_explain/04d_constructed.ipynb #554081de
 def constructed(seed: int, overlap: float = 0.05) -> tuple[Release, Wiring, pd.DataFrame]:
     "A wired release, its wiring, and a row on which the decision has reasons."
     random = np.random.default_rng(seed)

@@ -34,7 +34,7 @@ def _ids_of(batch: Batch) -> Tensor | None:  # int [B, T]
             return x
     return None
 
-
+# %% ../../nbs/07_explain/02a_events.ipynb #d26f2348
 @torch.no_grad()
 def embedding_site(release: Release, rows: pd.DataFrame) -> Site | None:
     "Where the vectors of token ids come out, or None where no module looks them up."
@@ -215,7 +215,7 @@ def without(
             at = torch.as_tensor(event, device=release.device)
             yield lines, own, {site: partial(_ordinary_at, at, ordinary)}
 
-
+# %% ../../nbs/07_explain/02a_events.ipynb #524ae89b
 def _ordinary_at(at: Tensor, ordinary: Tensor, h: Tensor) -> Tensor:  # bool [B, T], [d], [B, T, d]
     "Vectors with the ordinary one at some positions of each sequence."
     return torch.where(at[..., None], ordinary.to(h), h)

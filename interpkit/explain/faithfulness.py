@@ -228,7 +228,7 @@ class _Part:
         told = {name: x.double().cpu().numpy() for name, x in numbers.items()}
         return pd.DataFrame(dict(curve=curve, features=k, sequence=self.names) | told)
 
-
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #0ce8d459
 def _points(part: _Part, steps: list[int]) -> Iterator[pd.DataFrame]:
     "The points of both curves of one batch."
     ablation = part.ablation
@@ -369,7 +369,7 @@ def _heavy(sizes: list, least: float) -> tuple[np.ndarray, float]:
     share = size / max(float(size.sum()), 1e-30)
     return np.flatnonzero((share >= least) & (share > 0)), float(share[share >= least].sum())
 
-
+# %% ../../nbs/07_explain/03a_faithfulness.ipynb #fd5ed13c
 @at_the_door
 def effect_prediction(
     release: Release,

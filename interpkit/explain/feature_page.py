@@ -120,7 +120,7 @@ def _where(example, most: float) -> str:
     last = example.start + len(x) - 1
     return bars_svg(x, f"activations at tokens {example.start} to {last}", width=240, height=16)
 
-
+# %% ../../nbs/07_explain/04e_feature_page.ipynb #fa647902
 @patch
 def examples_html(self: FeaturePage, most: int = 8) -> str:
     "The sequences in which it is largest, as HTML."

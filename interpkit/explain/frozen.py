@@ -77,7 +77,7 @@ def held_layer_norm(
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
-
+# %% ../../nbs/07_explain/04_frozen.ipynb #0ee506f4
 def held_rms_norm(
     held: Held,
     func: Callable,
@@ -104,7 +104,7 @@ def _along(pattern: Tensor, value: Tensor) -> Tensor:  # [..., T, S], [..., S, d
     made = torch.stack([F.linear(v.T, p).T for v, p in heads])
     return made.unflatten(0, pattern.shape[:-2])
 
-
+# %% ../../nbs/07_explain/04_frozen.ipynb #681da9b6
 def held_attention(
     held: Held,
     func: Callable,
@@ -138,7 +138,7 @@ def _carried(
     v = v.unflatten(-1, (pattern.shape[1], -1))  # [S, B, heads, d of a head]
     return torch.einsum("bhts,sbhd->tbhd", pattern, v).flatten(2)
 
-
+# %% ../../nbs/07_explain/04_frozen.ipynb #0fe55505
 def held_heads(held: Held, func: Callable, query, key, value, width, heads, *args, **kwargs):
     "Multi-head attention of PyTorch whose patterns are held; what it does seldom is let through."
     W, b, bias_k, bias_v, zero, drop, W_out, b_out = args

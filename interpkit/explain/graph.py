@@ -81,7 +81,7 @@ def _columns(release: Release, n: int) -> list[str]:
     names = list(map(str, release.inputs_columns or ()))
     return names if len(names) == n else [f"column {i}" for i in range(n)]
 
-
+# %% ../../nbs/07_explain/04c_graph.ipynb #2507d453
 def _named(
     release: Release, dictionary: Dictionary, row: pd.DataFrame, table: pd.DataFrame, n: int
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -151,7 +151,7 @@ def _rows(
     order = np.argsort(numbers, kind="stable")
     return rows[torch.from_numpy(order).to(rows.device)], numbers[order]
 
-
+# %% ../../nbs/07_explain/04c_graph.ipynb #6f5ee9b3
 def _without_others(
     dictionary: Dictionary, nodes: Nodes, rows: Tensor, numbers: np.ndarray
 ) -> tuple[pd.DataFrame, Tensor, np.ndarray]:

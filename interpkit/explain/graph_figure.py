@@ -103,7 +103,7 @@ def _words(graph: AttributionGraph, nodes: pd.DataFrame) -> str:
         said.append(f"<text transform='translate({x:.0f} {y}) rotate(60)' {size}>{text}</text>")
     return "".join(said)
 
-
+# %% ../../nbs/07_explain/04aa_graph_figure.ipynb #110b7696
 def graph_svg(graph: AttributionGraph) -> str:
     "A graph as SVG without scripts."
     nodes = _placed(graph)

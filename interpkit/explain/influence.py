@@ -133,7 +133,7 @@ def _edges_of(links: Links, nodes: Tensor, share: float) -> Tensor:  # bool [R, 
     kept[held[row], columns[column]] = True
     return kept
 
-
+# %% ../../nbs/07_explain/04_influence.ipynb #2972a853
 def pruned(
     links: Links,
     node_threshold: float = 0.8,

@@ -188,7 +188,7 @@ def _arguments(walk: _Walk, batch: Batch) -> Batch:
     args, kwargs = map_tensors(batch.args, leaf), map_tensors(batch.kwargs or {}, leaf)
     return replace(batch, args=args, kwargs=kwargs)
 
-
+# %% ../../nbs/07_explain/04_linear.ipynb #d39bf389
 def _walked(release: Release, walk: _Walk, batch: Batch, held: Held | None) -> Any:
     "The output of one forward that is cut."
     mode = Frozen(held) if held else sdpa_kernel(SDPBackend.MATH)
@@ -312,7 +312,7 @@ def _moved(
     pairs = zip(found, step.values(), strict=True)
     return sum(float((g * v).double().sum()) for g, v in pairs if g is not None)
 
-
+# %% ../../nbs/07_explain/04_linear.ipynb #2cdd6c40
 def bends_of(
     release: Release, dictionary: Dictionary, cuts: Cuts, cut: Cut, seed: int = 0
 ) -> list[Bend]:
@@ -349,7 +349,7 @@ def is_straight(found: list[Bend]) -> bool:
     "Whether all that is read is a straight line, whatever the decision is."
     return all(bend.gap <= LARGEST_BEND for bend in found[:-1])
 
-
+# %% ../../nbs/07_explain/04_linear.ipynb #2706eca4
 def require_linear(release: Release, found: list[Bend]) -> bool:
     """Whether the decision is a straight line too.
 

@@ -73,7 +73,7 @@ class Written:
         starts = [0, *ends[:-1]]
         return [(t, slice(a, b)) for t, a, b in zip(at.tolist(), starts, ends, strict=True)]
 
-
+# %% ../../nbs/07_explain/04_nodes.ipynb #2f25d313
 def _of_features(
     dictionary: Dictionary, active: Active, target: Site, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +131,7 @@ def _error_rows(site: Site, written: Written, first: int) -> dict:
     at = written.position[written.node >= first].cpu().numpy()
     return dict(kind="error", site=str(site), position=at, feature=-1, own=-1)
 
-
+# %% ../../nbs/07_explain/04_nodes.ipynb #ffa3ff06
 def nodes_of(dictionary: Dictionary, cuts: Cuts, cut: Cut) -> Nodes:
     "What stands at the cuts, taken apart."
     active = active_features(dictionary, cut)
@@ -184,7 +184,7 @@ def _gradients(result: Tensor, leaves: list[Tensor], weights: Tensor) -> list[Te
         each = zip(*(back(w, False) for w in weights), strict=True)
         return [None if g[0] is None else torch.stack(g) for g in each]
 
-
+# %% ../../nbs/07_explain/04_nodes.ipynb #b893c66f
 def _given(
     grad: Tensor,  # [K, 1, T, d]
     written: Written,
@@ -221,7 +221,7 @@ def _row_of(cut: Cut, nodes: Nodes, result: Tensor, weights: Tensor) -> Tensor: 
                 _given(g, nodes.written[site], row)
     return row
 
-
+# %% ../../nbs/07_explain/04_nodes.ipynb #8e09d69f
 def decision_row(cut: Cut, nodes: Nodes) -> Tensor:  # [N]
     "What all nodes give to the decision."
     return _row_of(cut, nodes, cut.value, torch.ones(1, device=cut.value.device))[0]

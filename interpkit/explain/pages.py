@@ -88,7 +88,7 @@ def sequences_of(
     kept += [c for c in own if c not in kept and (inputs is None or c in inputs)]
     return some[kept].rename(columns=str).assign(decision=rounded).pipe(_storable)
 
-
+# %% ../../nbs/07_explain/05_pages.ipynb #02f7bb9a
 def _storable(table: pd.DataFrame) -> pd.DataFrame:
     "The same, with columns as text that a file of columns can't hold."
     import pyarrow as pa

@@ -123,7 +123,7 @@ class Pair:
         made = dict(sequence=self.names[index]) | where
         return pd.DataFrame(made | dict(decision=after, effect=effect, gap=gap, share=share))
 
-
+# %% ../../nbs/07_explain/02c_pairs.ipynb #ff6a87fa
 def paired_runs(
     release: Release,
     rows: tuple[pd.DataFrame, pd.DataFrame],  # that are run, and patched in

@@ -86,7 +86,7 @@ def _slopes(
     "The gradient of the decisions at each target, in the run that is patched."
     return grad_at_sites(release, dictionary.targets, batch, (), dictionary.frozen)[2]
 
-
+# %% ../../nbs/07_explain/03_patching.ipynb #dc6fe8ff
 def _estimates(
     runs: tuple[Ablation, Ablation],  # that is patched, and what is patched in
     slopes: dict[Site, Tensor],
@@ -140,7 +140,7 @@ def _by_feature(
     table = pair.rows(sequence, start + torch.as_tensor(effect), **where)
     return table, (len(rest), share)
 
-
+# %% ../../nbs/07_explain/03_patching.ipynb #78a5b08e
 def _largest(
     sequence: np.ndarray, size: np.ndarray, moved: np.ndarray, most: int | None
 ) -> np.ndarray:  # int [k]
@@ -196,7 +196,7 @@ def _places(
         sites = [f"{name}.{i}" for i in range(len(layers or ()))] or None
     return choose_sites(release.default_sites if sites is None else sites, release.model)
 
-
+# %% ../../nbs/07_explain/03_patching.ipynb #d19cf912
 def _left_words(left: list[tuple[int, float]], most: int | None) -> str:
     "What was not measured, in words."
     number, share = sum(n for n, _ in left), max((x for _, x in left), default=0.0)
@@ -282,7 +282,7 @@ def _estimated(
         tables.append(pair.rows(index, start + estimate, **where))
     return tables
 
-
+# %% ../../nbs/07_explain/03_patching.ipynb #cedecf77
 @at_the_door
 def attribution_patching(
     release: Release,

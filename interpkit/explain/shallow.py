@@ -185,7 +185,7 @@ def shallow_writes(
     whole = float(sum(s.sum() for s in size.values())) + sum(p.error for p in parts)
     return _table(release, dictionary, parts, size, max(whole, 1e-30), most)
 
-
+# %% ../../nbs/07_explain/03b_shallow.ipynb #f6a7896b
 def _table(
     release: Release,
     dictionary: Dictionary,
