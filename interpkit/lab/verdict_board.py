@@ -97,7 +97,7 @@ def beside(rows: pd.DataFrame) -> list[dict]:
         parts += [dict(kind="pairs", title=title, rows=pairs[:10])] if pairs else []
     return parts
 
-# %% ../../nbs/10_lab/04_verdict_board.ipynb #c666470c
+# %% ../../nbs/10_lab/04_verdict_board.ipynb #831151f9
 class VerdictBoard(Board):
     "A verdict to follow: question, statement, feature, sequences, old beside new."
 
@@ -120,14 +120,6 @@ class VerdictBoard(Board):
         "What a view may ask."
         return dict(sequences=self.sequences, sequence=self.sequence)
 
-    def reasons(self) -> dict[str, list[dict]]:
-        "What holds the change, by 'family/segment'; features that changed where no more was kept."
-        kept = self.printed.get("contributions") or {}
-        found = {f"{k}/{s}": rows for k, by in kept.items() for s, rows in by.items() if rows}
-        if "effect/" not in found and self.rows is not None:
-            found["effect/"] = watched_reasons(self.rows)
-        return {k: rows for k, rows in found.items() if rows}
-
 # %% ../../nbs/10_lab/04_verdict_board.ipynb #a97a1956
 def watched_reasons(rows: Rows, most: int = 10) -> list[dict]:
     "Features whose effects stand in the table: their weight before and now, in parts of all."
@@ -147,7 +139,17 @@ def watched_reasons(rows: Rows, most: int = 10) -> list[dict]:
     table = (table / table.sum().replace(0, 1)).sort_values("lost", ascending=False)
     return table.head(most).reset_index().to_dict("records")
 
-# %% ../../nbs/10_lab/04_verdict_board.ipynb #d007aea5
+# %% ../../nbs/10_lab/04_verdict_board.ipynb #64a266f4
+@patch
+def reasons(self: VerdictBoard) -> dict[str, list[dict]]:
+    "What holds the change, by 'family/segment'; features of the table where no more was kept."
+    kept = self.printed.get("contributions") or {}
+    found = {f"{k}/{s}": rows for k, by in kept.items() for s, rows in by.items() if rows}
+    if "effect/" not in found and self.rows is not None:
+        found["effect/"] = watched_reasons(self.rows)
+    return {k: rows for k, rows in found.items() if rows}
+
+# %% ../../nbs/10_lab/04_verdict_board.ipynb #421caa35
 @patch
 def state(self: VerdictBoard) -> dict:
     "What a view knows from the start."
