@@ -4681,6 +4681,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'interpkit.model.watched._led_to': ('01_model/watched.html#_led_to', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._listed': ('01_model/watched.html#_listed', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._note': ('01_model/watched.html#_note', 'interpkit/model/watched.py'),
+                                         'interpkit.model.watched._past': ('01_model/watched.html#_past', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._sees': ('01_model/watched.html#_sees', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched.chosen': ('01_model/watched.html#chosen', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched.in_sequences': ( '01_model/watched.html#in_sequences',
