@@ -28,11 +28,18 @@ from ..model.sites import Site
 from ..sparse.codes import SparseCodes
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #0d302f85
+def _some(rows: pd.DataFrame) -> pd.DataFrame:
+    "The same rows. Raises (exit code 65) where there are none."
+    if not len(rows):
+        raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
+    return rows
+
+
 def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> pd.DataFrame:
     "The rows as a data frame. Raises (exit code 64) unless a Release and a Dictionary come first."
     if isinstance(release, Release) and isinstance(dictionary, Dictionary):
         if not isinstance(rows, (Release, Dictionary)):
-            return without_other_ids(release.frame(rows), release.inputs_columns)
+            return _some(without_other_ids(release.frame(rows), release.inputs_columns))
     raise bad_parameter(
         "a Release, a Dictionary and a DataFrame, in this order",
         ", ".join(type(x).__name__ for x in (release, dictionary, rows)),
@@ -102,10 +109,8 @@ def batch_size(
     release: Release, rows: pd.DataFrame, dictionary: Dictionary, limit: int = 2**22
 ) -> int:
     "How many sequences keep positions x width below `limit`, from 1 to 512."
-    if not len(rows):
-        raise invalid("at least one row", "0 rows", "pass the rows of a period that has traffic")
     width = max(max(w.d, w.d_out) for w in dictionary.weights)
-    return int(np.clip(limit // (max(_positions(release, rows), 1) * width), 1, 512))
+    return int(np.clip(limit // (max(_positions(release, _some(rows)), 1) * width), 1, 512))
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #05c44a46
 def in_batches(

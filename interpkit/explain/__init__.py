@@ -3,7 +3,8 @@
 `interpkit.explain(release, dictionary, rows, top=10)` returns one `Explanation` per row: its `top`
 features by the size of their attribution, and the share of attribution that no feature explains.
 It is meant for a few rows; more than 1,000 are refused. `interpkit.explain.attribution` and
-`.ablation` hold the rest.
+`.ablation` hold the rest. `interpkit.explain.pages.feature_pages` makes a page for each feature,
+`interpkit.explain.release_view.release_view` says which features carry a release.
 """
 
 # The package itself can be called. Python binds a subpackage to the attribute of its parent as soon

@@ -108,11 +108,12 @@ def groups_in(rows: pd.DataFrame, most: int = MOST_SEGMENTS) -> dict[tuple[str, 
     "('segment', name) or ('label', '1') -> bool [n]; first all rows, ('all', '')."
     groups = {("all", ""): np.ones(len(rows), bool)}
     if "segment" in rows:
-        names = rows["segment"].astype(str).to_numpy(object)
+        names = rows["segment"].map(str, na_action="ignore").to_numpy(object)
         by_size = pd.Series(names).value_counts().index
         groups |= {("segment", s): names == s for s in sorted(by_size[:most])}
         if len(by_size) > most:
-            groups["segment", "others"] = ~np.isin(names, by_size[:most].to_numpy(object))
+            rest = f"{len(by_size) - most} smaller ones"
+            groups["segment", rest] = np.isin(names, by_size[most:].to_numpy(object))
     if "label" in rows:
         label = rows["label"].to_numpy(float, na_value=np.nan)
         groups |= {("label", "1"): label > 0.5, ("label", "0"): label <= 0.5}

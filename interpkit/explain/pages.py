@@ -25,7 +25,7 @@ from ..core.errors import bad_parameter, nearest
 from ..core.files import write_json
 from ..core.forms import Form, read_form
 from ..core.show import percent, table_html
-from ..data.checksets import require_columns
+from ..data.checksets import check_number, require_columns
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
 from ..dictionary.replacement import require_measurable, short_first, warn_if_foreign
@@ -361,6 +361,8 @@ def feature_pages(
     "A page for each feature, in a folder that is computed once and read from then on."
     rows = require_measurable(release, dictionary, rows, "feature_pages")
     require_columns(rows, ["sequence_id"])
+    if "label" in rows:
+        check_number("label", rows["label"])
     if examples not in EXAMPLES:
         mend = nearest(examples, EXAMPLES)
         raise bad_parameter(f"examples: {', '.join(EXAMPLES)}", repr(examples), mend)

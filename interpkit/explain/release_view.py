@@ -23,6 +23,7 @@ from ..core.files import write_json
 from ..core.forms import Form, read_form
 from ..core.groups import effective_groups, groups_of, highest, weights_of
 from ..core.show import percent, table_html
+from ..data.checksets import check_number, require_columns
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.evaluate import attributions
 from interpkit.dictionary.replacement import (
@@ -90,8 +91,9 @@ def populations(
         found["label 1"] = rows["label"].to_numpy(float, na_value=np.nan) > 0.5
     column = segment or ("segment" if "segment" in rows else None)
     if column is not None:
-        names = rows[column].astype(str).to_numpy(object)
-        found |= {f"{column} = {name}": names == name for name in sorted(set(names))}
+        names = rows[column].map(str, na_action="ignore")
+        kinds = sorted(set(names.dropna()))
+        found |= {f"{column} = {kind}": (names == kind).to_numpy(bool) for kind in kinds}
     return {name: member for name, member in found.items() if member.any()}
 
 # %% ../../nbs/07_explain/06_release_view.ipynb #0c52fdda
@@ -284,8 +286,9 @@ def release_view(
 
 def _require_asked(rows: pd.DataFrame, segment: str | None, n_boot: int, alerts: float) -> None:
     "Raise (exit code 64) where a view can't be made of this."
-    if "sequence_id" not in rows and "group_id" not in rows:
-        raise invalid("a column sequence_id", "none", "rows.assign(sequence_id=range(len(rows)))")
+    require_columns(rows, ["sequence_id"])
+    if "label" in rows:
+        check_number("label", rows["label"])
     if segment is not None and segment not in rows:
         raise bad_parameter("a column of the rows", repr(segment), nearest(segment, rows.columns))
     if not isinstance(n_boot, int) or n_boot < 100:
