@@ -19,6 +19,8 @@ _DOOR = {  # what the package offers at its top, and where it lives
     "check": "interpkit.gate.check:check",
     "adapt": "interpkit.adapt",  # as explain
     "attach": "interpkit.serve.monitor:attach",
+    "feature_pages": "interpkit.explain.pages:feature_pages",
+    "release_view": "interpkit.explain.release_view:release_view",
     "verify": "interpkit.gate.evidence:verify",
     "Release": "interpkit.model.releases:Release",
     "Dictionary": "interpkit.dictionary.dictionary:Dictionary",

@@ -286,6 +286,18 @@ def test_pages_are_whole_or_refused(pages, tmp_path):
     again = FeaturePages.load(pages.folder)
     assert again.table.equals(pages.table)
     refused(lambda: feature_pages(w.old, w.dictionary, w.rows, pages.folder), str(pages.folder))
+    rows, how = w.rows.assign(label=np.arange(14) % 2), dict(examples="rows", top=5)
+    before = (pages.folder / "pages.safetensors").stat().st_ino
+    kept = feature_pages(w.old, w.dictionary, rows[::-1], pages.folder, **how)
+    assert kept.table.equals(pages.table)
+    assert (pages.folder / "pages.safetensors").stat().st_ino == before
+    named = replace(w.dictionary, labels=tuple(map(str, range(44))))
+    for other in (
+        (w.old, named, rows),
+        (w.new, w.dictionary, rows),
+        (w.old, w.dictionary, rows[1:]),
+    ):
+        refused(lambda other=other: feature_pages(*other, pages.folder, **how), "exists")
     feature_pages(w.old, w.dictionary, w.rows, tmp_path / "p", "none")
     feature_pages(w.old, w.dictionary, w.rows, tmp_path / "p", "none", overwrite=True)
     head = tmp_path / "p" / "pages.json"

@@ -20,12 +20,12 @@ from safetensors.numpy import save_file
 
 from ..core.artefacts import new_artefact, open_artefact
 from ..core.calls import at_the_door
-from ..core.digests import hashed
+from ..core.digests import digest_json, hashed
 from ..core.errors import bad_parameter, nearest
 from ..core.files import write_json
 from ..core.forms import Form, read_form
 from ..core.show import percent, table_html
-from ..data.checksets import check_number, require_columns
+from ..data.checksets import check_digest, check_number, require_columns
 from ..dictionary.dictionary import Dictionary
 from ..dictionary.labels import token_names
 from ..dictionary.replacement import require_measurable, short_first, warn_if_foreign
@@ -141,6 +141,7 @@ def _narrow(x: np.ndarray) -> np.ndarray:
 class PagesHead(Form):
     "What pages.json says."
 
+    made_of: str  # digest
     release: str
     release_fingerprint: str
     dictionary: str
@@ -345,6 +346,36 @@ def _number(self: FeaturePages, feature: int) -> int:
     mend = nearest(feature, labels[:500]) if isinstance(feature, str) else "pages.search(text)"
     raise bad_parameter(f"a feature from 0 to {len(self) - 1}", repr(feature), mend)
 
+# %% ../../nbs/07_explain/05_pages.ipynb #3220f08e
+def _made_of(
+    release: Release, dictionary: Dictionary, rows: pd.DataFrame, examples: str, top: int
+) -> str:
+    "A digest of all that pages depend on, but the salt."
+    named = dict(labels=list(dictionary.labels), figures=list(dictionary.figures))
+    who = dict(release=release.fingerprint, dictionary=dictionary.fingerprint)
+    what = dict(rows=check_digest(rows), lineage=list(dictionary.lineage))
+    return digest_json(who | named | what | dict(examples=examples, top=top))
+
+
+def _kept(folder: str | Path, made_of: str) -> FeaturePages | None:
+    "Pages that are there already and were made of the same, or None."
+    if not (Path(folder) / "pages.json").exists():
+        return None
+    pages = FeaturePages.load(folder)
+    return pages if pages.head["made_of"] == made_of else None
+
+# %% ../../nbs/07_explain/05_pages.ipynb #3882e0e5
+def _require_asked(rows: pd.DataFrame, examples: str, top: int) -> None:
+    "Raise where rows are none of a check set (65), or pages can't be made like this (64)."
+    require_columns(rows, ["sequence_id"])
+    if "label" in rows:
+        check_number("label", rows["label"])
+    if examples not in EXAMPLES:
+        mend = nearest(examples, EXAMPLES)
+        raise bad_parameter(f"examples: {', '.join(EXAMPLES)}", repr(examples), mend)
+    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= 100:
+        raise bad_parameter("top: from 1 to 100 sequences per feature", repr(top), "top=12")
+
 # %% ../../nbs/07_explain/05_pages.ipynb #efd82b46
 @at_the_door
 def feature_pages(
@@ -360,18 +391,15 @@ def feature_pages(
 ) -> FeaturePages:
     "A page for each feature, in a folder that is computed once and read from then on."
     rows = require_measurable(release, dictionary, rows, "feature_pages")
-    require_columns(rows, ["sequence_id"])
-    if "label" in rows:
-        check_number("label", rows["label"])
-    if examples not in EXAMPLES:
-        mend = nearest(examples, EXAMPLES)
-        raise bad_parameter(f"examples: {', '.join(EXAMPLES)}", repr(examples), mend)
-    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= 100:
-        raise bad_parameter("top: from 1 to 100 sequences per feature", repr(top), "top=12")
+    _require_asked(rows, examples, top)
     warn_if_foreign(release, dictionary, "feature_pages")
     rows = release.pin(rows)
-    rows = rows.iloc[short_first(rows)]
+    made_of = _made_of(release, dictionary, rows, examples, top)
+    kept = None if overwrite or salt else _kept(folder, made_of)
+    if kept is not None:
+        return kept
     require_own_rows(release, rows, (*dictionary.sites, *dictionary.targets))
+    rows = rows.iloc[short_first(rows)]
     sums = collect(release, dictionary, rows, 0 if examples == "none" else top, progress)
     with new_artefact(folder, "feature pages", overwrite=overwrite) as tmp:
         largest = _largest(sums)
@@ -382,5 +410,6 @@ def feature_pages(
             shown.to_parquet(tmp / "sequences.parquet", index=False)
         save_file(_arrays(sums, dictionary) | largest, tmp / "pages.safetensors")
         table_of(sums, dictionary).to_parquet(tmp / "table.parquet", index=False)
-        write_json(tmp / "pages.json", _head(release, dictionary, sums, examples))
+        told = _head(release, dictionary, sums, examples) | dict(made_of=made_of)
+        write_json(tmp / "pages.json", told)
     return FeaturePages.load(folder)
