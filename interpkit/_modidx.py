@@ -1551,6 +1551,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.require_measurable': ( '04_dictionary/replacement.html#require_measurable',
                                                                                                            'interpkit/dictionary/replacement.py'),
+                                                  'interpkit.dictionary.replacement.require_pair': ( '04_dictionary/replacement.html#require_pair',
+                                                                                                     'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.run_replaced': ( '04_dictionary/replacement.html#run_replaced',
                                                                                                      'interpkit/dictionary/replacement.py'),
                                                   'interpkit.dictionary.replacement.short_first': ( '04_dictionary/replacement.html#short_first',
