@@ -14,12 +14,15 @@ import pandas as pd
 
 from .tokens import TEXTS
 
-# %% ../../nbs/01_model/01d_texts.ipynb #66e5fd66
-@lru_cache(maxsize=8)
+# %% ../../nbs/01_model/01d_texts.ipynb #7f85f568
 def own_tokenizer(folder: Path) -> Any:
     "The tokenizer in a folder that transformers wrote; None where there is none that can be read."
-    if not (folder / "tokenizer.json").exists():
-        return None
+    file = folder / "tokenizer.json"
+    return _read(folder, file.stat().st_mtime_ns) if file.exists() else None
+
+
+@lru_cache(maxsize=8)
+def _read(folder: Path, written: int) -> Any:
     from transformers import AutoTokenizer  # takes seconds to import
 
     try:
