@@ -120,7 +120,7 @@ def view_class(name: str) -> type:
     )
     return type(f"{name.capitalize()}View", (anywidget.AnyWidget,), inside)
 
-# %% ../../nbs/10_lab/00_board.ipynb #b0dd87e4
+# %% ../../nbs/10_lab/00_board.ipynb #499c6a1c
 class Board:
     "What is shown to a person: a widget where it can be clicked, a file, a page without scripts."
 
@@ -147,15 +147,17 @@ class Board:
     def __repr__(self):
         return f"{type(self).__name__}({self.title})"
 
-    def reply(self, message: dict) -> dict:
-        "The reply to a question of a view; what went wrong is told, not raised."
-        try:
-            answer = self.answers()[message["what"]](**message["args"])
-            return dict(id=message["id"], answer=plain(answer))
-        except InterpkitError as e:
-            return dict(id=message["id"], error=f"{e.given}: {e.mend}")
-        except Exception as e:
-            return dict(id=message["id"], error=f"{type(e).__name__}: {e}")
+# %% ../../nbs/10_lab/00_board.ipynb #660d3cb7
+@patch
+def reply(self: Board, message: dict) -> dict:
+    "The reply to a question of a view; what went wrong is told, not raised."
+    try:
+        answer = self.answers()[message["what"]](**message["args"])
+        return dict(id=message["id"], answer=plain(answer))
+    except InterpkitError as e:
+        return dict(id=message["id"], error=f"{e.given}: {e.mend}")
+    except Exception as e:
+        return dict(id=message["id"], error=f"{type(e).__name__}: {e}")
 
 # %% ../../nbs/10_lab/00_board.ipynb #b18ed97b
 @patch(as_prop=True)

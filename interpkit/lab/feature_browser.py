@@ -77,7 +77,7 @@ def fitting(table: pd.DataFrame, asked: Asked) -> np.ndarray:  # int [m]
     found = np.flatnonzero(fits)
     return found[in_order(table[asked.sort].to_numpy()[found], asked.down)]
 
-# %% ../../nbs/10_lab/02_feature_browser.ipynb #fc22814e
+# %% ../../nbs/10_lab/02_feature_browser.ipynb #ebb9a55a
 SHOWN = ("feature", "label", "site", "fires_on", "share", "precision", "recall")
 
 
@@ -93,9 +93,8 @@ class FeatureBrowser(Board):
     ):
         if isinstance(pages, (str, Path)):
             pages = FeaturePages.load(pages)
-        if pages is not None and len(pages) != dictionary.n_features:
-            given = f"pages of {len(pages):,} features"
-            raise invalid(f"pages of {dictionary!r}", given, "feature_pages(...) makes them")
+        if pages is not None and pages.head["dictionary"] != dictionary.fingerprint:
+            raise invalid(f"pages of {dictionary!r}", repr(pages), "feature_pages(...) makes them")
         self.dictionary, self.pages = dictionary, pages
         self.table = table_of(dictionary, pages)
         self.near = Neighbours(dictionary)

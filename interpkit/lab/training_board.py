@@ -20,7 +20,7 @@ from ..training.watch import curves
 class Stopped(KeyboardInterrupt):
     "Somebody stopped the training that they watched."
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #e42a8010
+# %% ../../nbs/10_lab/05_training_board.ipynb #b3d99640
 STATUS = {
     "idle": "Not begun.",
     "running": "Learning.",
@@ -30,7 +30,7 @@ STATUS = {
     "failed": "Ended with an error.",
 }
 
-
+# %% ../../nbs/10_lab/05_training_board.ipynb #3686a4f5
 class TrainingBoard(Board):
     "A training while it runs: its curves, how long it will take, stop and go on."
 
@@ -137,7 +137,7 @@ def wait(self: TrainingBoard, seconds: float | None = None) -> Any:
         self.thread.join(seconds)
     return self.result
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #bf56460b
+# %% ../../nbs/10_lab/05_training_board.ipynb #13f20a67
 @patch
 def file_state(self: TrainingBoard) -> dict:
     "The curves; a file trains nothing."
