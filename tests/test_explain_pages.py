@@ -27,6 +27,7 @@ from interpkit.drift.scores import score_old, watched_features
 from interpkit.drift.simulate import small_world
 from interpkit.explain.attribution import explain
 from interpkit.explain.collected import WINDOW, collect, groups_in
+from interpkit.explain.effects import FEWEST
 from interpkit.explain.neighbours import nearest_features
 from interpkit.explain.neuronpedia import neuronpedia_json, unembedding
 from interpkit.explain.pages import FeaturePages, feature_pages
@@ -39,7 +40,7 @@ from interpkit.explain.rankings import (
     rank_interval,
     share_interval,
 )
-from interpkit.explain.release_view import FEWEST, ReleaseView, release_view
+from interpkit.explain.release_view import ReleaseView, release_view
 from interpkit.explain.tallies import Histogram, Largest, add_values, enter, entering
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
