@@ -50,7 +50,7 @@ lessons: $(READY)
 	python tools/lessons.py --workers $(WORKERS) && nbdev-clean && python tools/docs/floors.py
 
 lab: $(READY)
-	cd nbs/tutorials && jupyter lab
+	cd nbs/tutorials && jupyter lab 00_first_check.ipynb
 
 docs: $(READY)
 	python tools/docs/docs.py

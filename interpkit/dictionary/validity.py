@@ -19,7 +19,7 @@ from ..core.show import percent
 from .dictionary import Dictionary
 from .evaluate import evaluate
 from .means import skip_alone
-from .replacement import require_measurable
+from .replacement import require_measurable, require_pair
 from ..model.canaries import canary, compare_canary, tried_canary
 from ..model.fingerprints import module_fingerprint
 from ..model.plain_rows import plain_rows, rows_again
@@ -176,7 +176,7 @@ def verify_canary(release: Release, dictionary: Dictionary) -> None:
 
     Activations must agree to a relative 1e-3, and 99.9 % of the active features.
     """
-    require_measurable(release, dictionary, pd.DataFrame(), "verify_canary")
+    require_pair(release, dictionary, None, "verify_canary")
     dictionary = dictionary.to(release.device)
     _require_certificate(release, dictionary)
     made_for = dictionary.validity

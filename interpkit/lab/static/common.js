@@ -250,7 +250,7 @@ const PARTS = {
     const bar = (x, c) => h("i", { style: { "--w": `${100 * Math.abs(x) / most}%`, "--c": c } });
     return [
       h("div", { class: "key" }, h("span", {}, h("i", { style: { "--c": "var(--grey)" } }), part.old || "old"), h("span", {}, h("i", { style: { "--c": "var(--cold)" } }), part.new || "new")),
-      h("div", { class: "bars" }, part.rows.map((r) => [
+      h("div", { class: part.rows.some((r) => r.name.length > 14) ? "bars named" : "bars" }, part.rows.map((r) => [
         h("span", { text: r.name, title: r.name }),
         h("div", { class: "both" }, bar(r.was, "var(--grey)"), bar(r.now, r.was * r.now < 0 ? "var(--warm)" : "var(--cold)")),
         h("span", { class: "right", text: r.text ?? `${signed(r.was, 2)} → ${signed(r.now, 2)}` })]))];

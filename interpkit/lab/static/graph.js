@@ -280,7 +280,7 @@ function render({ model, el }) {
       h("div", { style: "display:flex;justify-content:space-between;align-items:center" }, h("b", { text: "What if it were stronger, or gone?" }),
         h("span", { class: "chips" }, h("button", { text: "off", title: "Multiply by 0", onclick: () => { set(n, 0); side(); } }), h("button", { text: "as is", onclick: () => { set(n, 1); side(); } }))),
       h("div", { class: "dose" }, slider, dose), h("div", { class: "scale", "aria-hidden": "true" }, [["× −1", 0], ["off", 25], ["as it is", 50], ["× 3", 100]].map(([text, x]) => h("span", { text, style: { left: `${x}%` } }))), meterBox,
-      h("div", { class: "dim", style: "font-size:12px", text: state.live ? "“measured” runs the release with the feature changed." : "By the linear graph. Give graph.show() the release, and it is measured too." })) : null;
+      h("div", { class: "dim", style: "font-size:12px", text: state.live ? "“measured” runs the release with the feature changed." : "By the linear graph. In a notebook, graph.show(dictionary, release=release, row=row) measures it, too." })) : null;
     const head = [
       h("div", { style: "display:flex;gap:10px;justify-content:space-between;align-items:flex-start" }, h("h2", {}, n.kind === "feature" && n.feature !== null ? h("span", { class: "dim", text: `${n.feature}  ` }) : null, called(n)),
         n.kind === "decision" ? null : h("button", { "aria-pressed": pinned.has(n.id), text: pinned.has(n.id) ? "pinned" : "pin", title: "Keep it in sight (P)", onclick: () => pin(n) })),
@@ -313,7 +313,7 @@ function render({ model, el }) {
   root.append(
     h("div", { class: "head" }, h("h2", {}, state.title, h("small", { text: state.about })), h("label", {}, "in sight", slider, amount, "of the influence")),
     h("div", { class: "panes", style: { "--tall": "var(--tall-graph, 560px)", "--first": "1.75fr" } }, h("div", { class: "pane tight" }, canvas, h("div", { class: "strip" }, legend, tools)), panel), root.foot);
-  root.hint("drag to pan · Ctrl + wheel to zoom · arrows, Enter, P to pin");
+  root.hint("click a feature to change it · drag to pan · Ctrl + wheel to zoom · arrows, Enter, P to pin");
   const calm = themed(root), seen = new ResizeObserver(settled(() => draw(true), 40));
   draw(true);
   side();

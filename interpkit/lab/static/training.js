@@ -3,7 +3,7 @@
 function render({ model, el }) {
   const state = model.get("state"), root = frame(el, state.title, "training"), ask = asking(model, root.busy);
   let rows = state.rows.slice(), now = state.now;
-  const CURVES = [["fvu", "FVU, unexplained", true, percent], ["l0", "L0, active features", false, number], ["dead_share", "dead features", false, percent], ["loss", "loss", true, number]];
+  const CURVES = [["fvu", "FVU, unexplained", true, percent], ["l0", "L0, active features", false, number], ["dead_share", "dead features", false, percent], ["loss", "loss", true, (x) => number(x, 2)]];
   const figures = CURVES.map(([key, name, log, show]) => {
     const value = h("b"), plot = s("svg", { viewBox: "0 0 320 170", role: "img", style: "width:100%" });
     return { key, log, show, name, value, plot, node: h("figure", {}, h("figcaption", {}, h("span", { text: name }), value), plot) };

@@ -27,11 +27,14 @@ function render({ model, el }) {
     buttons.push([x, button]);
     return button;
   }
-  const only = h("select", { "aria-label": "Which statements", onchange: () => list() }, ["all statements", "not passed", ...state.segments.map((x) => `segment: ${x}`)].map((text) => h("option", { value: text, text })));
+  // at first the whole set, so that both questions are in sight, unless only a segment failed
+  const WHOLE = "the whole set", failed = state.statements.filter((x) => x.outcome !== "PASS");
+  const whole = state.segments.length && (!failed.length || failed.some((x) => !x.segment));
+  const only = h("select", { "aria-label": "Which statements", onchange: () => list() }, [...(whole ? [WHOLE] : []), "all statements", "not passed", ...state.segments.map((x) => `segment: ${x}`)].map((text) => h("option", { value: text, text })));
   const left = h("div", { class: "pane", "aria-label": "Statements" });
   function list() {
     buttons.length = 0;
-    const fits = (x) => only.value === "all statements" || (only.value === "not passed" ? x.outcome !== "PASS" : x.segment === only.value.slice(9));
+    const fits = (x) => only.value === "all statements" || (only.value === WHOLE ? !x.segment : only.value === "not passed" ? x.outcome !== "PASS" : x.segment === only.value.slice(9));
     left.replaceChildren(...state.questions.flatMap((q) => {
       const mine = state.statements.filter((x) => x.question === q.key && fits(x));
       return mine.length ? [h("div", { class: `asked ${q.outcome}` }, h("span", {}, h("b", { text: q.name }), " ", h("span", { class: "dim", text: q.about })), h("span", { class: "outcome", text: q.outcome ? `${MARK[q.outcome] || ""} ${q.outcome}` : "" })), ...mine.map(stated)] : [];
