@@ -19,7 +19,7 @@ from interpkit import _moved
 from interpkit.drift.simulate import small_world
 
 DOOR = {"train", "evaluate", "explain", "check", "verify", "adapt", "attach"}
-DOOR |= {"Release", "Dictionary"}
+DOOR |= {"attribution_graph", "Release", "Dictionary"}
 
 
 def python(code: str) -> str:
@@ -45,6 +45,7 @@ def test_the_door_offers_its_names_and_no_torch_until_they_are_asked_for():
 def test_each_name_is_what_its_module_holds():
     from interpkit.dictionary.dictionary import Dictionary
     from interpkit.dictionary.evaluate import evaluate
+    from interpkit.explain.graph import attribution_graph
     from interpkit.gate.check import check
     from interpkit.gate.evidence import verify
     from interpkit.model.releases import Release
@@ -52,6 +53,7 @@ def test_each_name_is_what_its_module_holds():
 
     assert interpkit.train is train_dictionary
     assert interpkit.evaluate is evaluate
+    assert interpkit.attribution_graph is attribution_graph
     assert interpkit.check is check
     assert interpkit.verify is verify
     assert interpkit.Release is Release

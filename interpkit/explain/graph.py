@@ -199,7 +199,7 @@ def _touching(cut: Cut, nodes: Nodes) -> float:
     at = [(g, x.detach() - nodes.written[s].rest) for g, x, s in pairs if g is not None]
     return float(cut.value.detach()) - sum(float((g * x).double().sum()) for g, x in at)
 
-# %% ../../nbs/07_explain/04c_graph.ipynb #f6c10022
+# %% ../../nbs/07_explain/04c_graph.ipynb #9962cdbe
 def _one_row(release: Release, dictionary: Dictionary, row: Any) -> pd.DataFrame:
     "One row as a table. Raises (exit code 64) at several."
     if isinstance(row, pd.Series):
@@ -251,6 +251,8 @@ def attribution_graph(
     bias, own = _touching(cut, nodes), np.zeros(0)
     if dictionary.frozen:
         from_nowhere, own = _biases(release, dictionary, cuts, cut, nodes)
+        size = max(abs(cut.decision), 0.01 * float(rows[-1].abs().sum()))
+        straight = straight and abs(from_nowhere - bias) <= 1e-4 * size
         bias, own = from_nowhere if straight else bias, own[numbers[:-1]]
     about = _about(release, dictionary, row, cut, straight, bias + cut.offset)
     about |= dict(active=nodes.features, feature_bias=own.tolist())

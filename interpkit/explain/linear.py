@@ -285,7 +285,7 @@ def again(
     value = sum(float((g * t.detach()).sum()) for g, t in pairs if g is not None)
     return {site: t.detach() for site, t in walk.reads.items()}, value
 
-# %% ../../nbs/07_explain/04_linear.ipynb #c9472a27
+# %% ../../nbs/07_explain/04_linear.ipynb #9e85156c
 LARGEST_BEND = 1e-3  # of how far something moved, by which it may move otherwise than linear
 
 
@@ -322,7 +322,7 @@ def bends_of(
     def noise(t: Tensor) -> Tensor:
         return torch.randn(t.shape, generator=random).to(t.device)
 
-    step = {s: noise(t) * t.detach().std().clamp_min(1e-6) for s, t in cut.leaves.items()}
+    step = {s: noise(t) * t.detach().abs().mean().clamp_min(1e-6) for s, t in cut.leaves.items()}
     put = {s: t.detach() + step[s] for s, t in cut.leaves.items()}
     reads, value = again(release, dictionary, cuts, cut, put)
     found = []
