@@ -2751,6 +2751,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'interpkit/explain/linear.py'),
                                           'interpkit.explain.linear._outputs': ( '07_explain/linear.html#_outputs',
                                                                                  'interpkit/explain/linear.py'),
+                                          'interpkit.explain.linear._slopes': ( '07_explain/linear.html#_slopes',
+                                                                                'interpkit/explain/linear.py'),
                                           'interpkit.explain.linear._uncovered': ( '07_explain/linear.html#_uncovered',
                                                                                    'interpkit/explain/linear.py'),
                                           'interpkit.explain.linear._walked': ( '07_explain/linear.html#_walked',
