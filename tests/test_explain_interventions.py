@@ -151,7 +151,7 @@ def written_on(model, ids=PROMPTS, **how) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("wiring", ["sae", "clt"])
-@pytest.mark.parametrize("positions, due", [(None, 14), (slice(5, None), 8), ([4, 6], 4)])
+@pytest.mark.parametrize("positions, due", [(None, 14), (slice(5, None), 6), ([4, 6], 4)])
 def test_a_generation_is_steered_alike_with_and_without_a_cache(wiring, positions, due):
     model = language()
     places = [["model.layers.1:out"]] * 2 if wiring == "sae" else mlps("llama", [0, 1, 2])
@@ -183,6 +183,24 @@ def test_a_generation_is_read_token_by_token():
             found = noted.codes[site].dense()[i, first:]
             assert torch.allclose(found, codes[site].dense()[0], atol=1e-4)
             assert not codes[site].dense()[0, 0].any()  # the start token
+
+
+def test_positions_count_from_the_start_of_each_sequence_whatever_pads_it():
+    t = truth("llama clt", effects=False)
+    model, text = t.release.model, [3, 7, 5, 9]
+    alone = torch.tensor([text])
+    ids = torch.tensor([[8, 4, *text], [PAD, PAD, *text], [*text, PAD, PAD]])
+    real = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    places = (real.cumsum(1) - 1).clamp_min(0)
+    for positions in (1, [0, 2], -1, slice(1, 3), slice(-2, None), slice(0, None, 2)):
+        with torch.no_grad(), t.d.steered(model, {3: 2.0}, positions=positions):
+            due = model(alone).logits[0]
+            padded = model(ids, real, position_ids=places).logits  # the mask without its name
+        assert torch.allclose(padded[1, 2:], due, atol=1e-4), positions
+        assert torch.allclose(padded[2, :4], due, atol=1e-4), positions
+    _, codes = t.d.run_with_codes(model, (ids, real))
+    for found in codes.values():
+        assert not found.dense()[real == 0].any() and found.dense()[1, 3:].any()
 
 
 def test_positions_are_those_of_the_sequence():

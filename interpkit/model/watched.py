@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['PROBE', 'ASIDE', 'Positions', 'place_on', 'Forward', 'watched', 'start_token', 'module_of', 'chosen', 'in_sequences']
 
-# %% ../../nbs/01_model/05c_watched.ipynb #0e8c2a0c
+# %% ../../nbs/01_model/05c_watched.ipynb #b1d3cc05
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import bad_parameter, invalid
-from .batch import RUNNING, counted
+from .batch import RUNNING, Batch, counted
 from .hook_names import hook_name_from_site, site_named
 from .releases import Release
 from .sites import Site
@@ -50,7 +51,7 @@ def _led_to(start: Any, path: str) -> Any:
             return None
     return start
 
-# %% ../../nbs/01_model/05c_watched.ipynb #28b5cff0
+# %% ../../nbs/01_model/05c_watched.ipynb #9182b281
 PROBE: ContextVar[bool] = ContextVar(
     "whether a forward is tried out and counts nowhere", default=False
 )
@@ -64,6 +65,7 @@ class Forward:
     n: int | None = None  # sequences
     past: int | None = 0  # tokens in the cache before it; None: the cache does not say
     mask: Tensor | None = None  # bool [B, T]: positions that count; None: all
+    real: Tensor | None = None  # bool [B, past + T]: what is no padding; None: all
     probe: bool = False  # whether it is only tried out: nothing is read or written
     passed: dict[Site, Tensor] = field(default_factory=dict)  # sites reached, in this order
 
@@ -106,7 +108,17 @@ def _counting(ids: Tensor, attention: Tensor | None, start: int | None) -> Tenso
     begins = (ids.gather(1, first) == start) & (mask.sum(1, keepdim=True) > 1)
     return mask.scatter(1, first, mask.gather(1, first) & ~begins)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #c5f95f74
+# %% ../../nbs/01_model/05c_watched.ipynb #30815a08
+def _real(forward: Forward, attention: Any, batch: Batch | None) -> Tensor | None:
+    "What is no padding, of the tokens in the cache and those that come now; None where all count."
+    if torch.is_tensor(attention) and attention.ndim == 2 and len(attention) == forward.n:
+        return attention != 0
+    if batch is None or batch.mask is None or batch.last is None:
+        return None
+    places = torch.arange(batch.mask.shape[1], device=batch.last.device)
+    return places <= batch.last[:, None]
+
+
 def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
     "Note what a forward is given. A batch that interpkit runs says itself what counts."
     forward.passed.clear()
@@ -129,18 +141,20 @@ def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
     else:
         tensors = [x for x in (*args, *kwargs.values()) if torch.is_tensor(x) and x.ndim > 1]
         forward.n = len(tensors[0]) if tensors else None
+    forward.real = _real(forward, kwargs.get("attention_mask"), batch)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #120ced06
+# %% ../../nbs/01_model/05c_watched.ipynb #97089cfc
 @contextmanager
 def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
     "What is known of the forward that is under way, while the block runs."
     forward, original = Forward(start), model.forward
     own = model.__dict__.get("forward")  # some libraries set it on the instance
     shortcut = torch.backends.mha.get_fastpath_enabled()
+    names = list(signature(original).parameters)  # an attention mask may come without its name
 
     @wraps(original)
     def noted(*args, **kwargs):
-        _note(forward, args, kwargs)
+        _note(forward, args, dict(zip(names, args, strict=False)) | kwargs)
         return original(*args, **kwargs)
 
     def looked_up(_, args, kwargs):
@@ -202,14 +216,14 @@ def module_of(asked: Any) -> nn.Module:
         "dictionary.steered(model, {31: 4.0}): the model comes first",
     )
 
-# %% ../../nbs/01_model/05c_watched.ipynb #70d28853
+# %% ../../nbs/01_model/05c_watched.ipynb #effa0485
 Positions = int | list | tuple | range | slice | Tensor | None
 
 
-def _bounds(positions: slice, end: int) -> tuple[float, float]:
-    "From where to where a slice goes, in positions of a sequence that ends before `end`."
+def _bounds(positions: slice, end: Tensor) -> tuple[Any, Any]:  # int [B, 1]
+    "From where to where a slice goes, in positions of sequences that end before `end`."
     start, stop = positions.start or 0, positions.stop
-    start = start if start >= 0 else end + start
+    start = start if start >= 0 else (end + start).clamp_min(0)
     if stop is None:
         return start, float("inf")
     return start, stop if stop >= 0 else end + stop
@@ -231,15 +245,25 @@ def chosen(
             "a cache of an unknown kind",
             "leave positions out, or generate without a cache: use_cache=False",
         )
-    T = h.shape[1]
-    own = torch.arange(T, device=h.device) + forward.past
+    own, end = _own_positions(forward, h)
     if isinstance(positions, slice):
-        start, stop = _bounds(positions, forward.past + T)
-        among = (own >= start) & (own < stop) & ((own - int(start)) % (positions.step or 1) == 0)
-    else:
-        asked = [p if p >= 0 else forward.past + T + p for p in _listed(positions)]
-        among = torch.isin(own, torch.tensor(asked, device=h.device, dtype=own.dtype))
-    return among.expand(h.shape[:2])
+        start, stop = _bounds(positions, end)
+        return (own >= start) & (own < stop) & ((own - start) % (positions.step or 1) == 0)
+    among = torch.zeros_like(own, dtype=torch.bool)
+    for p in _listed(positions):
+        among |= (own >= 0) & (own == (p if p >= 0 else end + p))
+    return among
+
+
+def _own_positions(forward: Forward, h: Tensor) -> tuple[Tensor, Tensor]:  # int [B, T], [B, 1]
+    "Where each token stands in its own sequence, padding nowhere; and where each sequence ends."
+    B, T = h.shape[:2]
+    real = forward.real
+    if real is None or real.shape != (B, forward.past + T):
+        real = torch.ones(B, forward.past + T, dtype=torch.bool)
+    own = real.to(h.device).cumsum(1)
+    nowhere = torch.iinfo(own.dtype).min // 2
+    return (own - 1).where(real.to(h.device), nowhere)[:, forward.past :], own[:, -1:]
 
 
 def _listed(positions: Any) -> list[int]:
