@@ -2892,6 +2892,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'interpkit/explain/pairs.py'),
                                          'interpkit.explain.pairs.Patched.summary': ( '07_explain/pairs.html#patched.summary',
                                                                                       'interpkit/explain/pairs.py'),
+                                         'interpkit.explain.pairs._require_paired': ( '07_explain/pairs.html#_require_paired',
+                                                                                      'interpkit/explain/pairs.py'),
                                          'interpkit.explain.pairs.paired_runs': ( '07_explain/pairs.html#paired_runs',
                                                                                   'interpkit/explain/pairs.py'),
                                          'interpkit.explain.pairs.pairs_of': ( '07_explain/pairs.html#pairs_of',

@@ -429,12 +429,30 @@ def test_a_path_is_what_the_sender_tells_the_receiver():
     refused(lambda: path_patching(r, clean, corrupted, receiver, sender), "before it")
 
 
+def test_shares_are_of_all_gaps_whatever_rows_are_called_and_wherever_nothing_fires():
+    t = truth("gpt2 tied clt", effects=False)
+    clean, corrupted = pairs(4)
+    asked = dict(by="feature", dictionary=t.d, most=None)
+    due = activation_patching(t.release, clean, corrupted, **asked)
+    same = (x.assign(sequence_id="a") for x in (clean, corrupted))
+    found = activation_patching(t.release, *same, **asked)
+    assert np.allclose(found.summary.share, due.summary.share, atol=1e-6)
+    assert found.table.sequence.nunique() == due.table.sequence.nunique()
+    gaps = activation_patching(t.release, clean, corrupted).table.gap.abs()
+    assert due.gaps == pytest.approx(gaps.sum(), rel=1e-5)
+    alike = pd.concat([clean.head(2), corrupted.tail(2)], ignore_index=True)  # two pairs move
+    moved = activation_patching(t.release, alike.assign(sequence_id=range(4)), corrupted, **asked)
+    assert moved.gaps == pytest.approx(gaps.iloc[:2].sum(), rel=1e-5)
+
+
 def test_rows_that_are_no_pairs_are_refused():
     r = release("gpt2")
     clean, corrupted = pairs(4)
     longer = corrupted.assign(input_ids=[[*x, 4] for x in corrupted.input_ids])
     refused(lambda: activation_patching(r, clean, longer), "same number of tokens")
     refused(lambda: activation_patching(r, clean, corrupted.head(2)), "row by row")
+    swapped = corrupted.iloc[::-1].assign(sequence_id=clean.sequence_id.to_numpy()[::-1])
+    refused(lambda: activation_patching(r, clean, swapped), "in one order")
     refused(lambda: activation_patching(r, clean, corrupted, positions=40), "each sequence has")
     bad = ExitCode.BAD_PARAMETERS
     refused(lambda: activation_patching(r, clean, corrupted, by="feature"), code=bad)
