@@ -224,6 +224,26 @@ def test_positions_are_those_of_the_sequence():
         assert not torch.allclose(model(ids).logits[0, 1], bare.logits[0, 1])
 
 
+def test_blocks_that_end_in_any_order_leave_nothing_behind():
+    model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
+    d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
+    shortcut, bare = torch.backends.mha.get_fastpath_enabled(), model(ids).logits
+    with d.steered(model, {4: 2.0}):
+        due = model(ids).logits
+    for ends in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+        blocks = [d.steered(model, {f: 2.0}) for f in (1, 4, 7)]
+        for block in blocks:
+            block.__enter__()
+        model(ids)
+        for k in ends:
+            if k == 1 and ends[-1] == 1:
+                assert torch.allclose(model(ids).logits, due, atol=1e-5)
+                assert not torch.backends.mha.get_fastpath_enabled()
+            blocks[k].__exit__(None, None, None)
+        assert untouched(model) and torch.equal(model(ids).logits, bare)
+        assert torch.backends.mha.get_fastpath_enabled() == shortcut
+
+
 def test_contexts_lie_inside_each_other_and_fail_without_a_trace():
     model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
     d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
