@@ -134,6 +134,92 @@ def test_parts_add_up_to_the_decision_and_to_each_feature(demo):
     assert abs(total.features) > 0.1
 
 
+def test_a_pooled_output_is_not_counted_again_in_the_states_behind_it():
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**SIZES, num_attention_heads=2, max_position_embeddings=16))
+    inputs = dict(kind="tokens", bos=1)
+    release = Release.from_module(model, inputs, lambda out: out.pooler_output[:, 3], device="cpu")
+    site, W = "encoder.layer.2:out", at_random(16, 16)
+    graph = attribution_graph(release, Dictionary((site,), (W,)), ROW)
+    seen = {}
+
+    def leaf(_, args, out):
+        seen["at"] = (out[0] if isinstance(out, tuple) else out).detach().requires_grad_()
+        return (seen["at"], *out[1:]) if isinstance(out, tuple) else seen["at"]
+
+    handle = model.encoder.layer[2].register_forward_hook(leaf)
+    output = release.batch(ROW).run(model)
+    handle.remove()
+    (slope,) = torch.autograd.grad(output.pooler_output[0, 3], seen["at"])
+    found = graph.whole[graph.whole["kind"] == "feature"]
+    writes = W.W_dec[found["own"].to_numpy(), 0] * slope[0, found["position"].to_numpy()]
+    true = writes.sum(1) * torch.tensor(found["activation"].to_numpy().astype("float32"))
+    assert len(found) and torch.allclose(
+        graph.links.rows[-1, found.index.to_numpy()], true, atol=1e-5
+    )
+
+
+class Adding(nn.Module):
+    "A block that adds in place to what it is given."
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(10, 14), nn.Tanh(), nn.Linear(14, 10))
+
+    def forward(self, x):
+        x += self.mlp(x)
+        return x
+
+
+class AddingNet(Net):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Adding() for _ in range(3))
+
+    def forward(self, x):
+        return self.head(nn.Sequential(*self.blocks)(self.first(x)))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_a_block_adds_in_place_is_not_what_its_features_read(skip):
+    torch.manual_seed(0)
+    model = AddingNet()
+    release = Release.from_module(
+        model.eval(), dict(kind="columns", columns=list("abcde")), device="cpu"
+    )
+    weights = tuple(at_random(10, 10, skip=skip) for _ in range(3))
+    reads, writes = ([f"blocks.{i}.mlp:{side}" for i in range(3)] for side in ("in", "out"))
+    dictionary = Dictionary(reads, weights, wiring="per_layer", targets=writes)
+    graph = attribution_graph(release, dictionary, COLUMNS)
+    acts = capture(model, dictionary.sites, release.batch(COLUMNS), stop=False)
+    for site, nodes in graph.whole[graph.whole["kind"] == "feature"].groupby("site"):
+        true = dictionary.at(site).encode(acts[dictionary.sites[reads.index(site)]])[0, 0]
+        assert np.allclose(nodes["activation"], true[nodes["own"].to_numpy()], atol=1e-5)
+        assert int((true > 0).sum()) == len(nodes)
+    total = graph.check()
+    assert total.gap < 1e-4 and total.largest_feature_gap < 1e-3
+    with torch.no_grad(), dictionary.replaced(release):
+        live = float(release.run(COLUMNS))
+    due = release.model.first(torch.tensor(COLUMNS.to_numpy()))
+    for w in weights:
+        due = due + w.decode(w.encode(due)) + (due @ w.W_skip if skip else 0)
+    assert live == pytest.approx(float(release.model.head(due)), abs=1e-4)
+
+
+def test_nodes_of_mlps_without_features_have_names_and_layers_of_their_own_in_json():
+    release = language("llama")
+    for layers in ([1], [0, 2], [0, 1, 2]):
+        made = attribution_graph(release, stand_ins(release, layers=layers), ROW).prune(1, 1)
+        nodes = {n["node_id"]: n for n in made.to_json()["nodes"]}
+        assert len(nodes) == len(made.nodes)
+        kinds = [(n["feature_type"], int(n["layer"])) for n in nodes.values() if n["layer"] != "E"]
+        assert {at for kind, at in kinds if "transcoder" in kind} <= set(layers)
+        assert {at for kind, at in kinds if "error" in kind} == {0, 1, 2}
+        assert {at for kind, at in kinds if kind == "logit"} == {4}
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "neox", "opt", "qwen3"])
 def test_parts_add_up_on_language_models(kind):
     release = language(kind)

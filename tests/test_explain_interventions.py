@@ -152,7 +152,7 @@ def written_on(model, ids=PROMPTS, **how) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("wiring", ["sae", "clt"])
-@pytest.mark.parametrize("positions, due", [(None, 14), (slice(5, None), 8), ([4, 6], 4)])
+@pytest.mark.parametrize("positions, due", [(None, 14), (slice(5, None), 6), ([4, 6], 4)])
 def test_a_generation_is_steered_alike_with_and_without_a_cache(wiring, positions, due):
     model = language()
     places = [["model.layers.1:out"]] * 2 if wiring == "sae" else mlps("llama", [0, 1, 2])
@@ -186,6 +186,24 @@ def test_a_generation_is_read_token_by_token():
             assert not codes[site].dense()[0, 0].any()  # the start token
 
 
+def test_positions_count_from_the_start_of_each_sequence_whatever_pads_it():
+    t = truth("llama clt", effects=False)
+    model, text = t.release.model, [3, 7, 5, 9]
+    alone = torch.tensor([text])
+    ids = torch.tensor([[8, 4, *text], [PAD, PAD, *text], [*text, PAD, PAD]])
+    real = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    places = (real.cumsum(1) - 1).clamp_min(0)
+    for positions in (1, [0, 2], -1, slice(1, 3), slice(-2, None), slice(0, None, 2)):
+        with torch.no_grad(), t.d.steered(model, {3: 2.0}, positions=positions):
+            due = model(alone).logits[0]
+            padded = model(ids, real, position_ids=places).logits  # the mask without its name
+        assert torch.allclose(padded[1, 2:], due, atol=1e-4), positions
+        assert torch.allclose(padded[2, :4], due, atol=1e-4), positions
+    _, codes = t.d.run_with_codes(model, (ids, real))
+    for found in codes.values():
+        assert not found.dense()[real == 0].any() and found.dense()[1, 3:].any()
+
+
 def test_positions_are_those_of_the_sequence():
     model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
     d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
@@ -205,6 +223,26 @@ def test_positions_are_those_of_the_sequence():
     mask = torch.tensor([[False, True, False, False]])
     with d.steered(model, {3: 2.0}, positions=mask):
         assert not torch.allclose(model(ids).logits[0, 1], bare.logits[0, 1])
+
+
+def test_blocks_that_end_in_any_order_leave_nothing_behind():
+    model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
+    d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
+    shortcut, bare = torch.backends.mha.get_fastpath_enabled(), model(ids).logits
+    with d.steered(model, {4: 2.0}):
+        due = model(ids).logits
+    for ends in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+        blocks = [d.steered(model, {f: 2.0}) for f in (1, 4, 7)]
+        for block in blocks:
+            block.__enter__()
+        model(ids)
+        for k in ends:
+            if k == 1 and ends[-1] == 1:
+                assert torch.allclose(model(ids).logits, due, atol=1e-5)
+                assert not torch.backends.mha.get_fastpath_enabled()
+            blocks[k].__exit__(None, None, None)
+        assert untouched(model) and torch.equal(model(ids).logits, bare)
+        assert torch.backends.mha.get_fastpath_enabled() == shortcut
 
 
 def test_contexts_lie_inside_each_other_and_fail_without_a_trace():
@@ -412,12 +450,30 @@ def test_a_path_is_what_the_sender_tells_the_receiver():
     refused(lambda: path_patching(r, clean, corrupted, receiver, sender), "before it")
 
 
+def test_shares_are_of_all_gaps_whatever_rows_are_called_and_wherever_nothing_fires():
+    t = truth("gpt2 tied clt", effects=False)
+    clean, corrupted = pairs(4)
+    asked = dict(by="feature", dictionary=t.d, most=None)
+    due = activation_patching(t.release, clean, corrupted, **asked)
+    same = (x.assign(sequence_id="a") for x in (clean, corrupted))
+    found = activation_patching(t.release, *same, **asked)
+    assert np.allclose(found.summary.share, due.summary.share, atol=1e-6)
+    assert found.table.sequence.nunique() == due.table.sequence.nunique()
+    gaps = activation_patching(t.release, clean, corrupted).table.gap.abs()
+    assert due.gaps == pytest.approx(gaps.sum(), rel=1e-5)
+    alike = pd.concat([clean.head(2), corrupted.tail(2)], ignore_index=True)  # two pairs move
+    moved = activation_patching(t.release, alike.assign(sequence_id=range(4)), corrupted, **asked)
+    assert moved.gaps == pytest.approx(gaps.iloc[:2].sum(), rel=1e-5)
+
+
 def test_rows_that_are_no_pairs_are_refused():
     r = release("gpt2")
     clean, corrupted = pairs(4)
     longer = corrupted.assign(input_ids=[[*x, 4] for x in corrupted.input_ids])
     refused(lambda: activation_patching(r, clean, longer), "same number of tokens")
     refused(lambda: activation_patching(r, clean, corrupted.head(2)), "row by row")
+    swapped = corrupted.iloc[::-1].assign(sequence_id=clean.sequence_id.to_numpy()[::-1])
+    refused(lambda: activation_patching(r, clean, swapped), "in one order")
     refused(lambda: activation_patching(r, clean, corrupted, positions=40), "each sequence has")
     bad = ExitCode.BAD_PARAMETERS
     refused(lambda: activation_patching(r, clean, corrupted, by="feature"), code=bad)

@@ -103,6 +103,7 @@ def test_nothing_is_said_where_it_may_not_be(scored):
         assert told.table.empty and "Withheld" in told.text and "withheld" in told._repr_html_()
     bad, good = reason_codes(release, units, asked, rows, cut_off=1.0, limits=LIMITS)
     assert bad.codes and not good.codes and "is not adverse" in good.withheld
+    refused(lambda: reason_codes(release, units, asked, rows, cut_off=float("nan")), "nan", code=64)
     louder = Score()
     louder.out.weight.data *= 3
     foreign = Release.from_module(louder, release.inputs.spec(), sites=["act:out"], device="cpu")

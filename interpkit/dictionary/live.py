@@ -328,7 +328,7 @@ def steered(
                 "count positions from 0 at the start of the sequence; -1 is the newest token",
             )
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #7ec8bd27
+# %% ../../nbs/04_dictionary/00d_live.ipynb #0117c12e
 class Replacing:
     "A dictionary that stands in for its targets; `codes` are those of the last forward."
 
@@ -352,7 +352,8 @@ class Replacing:
 
         def pass_on(h: Tensor) -> Tensor | None:  # [B, T, d]
             if site in self.dictionary.sites:
-                self.codes[site], self.acts[site] = self.read(site, h), h
+                # blocks may add in place to what passes, before a skip reads it
+                self.codes[site], self.acts[site] = self.read(site, h), h.clone()
             if site not in self.dictionary.targets:
                 return None
             refuse_late(self.dictionary, site, self.acts | {site: h})

@@ -129,7 +129,7 @@ class Cut:
         "What the decision holds beside its weighted sum; 0 for a difference of logits."
         return self.decision - float(self.value.detach())
 
-# %% ../../nbs/07_explain/04_linear.ipynb #263a336e
+# %% ../../nbs/07_explain/04_linear.ipynb #538b26b5
 @dataclass
 class _Walk:
     "What happens at each site of one forward."
@@ -166,7 +166,7 @@ class _Walk:
             self.passed[site] = t.detach()
             x = self.leaf(INPUTS, t) if site == self.cuts.inputs else t
             if site in self.cuts.reads:
-                self.reads[site] = x
+                self.reads[site] = x.clone()  # blocks may add to it in place
             if site in self.cuts.writes:
                 skip = self.skip(site)
                 x = self.leaf(site, x) if skip is None else self.leaf(site, x - skip) + skip
@@ -209,7 +209,7 @@ def _no_slope(release: Release) -> InterpkitError:
         "decision=lambda out: out.logits[...]",
     )
 
-# %% ../../nbs/07_explain/04_linear.ipynb #fc2531a1
+# %% ../../nbs/07_explain/04_linear.ipynb #2579619c
 @torch.no_grad()
 def _curve(release: Release, output: Any, batch: Batch, slopes: list, decision: float) -> float:
     "How far a decision is from its straight line when the output takes a step."
@@ -232,6 +232,24 @@ def _curve(release: Release, output: Any, batch: Batch, slopes: list, decision: 
     return abs(far - line) / max(abs(far), abs(line), 1e-9)
 
 
+def _slopes(
+    release: Release, output: Any, batch: Batch
+) -> tuple[list[Tensor], Tensor, tuple[Tensor | None, ...]]:
+    """The tensors of an output, the decision and its slope in each of them.
+
+    Each tensor is read alone: of two that build on each other, as a pooled output does on hidden
+    states, only the one that is decided by counts.
+    """
+    alone = map_tensors(output, lambda t: t.detach().requires_grad_(t.requires_grad))
+    decision = release.decide(alone, batch)
+    tensors, read = _outputs(output), _outputs(alone)
+    moving = [t for t in read if t.requires_grad]
+    if not decision.requires_grad or not moving:
+        raise _no_slope(release)
+    found = iter(torch.autograd.grad(decision.sum(), moving, allow_unused=True))
+    return tensors, decision, tuple(next(found) if t.requires_grad else None for t in read)
+
+
 def cut_forward(
     release: Release,
     dictionary: Dictionary,
@@ -245,15 +263,7 @@ def cut_forward(
     for target in dictionary.targets:
         refuse_late(dictionary, target, walk.passed)
     with torch.enable_grad():
-        decision = release.decide(output, batch)
-        tensors = _outputs(output)
-        moving = [t for t in tensors if t.requires_grad]
-        if not decision.requires_grad or not moving:
-            raise _no_slope(release)
-        found = iter(
-            torch.autograd.grad(decision.sum(), moving, retain_graph=True, allow_unused=True)
-        )
-        slopes = tuple(next(found) if t.requires_grad else None for t in tensors)
+        tensors, decision, slopes = _slopes(release, output, batch)
         pairs = zip(slopes, tensors, strict=True)
         value = torch.stack([(g.detach() * t).sum() for g, t in pairs if g is not None]).sum()
     decided = float(decision.detach())

@@ -23,7 +23,7 @@ from ..model.prefix import Prefix
 from ..model.releases import Release
 from ..model.sites import Site
 
-# %% ../../nbs/07_explain/02c_pairs.ipynb #358d5c6b
+# %% ../../nbs/07_explain/02c_pairs.ipynb #18cd5488
 PLACES = ("sender", "receiver", "site", "position", "feature", "label")
 
 
@@ -35,6 +35,7 @@ class Patched:
     mode: str  # 'denoise' or 'noise'
     measured: bool = True  # False: estimated by a gradient
     note: str = ""  # what was left out, or held
+    gaps: float | None = None  # of all sequences together; None: of those in the table
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -45,7 +46,9 @@ class Patched:
         sums = toward.groupby(where, sort=False, dropna=False).agg(
             sequences=("sequence", "nunique"), effect=("effect", "mean"), toward=("toward", "sum")
         )
-        whole = float(t.drop_duplicates("sequence").gap.abs().sum())
+        whole = self.gaps
+        if whole is None:
+            whole = float(t.drop_duplicates("sequence").gap.abs().sum())
         sums["share"] = sums.pop("toward") / whole if whole else np.nan
         return sums.sort_values("share", key=abs, ascending=False, kind="stable").reset_index()
 
@@ -66,8 +69,22 @@ class Patched:
         caption = f"Share of the difference that is {verb}{how}. {self.note}".strip()
         return table_html(shown, caption)
 
-# %% ../../nbs/07_explain/02c_pairs.ipynb #44b306f6
+# %% ../../nbs/07_explain/02c_pairs.ipynb #6ccc162e
 DIRECTIONS = ("denoise", "noise")
+
+
+def _require_paired(clean: pd.DataFrame, corrupted: pd.DataFrame) -> None:
+    "Raise (exit code 65) where rows have the same names, but in another order."
+    if "sequence_id" not in clean or "sequence_id" not in corrupted:
+        return
+    one, other = (rows["sequence_id"].astype(str).tolist() for rows in (clean, corrupted))
+    if one != other and sorted(one) == sorted(other):
+        at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        raise invalid(
+            "clean and corrupted rows in one order, since they are paired row by row",
+            f"{one[at]} beside {other[at]} in row {at}",
+            "corrupted = corrupted.set_index('sequence_id').loc[clean.sequence_id].reset_index()",
+        )
 
 
 def pairs_of(
@@ -86,6 +103,7 @@ def pairs_of(
             f"{len(clean)} clean and {len(corrupted)} corrupted rows",
             "make the corrupted rows of the clean ones: clean.assign(...)",
         )
+    _require_paired(clean, corrupted)
     pinned = {c: clean[c].to_numpy() for c in ("_top1", "_top2") if c in clean and release.pins}
     corrupted = release.pin(corrupted.assign(**pinned))
     if "input_ids" in clean and "input_ids" in corrupted:
@@ -100,7 +118,7 @@ def pairs_of(
             )
     return (corrupted, clean) if mode == "denoise" else (clean, corrupted)
 
-# %% ../../nbs/07_explain/02c_pairs.ipynb #f448bc13
+# %% ../../nbs/07_explain/02c_pairs.ipynb #1400b5d2
 @dataclass(frozen=True)
 class Pair:
     "Two runs of some rows: the one that is patched, and what is patched in."
@@ -134,6 +152,10 @@ def paired_runs(
     "Both runs, some rows at a time. Raises (exit code 65) where sites have other shapes."
     run, other = rows
     names = run["sequence_id"].to_numpy() if "sequence_id" in run else np.arange(len(run))
+    again = pd.Series(names).groupby(names).cumcount()
+    if again.any():  # one sequence beside several others: each pair has a name of its own
+        pairs = zip(names, again, strict=True)
+        names = np.array([f"{name} ({k + 1})" if k else name for name, k in pairs], object)
     for i in range(0, len(run), size):
         parts = [release.batch(x.iloc[i : i + size]) for x in rows]
         a = Prefix(release, sites, parts[0], reads)

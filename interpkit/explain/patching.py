@@ -207,7 +207,7 @@ def _left_words(left: list[tuple[int, float]], most: int | None) -> str:
         f"others with up to {percent(share, 1)} of the estimates are not: most=None takes all."
     )
 
-# %% ../../nbs/07_explain/03_patching.ipynb #b2b5c9de
+# %% ../../nbs/07_explain/03_patching.ipynb #1d20f4f8
 def _of_features(
     release: Release,
     rows: tuple[pd.DataFrame, pd.DataFrame],
@@ -216,19 +216,20 @@ def _of_features(
     positions: int | list[int] | None,
     most: int | None,
     measure: bool = True,
-) -> tuple[pd.DataFrame, list[tuple[int, float]]]:
-    "The patches of all rows by feature, and per part what was not measured."
+) -> tuple[pd.DataFrame, list[tuple[int, float]], float]:
+    "The patches of all rows by feature, per part what was not measured, and the sum of all gaps."
     _places(release, "feature", sites, dictionary)
-    dictionary, tables, left = dictionary.to(release.device), [], []
+    dictionary, tables, left, gaps = dictionary.to(release.device), [], [], 0.0
     for pair in paired_runs(release, rows, (), dictionary.sites):
         runs = tuple(Ablation(release, dictionary, x.batch) for x in (pair.run, pair.other))
         slopes = _slopes(release, dictionary, pair.run.batch)
         table, rest = _by_feature(pair, runs, slopes, positions, most, measure)
         tables.append(table)
         left.append(rest)
-    return pd.concat(tables, ignore_index=True), left
+        gaps += float(np.abs(pair.gap).sum())
+    return pd.concat(tables, ignore_index=True), left, gaps
 
-# %% ../../nbs/07_explain/03_patching.ipynb #d290ae58
+# %% ../../nbs/07_explain/03_patching.ipynb #eb674574
 @at_the_door
 def activation_patching(
     release: Release,
@@ -249,8 +250,8 @@ def activation_patching(
     """
     rows = pairs_of(release, clean, corrupted, mode)
     if by == "feature":
-        tables, left = _of_features(release, rows, dictionary, sites, positions, most)
-        return Patched(tables, mode, note=_left_words(left, most))
+        table, left, gaps = _of_features(release, rows, dictionary, sites, positions, most)
+        return Patched(table, mode, note=_left_words(left, most), gaps=gaps)
     places, tables = _places(release, by, sites, dictionary), []
     patch = _by_site if by == "site" else _by_position
     for pair in paired_runs(release, rows, places):
@@ -260,7 +261,7 @@ def activation_patching(
             tables.append(patch(pair, site, mask))
     return Patched(pd.concat(tables, ignore_index=True), mode)
 
-# %% ../../nbs/07_explain/03_patching.ipynb #929eb99e
+# %% ../../nbs/07_explain/03_patching.ipynb #78ba255b
 def _estimated(
     pair: Pair, release: Release, sites: tuple[Site, ...], by: str, positions: Any
 ) -> list[pd.DataFrame]:
@@ -302,7 +303,8 @@ def attribution_patching(
     rows = pairs_of(release, clean, corrupted, mode)
     if by == "feature":
         asked = (dictionary, sites, positions, None, False)
-        return Patched(_of_features(release, rows, *asked)[0], mode, measured=False)
+        table, _, gaps = _of_features(release, rows, *asked)
+        return Patched(table, mode, measured=False, gaps=gaps)
     places, tables = _places(release, by, sites, dictionary), []
     for pair in paired_runs(release, rows, places):
         tables += _estimated(pair, release, places, by, positions)

@@ -187,7 +187,7 @@ def why_withheld(
         return f"the decision {answer.decision:+.3g} is not adverse, the cut-off is {cut_off:+.3g}"
     return ""
 
-# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #d360a60a
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #8ea70776
 WAYS, FEWEST = dict(high=1, low=-1), 30
 
 
@@ -208,6 +208,10 @@ class Coding:
     ):
         if adverse not in WAYS:
             raise bad_parameter("adverse='high' or 'low'", repr(adverse), nearest(adverse, WAYS))
+        if cut_off is not None and not np.isfinite(cut_off):
+            raise bad_parameter(
+                "a finite cut-off, or None to tell all", f"{cut_off}", "cut_off=0.0"
+            )
         if not most >= 1:
             raise bad_parameter("at least one reason", f"most={most}", "most=4")
         like = require_measurable(release, dictionary, like, "reason_codes")

@@ -19,7 +19,6 @@ from typing import Any
 
 import pandas as pd
 from fastcore.basics import patch
-from .parts import alarm_of, costs_of_features, require_costs, require_kinds
 
 from ..core.errors import InterpkitError, bad_parameter
 from ..core.failures import told
@@ -34,6 +33,7 @@ from .log import AuditLog, hashed
 from .metrics import Metrics, attributes, span
 from .monitor import Monitor, attach
 from .outcomes import outcomes_for
+from .parts import alarm_of, costs_of_features, require_costs, require_kinds
 from .probe import require_weights
 from .records import Record, TrustLabel, worst
 from .trust import TrustLimits
