@@ -6,7 +6,7 @@
 __all__ = ['require_pair', 'require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches',
            'short_first', 'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #79a2c9d0
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #2a4aae02
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,9 +25,10 @@ from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import run_spliced
 from ..model.releases import Release
 from ..model.sites import Site
+from ..model.texts import frame_for
 from ..sparse.codes import SparseCodes
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #0d302f85
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #df8c077f
 def require_pair(release: Any, dictionary: Any, rows: Any, call: str) -> None:
     "Raise (exit code 64) unless a Release and a Dictionary come first, and then no such thing."
     if isinstance(release, Release) and isinstance(dictionary, Dictionary):
@@ -51,7 +52,7 @@ def _some(rows: pd.DataFrame) -> pd.DataFrame:
 def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> pd.DataFrame:
     "The rows as a data frame, at least one, after a Release and a Dictionary."
     require_pair(release, dictionary, rows, call)
-    return _some(without_other_ids(release.frame(rows), release.inputs_columns))
+    return _some(without_other_ids(frame_for(release, rows), release.inputs_columns))
 
 # %% ../../nbs/04_dictionary/01a_replacement.ipynb #bee41817
 def warn_if_foreign(release: Release, dictionary: Dictionary, call: str):

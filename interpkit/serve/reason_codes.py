@@ -121,7 +121,7 @@ def _repr_html_(self: ReasonCodes) -> str:
     caption = f"{self.label}, decision {self.decision:+.3f}; {percent(self.covered)} of what pushed"
     return table_html(shown, caption)
 
-# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #9883c594
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #9d1649ce
 TIED = 0.2  # share of a push that has to come from what the inputs are
 TRUE_HERE = 0.5  # share of a feature's push under its label from which on the label is quoted
 IDLE = 0.01  # of the decisions' spread: what does less is no reason
@@ -136,7 +136,7 @@ class Group:
     evidence: np.ndarray  # int: places among the inputs that were asked about, weightiest first
     effect: float = 0.0  # of all of them together, the adverse way positive
 
-
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #863a2736
 def same_inputs(one: np.ndarray, other: np.ndarray) -> bool:
     "Whether at least half of the inputs of two reasons are the same."
     shared = len(np.intersect1d(one, other))
@@ -268,7 +268,7 @@ def _bare(self: Coding, units: Units, known: np.ndarray) -> np.ndarray:  # [n]
         known[other] = self.release.run(units.rows[other]).double().cpu().numpy()
     return known
 
-# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #0881873c
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #b39e5ae3
 @patch
 def _groups(
     self: Coding, rows: pd.DataFrame, answers: list[Answer], added: list[Added], pushes: Pushes
@@ -295,14 +295,14 @@ def _groups(
             groups[i] = sorted(measured, key=lambda g: -g.effect)
     return groups
 
-
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #feb70115
 def side_by_side(lists: list[np.ndarray], fill: object, wide: int = 0) -> np.ndarray:  # [n, wide]
     "Arrays of several lengths as the rows of one."
     wide = max([wide, *map(len, lists)])
     made = [np.pad(x, (0, wide - len(x)), constant_values=fill) for x in lists]
     return np.stack(made) if made else np.full((0, wide), fill)
 
-# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #f702fc86
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #4dc2a70d
 @patch
 def _told(
     self: Coding, units: Units, row: int, answer: Answer, added: Added, groups: list[Group]
@@ -323,7 +323,7 @@ def _told(
     why = "" if codes else "nothing that rests on inputs of this request pushed the adverse way"
     return dict(codes=tuple(codes), withheld=why, covered=float(sum(c.share for c in codes)))
 
-
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #0879f6e4
 @patch
 def _with_inputs(self: Coding, units: Units, pushes: Pushes, told: list[dict]) -> list[dict]:
     "The same, with what the decision loses when all inputs of a reason are ordinary ones."
@@ -342,7 +342,7 @@ def _with_inputs(self: Coding, units: Units, pushes: Pushes, told: list[dict]) -
         done.append(dict(t, codes=tuple(codes)))
     return done
 
-# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #d8b0dfff
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #5235930a
 @patch
 def codes(
     self: Coding,
@@ -363,7 +363,7 @@ def codes(
             told[i] = replace(told[i], **found)
     return told
 
-
+# %% ../../nbs/08b_serve/06a_reason_codes.ipynb #c4d410b1
 @patch
 def _said(self: Coding, rows: pd.DataFrame, answers: list[Answer]) -> list[dict]:
     "What is said of rows about which something may be said."
