@@ -54,6 +54,13 @@ def test_every_board_is_where_the_door_says_and_has_its_module(name):
     assert module_of(name).count("export default { render }") == 1
 
 
+@pytest.mark.parametrize("name", interpkit._BOARDS)
+def test_the_lab_offers_its_boards_by_name(name):
+    shown = board(name).__name__
+    assert getattr(interpkit.lab, shown) is board(name)
+    assert shown in interpkit.lab.__all__
+
+
 def test_a_board_that_is_none_is_named():
     refused(lambda: board("grap"), "graph", code=ExitCode.BAD_PARAMETERS)
 
@@ -305,6 +312,16 @@ def test_a_stopped_training_goes_on_and_its_result_is_kept():
     shown.start()
     assert shown.wait(20) == "a dictionary"
     assert shown.status == "done" and runs == [0, 1] and len(shown.rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    dict(browser="feature_pages", training="interpkit.train", budget="Costs.load").items(),
+)
+def test_a_board_of_something_else_is_refused_in_words(dictionary, name, mend):
+    given = (dictionary, pd.DataFrame()) if name == "browser" else (3,)
+    code = ExitCode.INVALID if name == "browser" else ExitCode.BAD_PARAMETERS
+    refused(lambda: board(name)(*given), mend, code=code)
 
 
 def test_a_training_that_fails_says_why():

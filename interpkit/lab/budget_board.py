@@ -13,6 +13,7 @@ from typing import Any
 
 from fastcore.basics import patch
 
+from ..core.errors import bad_parameter
 from ..core.show import table_html
 from ..drift.canvas import in_any_theme
 from .board import Board
@@ -73,6 +74,9 @@ class BudgetBoard(Board):
         budget: Budget | None = None,  # where the sliders stand first
         batch: int | None = None,  # sequences per request; None: all that were measured
     ):
+        if not isinstance(costs, Costs):
+            given = f"a {type(costs).__name__}"
+            raise bad_parameter("the Costs that ipk profile measured", given, "Costs.load(file)")
         self.costs, self.batch = costs, batch
         self.budget = budget or Budget()
         self.rungs = list(costs.rungs(batch).values())

@@ -79,6 +79,10 @@ def fitting(table: pd.DataFrame, asked: Asked) -> np.ndarray:  # int [m]
 
 # %% ../../nbs/10_lab/02_feature_browser.ipynb #ebb9a55a
 SHOWN = ("feature", "label", "site", "fires_on", "share", "precision", "recall")
+MORE = (
+    "Where it fires and what it does: pages = interpkit.feature_pages(release, dictionary, rows, "
+    "folder), then dictionary.browse(pages)."
+)
 
 
 class FeatureBrowser(Board):
@@ -93,8 +97,10 @@ class FeatureBrowser(Board):
     ):
         if isinstance(pages, (str, Path)):
             pages = FeaturePages.load(pages)
-        if pages is not None and pages.head["dictionary"] != dictionary.fingerprint:
-            raise invalid(f"pages of {dictionary!r}", repr(pages), "feature_pages(...) makes them")
+        own = isinstance(pages, FeaturePages) and pages.head["dictionary"] == dictionary.fingerprint
+        if pages is not None and not own:
+            given = repr(pages) if isinstance(pages, FeaturePages) else f"a {type(pages).__name__}"
+            raise invalid(f"pages of {dictionary!r}", given, MORE)
         self.dictionary, self.pages = dictionary, pages
         self.table = table_of(dictionary, pages)
         self.near = Neighbours(dictionary)
@@ -149,12 +155,6 @@ def rows(self: FeatureBrowser, **asked: Any) -> dict:
     return dict(total=len(found), rows=shown.to_dict("records"))
 
 # %% ../../nbs/10_lab/02_feature_browser.ipynb #28091734
-MORE = (
-    "Where it fires and what it does: pages = interpkit.feature_pages(release, dictionary, rows, "
-    "folder), then dictionary.browse(pages)."
-)
-
-
 @patch
 def page(self: FeatureBrowser, feature: int) -> dict:
     "The label and the parts of one feature's page."

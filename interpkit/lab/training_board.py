@@ -41,6 +41,9 @@ class TrainingBoard(Board):
         train: Callable[[Callable], Any] | None = None,  # called with `watch`, in a thread
         title: str = "A dictionary learns",
     ):
+        if train is not None and not callable(train):
+            mend = "TrainingBoard(lambda watch: interpkit.train(..., watch=watch))"
+            raise bad_parameter("a call that trains, or None", f"a {type(train).__name__}", mend)
         self.train, self.title = train, title
         self.about = "FVU and L0 say how good it is, dead features what it wastes"
         self.rows: list[dict] = []

@@ -78,6 +78,7 @@ function render({ model, el }) {
   }
   const short = (text, n) => (text.length > n ? text.slice(0, n - 1) + "…" : text);
   const called = (n) => n.label || n.id;
+  const brief = (n) => called(n).replace(/^unnamed (feature \d+),.*$/, "$1");  // a number tells apart, "unnamed …" does not
   const told = (n) => `${n.kind === "error" ? "unexplained" : n.kind} ${called(n)}${n.token ? ` at “${n.token}”` : ""}, influence ${percent(n.influence)}${pinned.has(n.id) ? ", pinned" : ""}`;
 
   function draw(refit) {
@@ -102,8 +103,8 @@ function render({ model, el }) {
       const g = s("g", { class: `node ${n.kind}`, transform: `translate(${p.x} ${p.y})`, role: "button", tabindex: "-1", "aria-label": told(n) }, shape(n, r));
       g.style.setProperty("--full", `${Math.round(12 + 68 * Math.min((n.influence || 0) / strongest, 1))}%`);
       if (n.kind === "decision") g.append(s("text", { "text-anchor": "middle", y: 4, text: `decision ${signed(state.decision)}` }));
-      else if (wide) g.append(s("text", { class: "name", "text-anchor": "middle", y: r + 14, text: n.kind === "input" && called(n) === n.token ? "" : short(called(n), Math.floor(gap / 6.1)) }));
-      else if (pinned.has(n.id)) g.append(s("text", { class: "name", "text-anchor": "middle", y: -r - 6, text: short(called(n), 22) }));
+      else if (wide) g.append(s("text", { class: "name", "text-anchor": "middle", y: r + 14, text: n.kind === "input" && called(n) === state.columns[n.column] ? "" : short(brief(n), Math.floor(gap / 6.1)) }));
+      else if (pinned.has(n.id)) g.append(s("text", { class: "name", "text-anchor": "middle", y: -r - 6, text: short(brief(n), 22) }));
       g.node = n;
       g.addEventListener("pointerenter", () => { over(n); });
       g.addEventListener("pointerleave", () => { over(null); });
