@@ -3909,6 +3909,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'interpkit/lab/graph_board.py'),
                                            'interpkit.lab.graph_board.GraphBoard.still': ( '10_lab/graph_board.html#graphboard.still',
                                                                                            'interpkit/lab/graph_board.py'),
+                                           'interpkit.lab.graph_board._require_same': ( '10_lab/graph_board.html#_require_same',
+                                                                                        'interpkit/lab/graph_board.py'),
                                            'interpkit.lab.graph_board.added': ( '10_lab/graph_board.html#added',
                                                                                 'interpkit/lab/graph_board.py'),
                                            'interpkit.lab.graph_board.first_levels': ( '10_lab/graph_board.html#first_levels',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVELS', 'EDGES', 'MOST', 'added', 'first_levels', 'rows_of_sites', 'row_names', 'row_of', 'GraphBoard', 'node_state']
 
-# %% ../../nbs/10_lab/03_graph_board.ipynb #960283e1
+# %% ../../nbs/10_lab/03_graph_board.ipynb #0c7f8160
 import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core.errors import bad_parameter
+from ..core.errors import bad_parameter, invalid
 from ..core.show import percent
 from ..dictionary.dictionary import Dictionary
 from ..explain.circuit import AttributionGraph
@@ -80,7 +80,24 @@ def row_of(node: Any, rows: dict[str, int]) -> int:
         return max(rows.values()) + 1
     return 0 if node.kind == "input" else rows.get(str(node.site), 0)
 
-# %% ../../nbs/10_lab/03_graph_board.ipynb #a54784aa
+# %% ../../nbs/10_lab/03_graph_board.ipynb #2663cd88
+def _require_same(graph: AttributionGraph, dictionary, release, row) -> None:
+    "Raise (exit code 65) where the graph was made from something else than is given beside it."
+    if dictionary is not None and dictionary.fingerprint != graph.about["dictionary"]:
+        asked = "the dictionary whose features the graph holds"
+        raise invalid(asked, f"another one: {dictionary!r}", "the one given to attribution_graph")
+    if release is None:
+        return
+    decision = float(release.run(row)[0])
+    if not np.isclose(decision, graph.decision, rtol=0.01, atol=1e-3):
+        raise invalid(
+            f"the release and the row that the graph explains, decision {graph.decision:+.4g}",
+            f"{release.name} decides {decision:+.4g}",
+            "give what attribution_graph was given; where that was another decision too: "
+            "release=dataclasses.replace(release, decision=make_decision(decision))",
+        )
+
+
 class GraphBoard(Board):
     "The circuit of one decision: pan, zoom, prune, pin, open a node, change a feature."
 
@@ -100,6 +117,7 @@ class GraphBoard(Board):
             raise bad_parameter("a release and the row that was explained", given, mend)
         if dictionary is None and (release is not None or pages is not None):
             raise bad_parameter("the dictionary whose features these are", "none", "dictionary=")
+        _require_same(graph, dictionary, release, row)
         self.graph, self.dictionary, self.pages = graph, dictionary, pages
         self.release, self.row = release, row
         self.decision = graph.decision

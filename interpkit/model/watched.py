@@ -145,20 +145,27 @@ def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
         forward.n = len(tensors[0]) if tensors else None
     forward.real = _real(forward, kwargs.get("attention_mask"), batch)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #e433c22a
+# %% ../../nbs/01_model/05c_watched.ipynb #ebda3bc5
 @contextmanager
 def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
     "What is known of the forward that is under way, while the block runs."
     forward, original = Forward(start), model.forward
+    inside, first = [], []  # whether the model's own forward runs; the table that comes first
     names = list(signature(original).parameters)  # an attention mask may come without its name
 
     @wraps(original)
     def noted(*args, **kwargs):
         _note(forward, args, dict(zip(names, args, strict=False)) | kwargs)
-        return original(*args, **kwargs)
+        inside.append(True)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            inside.pop()
 
-    def looked_up(_, args, kwargs):
-        if forward.n is None:
+    def looked_up(table, args, kwargs):
+        begins = not inside and first in ([], [table])  # a part of the model is run alone
+        if forward.n is None or begins:
+            first[:] = [table]
             past = forward.past
             _note(forward, args, kwargs)
             forward.past = past
