@@ -80,7 +80,7 @@ def row_of(node: Any, rows: dict[str, int]) -> int:
         return max(rows.values()) + 1
     return 0 if node.kind == "input" else rows.get(str(node.site), 0)
 
-# %% ../../nbs/10_lab/03_graph_board.ipynb #2663cd88
+# %% ../../nbs/10_lab/03_graph_board.ipynb #4c9aa229
 def _require_same(graph: AttributionGraph, dictionary, release, row) -> None:
     "Raise (exit code 65) where the graph was made from something else than is given beside it."
     if dictionary is not None and dictionary.fingerprint != graph.about["dictionary"]:
@@ -97,7 +97,7 @@ def _require_same(graph: AttributionGraph, dictionary, release, row) -> None:
             "release=dataclasses.replace(release, decision=make_decision(decision))",
         )
 
-
+# %% ../../nbs/10_lab/03_graph_board.ipynb #8250d993
 class GraphBoard(Board):
     "The circuit of one decision: pan, zoom, prune, pin, open a node, change a feature."
 

@@ -145,7 +145,41 @@ def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
         forward.n = len(tensors[0]) if tensors else None
     forward.real = _real(forward, kwargs.get("attention_mask"), batch)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #ebda3bc5
+# %% ../../nbs/01_model/05c_watched.ipynb #f37e3fce
+LOCK, INSIDE = RLock(), []  # INSIDE: whether the shortcut was on, once for each open block
+
+
+@contextmanager
+def _whole_layers_off() -> Iterator[None]:
+    "PyTorch's shortcut for whole encoder layers is off while any block is open."
+    with LOCK:
+        INSIDE.append(INSIDE[0] if INSIDE else torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with LOCK:
+            was = INSIDE.pop()
+            torch.backends.mha.set_fastpath_enabled(was and not INSIDE)
+
+# %% ../../nbs/01_model/05c_watched.ipynb #c01caf3d
+@contextmanager
+def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
+    "Put `noted` in place of a model's forward; blocks may end in any order, also of threads."
+    with LOCK:
+        noted.below = model.__dict__.get("forward")  # some libraries set it on the instance
+        noted.ended, model.forward = False, noted
+    try:
+        yield
+    finally:
+        with LOCK:
+            noted.ended = True
+            while getattr(top := model.__dict__.get("forward"), "ended", False):
+                del model.forward
+                if top.below is not None:
+                    model.forward = top.below
+
+# %% ../../nbs/01_model/05c_watched.ipynb #597f71b8
 @contextmanager
 def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
     "What is known of the forward that is under way, while the block runs."
@@ -178,40 +212,6 @@ def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
-    "Put `noted` in place of a model's forward; blocks may end in any order, also of threads."
-    with LOCK:
-        noted.below = model.__dict__.get("forward")  # some libraries set it on the instance
-        noted.ended, model.forward = False, noted
-    try:
-        yield
-    finally:
-        with LOCK:
-            noted.ended = True
-            while getattr(top := model.__dict__.get("forward"), "ended", False):
-                del model.forward
-                if top.below is not None:
-                    model.forward = top.below
-
-
-LOCK, INSIDE = RLock(), []  # INSIDE: whether the shortcut was on, once for each open block
-
-
-@contextmanager
-def _whole_layers_off() -> Iterator[None]:
-    "PyTorch's shortcut for whole encoder layers is off while any block is open."
-    with LOCK:
-        INSIDE.append(INSIDE[0] if INSIDE else torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        with LOCK:
-            was = INSIDE.pop()
-            torch.backends.mha.set_fastpath_enabled(was and not INSIDE)
 
 
 def _is_embed(module: nn.Module) -> bool:
