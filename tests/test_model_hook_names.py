@@ -231,3 +231,68 @@ def test_a_dictionary_of_either_name_is_steered_in_a_hooked_transformer():
                 text = model.generate(ids, max_new_tokens=3, verbose=False, stop_at_eos=False)
             codes = noted.codes[dictionary.sites[0]]
             assert codes.shape == (2, text.shape[1] - 1, 9)  # read token by token, with its cache
+
+
+def test_a_bridge_and_a_hooked_transformer_are_asked_themselves():
+    "Their own hook points, by the old names too, and the names of what lies beside them."
+    lens = pytest.importorskip("transformer_lens")
+    config = dict(n_layers=2, d_model=16, n_ctx=16, d_head=4, n_heads=4, d_mlp=32, d_vocab=20)
+    config = lens.HookedTransformerConfig(**config, act_fn="gelu", seed=0)
+    model = lens.HookedTransformer(config, move_to_device=False).eval()
+    beside = {
+        "blocks.1:in": "hook_resid_pre",
+        "blocks.1:out": "hook_resid_post",
+        "blocks.1.mlp:in": "mlp.hook_in",
+        "blocks.1.mlp:out": "hook_mlp_out",
+        "blocks.1.hook_resid_mid:out": "hook_resid_mid",
+        "blocks.1.attn.hook_z:out": "attn.hook_z",
+    }
+    for site, name in beside.items():
+        assert hook_name_from_site(Site.parse(site), model) == f"blocks.1.{name}", site
+    assert hook_name_from_site(Site("blocks.1.attn.hook_pattern"), model) is None
+    decision = dict(kind="logit_difference", positive=4, negative=3)
+    release = Release.from_module(
+        model, "tokens", decision, "blocks.1.hook_resid_mid", device="cpu"
+    )
+    rows = pd.DataFrame(dict(sequence_id=[0, 1], input_ids=[[1, 5, 6], [1, 7]]))
+    assert "blocks.0.hook_resid_post" in release.sites(rows)["hook name"].tolist()
+
+
+def test_hook_points_that_a_model_answers_for_under_another_name(tmp_path):
+    pytest.importorskip("transformer_lens")
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import (
+        AutoTokenizer,
+        GPT2Config,
+        GPT2LMHeadModel,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=16)
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)).save_pretrained(tmp_path)
+    hf = GPT2LMHeadModel.from_pretrained(tmp_path).eval()  # which knows where it lies
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(20)}, unk_token="w0"))
+    named = dict(bos_token="w1", eos_token="w2")
+    PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    bridge = TransformerBridge.boot_transformers(
+        str(tmp_path), hf_model=hf, tokenizer=tokenizer, device="cpu"
+    )
+    for name in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out"):
+        site = site_named(f"blocks.1.{name}", bridge)
+        assert hook_name_from_site(site, bridge) == f"blocks.1.{name}"
+    hook = "blocks.1.hook_resid_post"
+    ask = dict(kind="logit_difference", positive=4, negative=3)
+    rows = pd.DataFrame(dict(sequence_id=[0, 1], input_ids=[[1, 5, 6], [1, 7]]))
+    live = Release.from_module(bridge, dict(kind="tokens", bos=1), ask, hook, device="cpu")
+    plain = Release.from_module(hf, dict(kind="tokens", bos=1), ask, hook, device="cpu")
+    assert torch.allclose(live.run(rows), plain.run(rows), atol=1e-4)
+
+
+def test_a_transformer_of_one_block_is_read_behind_it():
+    for family in ("Llama", "GPTNeoX", "OPT"):
+        model = speaking(family, SPEAKS, num_hidden_layers=1)
+        (site,) = Release.from_module(model, "tokens", dict(kind="top_two")).default_sites
+        assert hook_name_from_site(site, model) == "blocks.0.hook_resid_post"

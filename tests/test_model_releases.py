@@ -16,7 +16,6 @@ from interpkit.dictionary.labels import token_names
 from interpkit.model.block_kinds import mlp_sites
 from interpkit.model.canaries import canary, compare_canary
 from interpkit.model.hook_names import site_from_hook_name
-from interpkit.model.own_rows import require_own_rows
 from interpkit.model.releases import Release
 
 
@@ -245,22 +244,78 @@ def embedding():
 def test_an_embedding_is_told_with_the_numbers_that_it_allows(embedding):
     model, rows = embedding
     silent = Release.from_module(model, "tokens", device="cpu")
-    error = refused(lambda: silent.run(rows), "cosine_similarity", "a probe's score", "coordinate")
-    line = error.mend.split("decision=")[1].split(" for ")[0]
-    w = torch.linspace(-1, 1, 16)
-    probe = eval(line, dict(w=w, torch=torch))
+    error = refused(lambda: silent.run(rows), "'cosine'", "'probe'", "'coordinate'", "pooler")
+    line = error.mend.split("decision=")[1].split(" for how")[0].rstrip(")")
+    decision = eval(line, dict(reference=torch.linspace(-1, 1, 16)))
+    assert decision["kind"] == "cosine" and decision["pool"] == "mean"
+    near = Release.from_module(model, "tokens", decision, device="cpu")
     with torch.no_grad():
-        pooled = [
-            model(input_ids=torch.tensor([ids])).pooler_output[0] for ids in rows["input_ids"]
+        hidden = [
+            model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in rows["input_ids"]
         ]
-    scored = Release.from_module(model, "tokens", probe, device="cpu")
-    assert torch.allclose(scored.run(rows), torch.stack([p @ w for p in pooled]), atol=1e-5)
-    column = Release.from_module(model, "tokens", dict(kind="column", column=3), device="cpu")
-    assert torch.allclose(column.run(rows), torch.stack([p[3] for p in pooled]), atol=1e-5)
-    likeness = Release.from_module(
-        model, "tokens", lambda out: torch.cosine_similarity(out["pooler_output"], w), device="cpu"
-    )
-    require_own_rows(likeness, rows, likeness.default_sites)
+    means = torch.stack([h.mean(0) for h in hidden])  # all tokens, the first one too
+    to = torch.linspace(-1, 1, 16)[None]
+    assert torch.allclose(near.run(rows), torch.cosine_similarity(means, to), atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "last", "pooler"])
+def test_decisions_about_an_embedding_are_saved_with_their_numbers(embedding, pool, tmp_path):
+    model, rows = embedding
+    weights = torch.linspace(-1, 1, 16).tolist()
+    asked = dict(kind="probe", weights=weights, bias=0.5, pool=pool)
+    live = Release.from_module(model, "tokens", asked, device="cpu")
+    saved = live.save(tmp_path / "r")
+    with torch.no_grad():
+        outs = [model(input_ids=torch.tensor([ids])) for ids in rows["input_ids"]]
+    read = dict(
+        mean=lambda o: o.last_hidden_state[0].mean(0),
+        first=lambda o: o.last_hidden_state[0, 0],
+        last=lambda o: o.last_hidden_state[0, -1],
+        pooler=lambda o: o.pooler_output[0],
+    )[pool]
+    expected = torch.stack([read(o) for o in outs]) @ torch.tensor(weights) + 0.5
+    assert torch.allclose(live.run(rows), expected, atol=1e-5)  # alone and in a batch
+    assert torch.allclose(saved.run(rows), expected, atol=1e-5)
+    one = Release.from_module(model, "tokens", dict(kind="coordinate", at=3, pool=pool))
+    apart = torch.stack([read(o)[3] for o in outs])
+    assert torch.allclose(one.run(rows).cpu(), apart, atol=1e-5)
+
+
+def test_slips_in_decisions_about_an_embedding_are_told(embedding, tmp_path):
+    model, rows = embedding
+
+    def made(**decision):
+        return Release.from_module(model, "tokens", decision, device="cpu")
+
+    refused(lambda: made(kind="cosine", to=torch.ones(16)), "tolist()")
+    refused(lambda: made(kind="cosine", to=[0.0] * 16), "not all zero")
+    refused(lambda: made(kind="probe", weights=[1.0], pool="meen"), "'pool'")
+    refused(lambda: made(kind="cosine"), "to")
+    refused(lambda: made(kind="cosine", to=[1.0] * 5).run(rows), "as wide as the embedding")
+    refused(lambda: made(kind="coordinate", at=99).run(rows), "0 to 15")
+    refused(lambda: made(kind="coordinate", at=0, pool="output").run(rows), "'pool'")
+    model.save_pretrained(tmp_path)
+    refused(lambda: Release.load(tmp_path), "gives embeddings", "'cosine'")
+
+
+def test_text_is_read_by_the_tokenizer_in_the_folder(tmp_path, capsys):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(20)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    speaking("Llama", SPEAKS).save_pretrained(tmp_path)
+    rows = pd.DataFrame(dict(sequence_id=[0, 1], text=["w5 w6 w7", "w8"]))
+    decision = dict(kind="logit_difference", positive=4, negative=3)
+    bare = Release.load(tmp_path, device="cpu", decision=decision)
+    refused(lambda: bare.run(rows), "tokenizer")  # none in its folder
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    release = Release.load(tmp_path, device="cpu", decision=decision)
+    ids = rows.assign(input_ids=[[5, 6, 7], [8]])
+    assert torch.equal(release.run(rows), release.run(ids))
+    assert release.pin(rows)["input_ids"].tolist() == [[5, 6, 7], [8]]
+    assert "own tokenizer" in capsys.readouterr().out
+    refused(lambda: release.run(rows.assign(text=["w5", None])), "tokenizer")
 
 
 def test_a_language_model_without_a_decision_is_told_the_usual_ones():

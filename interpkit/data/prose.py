@@ -69,7 +69,7 @@ def as_rows(ids: Tensor, name: str = "prose") -> pd.DataFrame:  # int [n, T]
     names = [f"{name}-{i}" for i in range(len(ids))]
     return pd.DataFrame(dict(sequence_id=names, input_ids=ids.tolist()))
 
-# %% ../../nbs/02_data/07_prose.ipynb #854ada0b
+# %% ../../nbs/02_data/07_prose.ipynb #50220445
 def _trained(model: nn.Module, ids: Tensor, steps: int, lr: float) -> nn.Module:
     "A causal model after some steps of 32 sequences each."
     adam = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1)
@@ -83,7 +83,7 @@ def _trained(model: nn.Module, ids: Tensor, steps: int, lr: float) -> nn.Module:
         schedule.step()
     return model.eval()
 
-
+# %% ../../nbs/02_data/07_prose.ipynb #6e9038d4
 def prose_model(
     folder: str | Path,  # where the model and its tokenizer are written
     steps: int = 150,  # of training, 32 sequences each

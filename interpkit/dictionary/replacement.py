@@ -6,7 +6,7 @@
 __all__ = ['require_measurable', 'warn_if_foreign', 'masked', 'codes_at', 'batch_size', 'in_batches', 'short_first',
            'replaced_output', 'run_replaced', 'spliced_decisions', 'splice', 'splice_error']
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #79a2c9d0
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #2a4aae02
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,14 +25,15 @@ from ..model.batch import Batch, counted, map_tensors, require_finite
 from ..model.capture import run_spliced
 from ..model.releases import Release
 from ..model.sites import Site
+from ..model.texts import frame_for
 from ..sparse.codes import SparseCodes
 
-# %% ../../nbs/04_dictionary/01a_replacement.ipynb #0d302f85
+# %% ../../nbs/04_dictionary/01a_replacement.ipynb #df8c077f
 def require_measurable(release: Any, dictionary: Any, rows: Any, call: str) -> pd.DataFrame:
     "The rows as a data frame. Raises (exit code 64) unless a Release and a Dictionary come first."
     if isinstance(release, Release) and isinstance(dictionary, Dictionary):
         if not isinstance(rows, (Release, Dictionary)):
-            return without_other_ids(release.frame(rows), release.inputs_columns)
+            return without_other_ids(frame_for(release, rows), release.inputs_columns)
     raise bad_parameter(
         "a Release, a Dictionary and a DataFrame, in this order",
         ", ".join(type(x).__name__ for x in (release, dictionary, rows)),

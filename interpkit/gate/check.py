@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'AnyRelease', 'ASIDE', 'KEYWORDS', 'as_release', 'as_new', 'schema_notes', 'try_out', 'read_for',
            'rows_of', 'training_rows', 'adapt_rows_of', 'train', 'register', 'check']
 
-# %% ../../nbs/09_gate/04_check.ipynb #a9231bd3
+# %% ../../nbs/09_gate/04_check.ipynb #219aa91e
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -40,6 +40,7 @@ from ..model.reading import refuse_weight_as_input, require_readable
 from ..model.releases import Release
 from ..model.renamed import module_names, renamed
 from ..model.sites import Site
+from ..model.texts import frame_for
 from ..training.pairing import wired
 from ..training.train import train_dictionary
 
@@ -121,7 +122,7 @@ def try_out(old: Release, new: Release, rows: pd.DataFrame, most: int = 64):
         require_own_rows(release, some)
         require_readable(release, rows, old)
 
-# %% ../../nbs/09_gate/04_check.ipynb #3928df1f
+# %% ../../nbs/09_gate/04_check.ipynb #a3281310
 def read_for(
     release: Release,
     data,  # a table, or the path of one
@@ -130,7 +131,7 @@ def read_for(
     "Rows of a table; only columns that the release is known to read are looked at."
     if isinstance(release.inputs, FunctionInputs):  # what it makes is looked at, and no column
         return read_check_set(data, [], release.inputs_columns or (), label)
-    return read_check_set(release.frame(data), release.inputs_columns, label=label)
+    return read_check_set(frame_for(release, data), release.inputs_columns, label=label)
 
 
 def rows_of(data, old: Release, label: Mapping[str, int] | None = None) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def _tokens(hidden: Tensor, batch: Batch) -> Tensor:  # [B, T, d] -> bool [B, T]
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
     return mask.to(hidden.device) != 0
 
-# %% ../../nbs/01_model/01c_embeddings.ipynb #a65bbbd5
+# %% ../../nbs/01_model/01c_embeddings.ipynb #67fb0c90
 def _beside(x: Tensor, numbers: list[float], what: str) -> Tensor:  # [d]
     "A list of numbers as a vector. Raises (exit code 65) where embeddings have another width."
     if len(numbers) != x.shape[1]:
@@ -89,7 +89,7 @@ def cosine(out: object, batch: Batch, to: list[float], pool: str = "mean") -> Te
     x = pooled(out, batch, pool)
     return torch.cosine_similarity(x, _beside(x, to, "to")[None], dim=1)
 
-
+# %% ../../nbs/01_model/01c_embeddings.ipynb #9636fd46
 def probe(
     out: object, batch: Batch, weights: list[float], bias: float = 0.0, pool: str = "mean"
 ) -> Tensor:  # [B]

@@ -43,7 +43,7 @@ def stack_path(model: nn.Module) -> str | None:
     others = (path for path in stacks_of(model) if _added_in(model, path))
     return blocks_path(model) or next(others, None)
 
-# %% ../../nbs/01_model/00b_hook_names.ipynb #07c7e584
+# %% ../../nbs/01_model/00b_hook_names.ipynb #f87b3b23
 INNER = {
     "attn.hook_z": (
         "(self_)?att(ention|n)(.attention)?",
@@ -55,7 +55,7 @@ INNER = {
 
 INSIDE = (*INNER, "mlp.hook_in", "mlp.hook_out")
 
-
+# %% ../../nbs/01_model/00b_hook_names.ipynb #db6d5a11
 def _mlp_sites(model: nn.Module, at: str) -> dict[str, Site]:
     "What goes into the MLP of the block `at` and comes out of it, where it has one alone."
     block = model.get_submodule(at)
@@ -94,7 +94,7 @@ def own_point(
             return None
     return next((path for path, module in model.named_modules() if module is found), None)
 
-# %% ../../nbs/01_model/00b_hook_names.ipynb #d4c90d79
+# %% ../../nbs/01_model/00b_hook_names.ipynb #fa1888b6
 OWN = "hook_resid_pre hook_resid_mid hook_resid_post hook_attn_out hook_mlp_in hook_mlp_out".split()
 HOOK = re.compile(r"(blocks\.\d+\.)((?:\w+\.)*hook_\w+)")
 
@@ -120,7 +120,7 @@ BESIDE = {  # what passes a part of a block is what passes a hook point of such 
     (".mlp", "out"): "hook_mlp_out",
 }
 
-
+# %% ../../nbs/01_model/00b_hook_names.ipynb #7478358b
 def _beside_own_point(site: Site, model: nn.Module | None) -> str | None:
     "The hook name of a block, its attention or MLP, in a model that has hook points itself."
     matched = re.fullmatch(r"(blocks\.\d+)((?:\.attn|\.mlp)?)", site.module)
@@ -129,7 +129,7 @@ def _beside_own_point(site: Site, model: nn.Module | None) -> str | None:
     name = BESIDE.get((matched[2], site.side))
     return name and f"{matched[1]}.{name}"
 
-# %% ../../nbs/01_model/00b_hook_names.ipynb #f2b682ef
+# %% ../../nbs/01_model/00b_hook_names.ipynb #ade7642f
 KNOWN = "hook_(?:resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out)"
 
 
@@ -155,7 +155,7 @@ def site_from_hook_name(
         raise _no_hook_name(name, model, path)
     return sites[short.removeprefix("hook_")]
 
-
+# %% ../../nbs/01_model/00b_hook_names.ipynb #042425ec
 def _sums(model: nn.Module, at: str, short: str) -> dict[str, Site]:
     "Names of what a block adds and of its sums; what lies around it is the same for all kinds."
     around = {"resid_pre": Site(at, "in"), "resid_post": Site(at)}

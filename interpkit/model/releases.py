@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Release']
 
-# %% ../../nbs/01_model/05_releases.ipynb #ebd750eb
+# %% ../../nbs/01_model/05_releases.ipynb #eea0e75c
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,10 @@ from interpkit.model.release_folders import (
 )
 from .saved import ASKED, probe_rows, require_same
 from .sites import Site
-from .texts import tokenized
+from .texts import frame_for
 from .weights import main_dtype
 
-# %% ../../nbs/01_model/05_releases.ipynb #758ac613
+# %% ../../nbs/01_model/05_releases.ipynb #13ff6c3d
 @dataclass(frozen=True, eq=False)
 class Release:
     """One frozen model, ready to be asked: rows in, decisions out.
@@ -84,7 +84,6 @@ class Release:
         save: ClassVar[Callable[..., "Release"]]
         batch: ClassVar[Callable[..., Batch]]
         decide: ClassVar[Callable[..., Tensor]]
-        frame: ClassVar[Callable[..., pd.DataFrame]]
         run: ClassVar[Callable[..., Tensor]]
         pin: ClassVar[Callable[..., pd.DataFrame]]
         is_that_of: ClassVar[Callable[..., bool]]
@@ -176,18 +175,7 @@ def decide(
         self.inputs.settle()
     return require_finite(decisions.float(), batch, f"finite decisions of {self.name}")
 
-# %% ../../nbs/01_model/05_releases.ipynb #150b075f
-@patch
-def frame(
-    self: Release,
-    rows: pd.DataFrame,  # or a table in any other form
-) -> pd.DataFrame:
-    "A table as a data frame, with tokens where the release reads tokens and rows hold text."
-    rows = as_frame(rows)
-    is_tokens = isinstance(self.inputs, TokenInputs)
-    return tokenized(rows, self.folder, self.name) if is_tokens else rows
-
-# %% ../../nbs/01_model/05_releases.ipynb #b1d3ffe3
+# %% ../../nbs/01_model/05_releases.ipynb #8091987b
 @patch
 @torch.no_grad()
 def run(
@@ -198,7 +186,7 @@ def run(
     if isinstance(rows, Batch):
         batches = [rows]
     else:
-        rows = self.frame(rows)
+        rows = frame_for(self, rows)
         starts = range(0, max(len(rows), 1), 256)
         batches = [self.batch(rows.iloc[i : i + 256]) for i in starts]
     return torch.cat([self.decide(batch.run(self.model), batch) for batch in batches])
@@ -269,12 +257,12 @@ def load(
     name = str(where).rstrip("/").rpartition("/")[2]
     return cls(**hub_parts(folder, name, on, sites, decision))
 
-# %% ../../nbs/01_model/05_releases.ipynb #efba617b
+# %% ../../nbs/01_model/05_releases.ipynb #4bed725b
 @patch
 @torch.no_grad()
 def pin(self: Release, rows: pd.DataFrame) -> pd.DataFrame:
     "The rows without padding, and with the two likeliest tokens where the decision needs them."
-    rows = self.frame(rows)
+    rows = frame_for(self, rows)
     if isinstance(self.inputs, TokenInputs):
         rows = self.inputs.unpadded(rows)
     if not self.pins or "_top1" in rows:

@@ -103,7 +103,7 @@ def drawn_gone(
     gone[:, asked] = np.concatenate([half, ~half])
     return gone
 
-# %% ../../nbs/08b_serve/05c_reason_inputs.ipynb #c4f42f4a
+# %% ../../nbs/08b_serve/05c_reason_inputs.ipynb #23a735a5
 def _reading(
     site: Site, first: Callable[[Tensor], Tensor] | None, kept: dict[Site, Tensor]
 ) -> Callable[[Tensor], Tensor | None]:
@@ -116,7 +116,7 @@ def _reading(
 
     return read
 
-
+# %% ../../nbs/08b_serve/05c_reason_inputs.ipynb #aebbee8c
 @torch.no_grad()
 def left_without(
     release: Release,

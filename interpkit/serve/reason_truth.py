@@ -35,7 +35,7 @@ def by_chance(
     "The chance that some of the events drawn at random are among those of a cause."
     return 1 - comb(events - of_cause, drawn) / comb(events, drawn)
 
-# %% ../../nbs/08b_serve/06b_reason_truth.ipynb #994e5290
+# %% ../../nbs/08b_serve/06b_reason_truth.ipynb #340af224
 def marked(
     told: ReasonCodes,
     behind: dict[str, np.ndarray],  # cause -> bool [E], of this customer
@@ -53,12 +53,10 @@ def marked(
     true = np.logical_or.reduce(present) if present else np.zeros(len(real), bool)
     row |= dict(top=bool(true[of_each[0][0]]), top_all=float(true[of_each[0]].mean()))
     row |= dict(top_by_chance=true.sum() / events, named=len(named))
-    firsts = sorted({of_one[0] for of_one in of_each})  # the weightiest payment of each reason
     if present:
-        row |= dict(held=float(np.mean([b[firsts].any() for b in present])))
-        chances = [by_chance(events, int(b.sum()), len(firsts)) for b in present]
+        row |= dict(held=float(np.mean([b[named].any() for b in present])))
+        chances = [by_chance(events, int(b.sum()), len(named)) for b in present]
         row |= dict(held_by_chance=float(np.mean(chances)))
-        row |= dict(held_by_all=float(np.mean([b[named].any() for b in present])))
     return row
 
 # %% ../../nbs/08b_serve/06b_reason_truth.ipynb #acfe5dfc
@@ -82,7 +80,7 @@ def reasons_on_truth(
     ]
     return pd.DataFrame(marks, index=of)
 
-# %% ../../nbs/08b_serve/06b_reason_truth.ipynb #d354af0b
+# %% ../../nbs/08b_serve/06b_reason_truth.ipynb #5da971fb
 def truth_figures(marks: pd.DataFrame) -> dict:
     "What reason codes are worth, in shares, with what chance would do and how much is withheld."
     told = marks[marks.told]
@@ -99,5 +97,4 @@ def truth_figures(marks: pd.DataFrame) -> dict:
         top_by_chance=float(told.top_by_chance.mean()),
         held=float(caused.held.mean()),
         held_by_chance=float(caused.held_by_chance.mean()),
-        held_by_all=float(caused.held_by_all.mean()),
     )

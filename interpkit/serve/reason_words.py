@@ -48,7 +48,7 @@ def said_token(name: str) -> str:
     field = field_of(name)
     return f"{field} {name[len(field) + 1 :]}" if field else f"“{name}”"
 
-# %% ../../nbs/08b_serve/05d_reason_words.ipynb #4ed3e215
+# %% ../../nbs/08b_serve/05d_reason_words.ipynb #20e9e539
 AROUND = 3  # tokens on each side of a single one
 
 
@@ -70,7 +70,7 @@ def _said_event(
     beside = f", in: {' '.join(told)}" if len(near) > 1 else ""
     return Said(f"token {number}", said_token(names[unit]) + beside)
 
-
+# %% ../../nbs/08b_serve/05d_reason_words.ipynb #925f00e5
 def said_input(
     units: Units,
     row: int,

@@ -6,7 +6,7 @@
 __all__ = ['NAMED', 'OTHERS', 'whole', 'whole_or_none', 'is_number', 'check_kinds', 'check_callable', 'check_rows',
            'check_options', 'check_wiring_options', 'Sizes', 'sizes_asked', 'held_out']
 
-# %% ../../nbs/05_training/06a_asked.ipynb #bccaae75
+# %% ../../nbs/05_training/06a_asked.ipynb #0f444f8b
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -23,6 +23,7 @@ from interpkit.data.checksets import (
     without_other_ids,
 )
 from ..model.releases import Release
+from ..model.texts import frame_for
 from .recipe import Recipe, recipe
 
 # %% ../../nbs/05_training/06a_asked.ipynb #eebb8df5
@@ -48,7 +49,7 @@ def is_number(x) -> bool:
     "Whether x is a number of Python or numpy, and no bool."
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
 
-# %% ../../nbs/05_training/06a_asked.ipynb #19526444
+# %% ../../nbs/05_training/06a_asked.ipynb #7a2a9423
 def check_kinds(release, rows, lr, store) -> pd.DataFrame:
     "The rows. Raises (exit code 64) where an argument is of another kind than what is asked for."
     if not isinstance(release, Release):
@@ -57,7 +58,7 @@ def check_kinds(release, rows, lr, store) -> pd.DataFrame:
             type(release).__name__,
             "Release.from_module(model, ...) of a live module, Release.load(folder) of a folder",
         )
-    rows = without_other_ids(release.frame(rows), release.inputs_columns)
+    rows = without_other_ids(frame_for(release, rows), release.inputs_columns)
     if lr is not None and not is_number(lr):
         raise bad_parameter("lr: a learning rate > 0", f"lr={lr!r}", "leave it out")
     if store is not None and not isinstance(store, (str, os.PathLike)):

@@ -188,6 +188,7 @@ def main():
     else:
         with_mkdocs()
     print(f"{len(list(SITE.rglob('*.html')))} pages in {SITE.name}")
+    print(f"its search works over HTTP: python -m http.server -d {SITE.name}")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ FOLDERS = (  # in the order in which they are read
 )
 FLOORS = tuple(f for f in FOLDERS if f.floor)
 BEFORE = ("index.ipynb", "guide.md", "threat_model.md", "words.md")  # pages before the folders
-AFTER = ("instead_of.md", "not_for.md", "formats.md")  # and after them
+AFTER = ("gallery.md", "instead_of.md", "not_for.md", "formats.md")  # and after them
 
 
 def cells(notebook: Path) -> list[dict]:
