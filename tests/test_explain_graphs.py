@@ -133,7 +133,7 @@ def test_a_board_takes_only_what_its_graph_was_made_from(demo):
     doubled = replace(release, decision=lambda out, batch: 2 * release.decide(out, batch))
     refused(lambda: graph.show(clt, release=doubled, row=row), "decides")
     weights = tuple(w.map(lambda t: 2 * t) for w in clt.weights)
-    refused(lambda: graph.show(replace(clt, weights=weights)), "another one")
+    refused(lambda: graph.show(replace(clt, weights=weights)), "through which")
 
 
 # Sums

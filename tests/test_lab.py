@@ -128,6 +128,18 @@ def test_a_question_that_fails_is_told_and_not_raised(dictionary):
     assert "error" in FeatureBrowser(dictionary).reply(dict(id=2, what="__init__", args={}))
 
 
+def test_a_notebook_that_nobody_sits_at_stores_no_widget(monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.delenv("IPK_PROGRESS", raising=False)
+    cell = nbformat.v4.new_code_cell("from interpkit.lab.board import Board\nBoard()")
+    nb = nbformat.v4.new_notebook(cells=[cell])
+    NotebookClient(nb, timeout=120, kernel_name="python3").execute()
+    assert set(nb.cells[0].outputs[0].data) == {"text/plain", "text/html"}
+    assert "widgets" not in nb.metadata
+
+
 # Files
 
 
@@ -207,6 +219,13 @@ def test_neighbours_are_those_of_largest_cosine(dictionary):
     assert [n["feature"] for n in near] == (400 + np.argsort(-cosine)[:8]).tolist()
 
 
+def test_pages_of_another_dictionary_are_refused(dictionary):
+    class Pages:
+        head = dict(dictionary="another")
+
+    refused(lambda: FeatureBrowser(dictionary, Pages()), "pages of")
+
+
 # Sequences
 
 
@@ -242,6 +261,12 @@ def test_old_beside_new_is_what_the_table_says(verdict):
     assert told["title"] == "Decision" and told["rows"][0]["was"] == own.base
     assert told["rows"][0]["now"] == own.base + own.change
     assert shown.sequence("unheard of")["parts"] == []
+
+
+def test_the_table_of_another_check_is_refused(verdict):
+    v, table = verdict
+    halved = table.assign(numerator=table.numerator / 2)
+    refused(lambda: VerdictBoard(v, halved), "the table of this check")
 
 
 def test_a_verdict_alone_shows_its_statements(verdict):

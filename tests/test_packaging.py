@@ -85,6 +85,8 @@ def test_the_wheel_holds_package_and_job_notebooks_and_nothing_else(wheel):
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "interpkit").rglob("*.py")}
     assert jobs <= set(names)
     assert sources <= set(names)
+    static = (ROOT / "interpkit" / "lab" / "static").iterdir()
+    assert {p.relative_to(ROOT).as_posix() for p in static} <= set(names)
     assert "interpkit/py.typed" in names
     assert wheel.stat().st_size < 2**20
 

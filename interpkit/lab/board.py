@@ -6,7 +6,7 @@
 __all__ = ['LOOK', 'NOTHING_ELSE', 'plain', 'static', 'module_of', 'typed_at', 'why_still', 'still_page', 'as_json', 'file_page',
            'view_class', 'Board', 'most_of']
 
-# %% ../../nbs/10_lab/00_board.ipynb #b0dcc6ef
+# %% ../../nbs/10_lab/00_board.ipynb #c97e4472
 import json
 import math
 import os
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.errors import InterpkitError
 from ..core.files import write_text
@@ -119,7 +120,7 @@ def view_class(name: str) -> type:
     )
     return type(f"{name.capitalize()}View", (anywidget.AnyWidget,), inside)
 
-# %% ../../nbs/10_lab/00_board.ipynb #27aa1ea1
+# %% ../../nbs/10_lab/00_board.ipynb #499c6a1c
 class Board:
     "What is shown to a person: a widget where it can be clicked, a file, a page without scripts."
 
@@ -146,49 +147,60 @@ class Board:
     def __repr__(self):
         return f"{type(self).__name__}({self.title})"
 
-    def reply(self, message: dict) -> dict:
-        "The reply to a question of a view; what went wrong is told, not raised."
-        try:
-            answer = self.answers()[message["what"]](**message["args"])
-            return dict(id=message["id"], answer=plain(answer))
-        except InterpkitError as e:
-            return dict(id=message["id"], error=f"{e.given}: {e.mend}")
-        except Exception as e:
-            return dict(id=message["id"], error=f"{type(e).__name__}: {e}")
+# %% ../../nbs/10_lab/00_board.ipynb #660d3cb7
+@patch
+def reply(self: Board, message: dict) -> dict:
+    "The reply to a question of a view; what went wrong is told, not raised."
+    try:
+        answer = self.answers()[message["what"]](**message["args"])
+        return dict(id=message["id"], answer=plain(answer))
+    except InterpkitError as e:
+        return dict(id=message["id"], error=f"{e.given}: {e.mend}")
+    except Exception as e:
+        return dict(id=message["id"], error=f"{type(e).__name__}: {e}")
 
-    @property
-    def widget(self) -> Any:
-        "The widget, made when it is first asked for."
-        if "_widget" not in vars(self):
-            view = view_class(self.name)(state=plain(self.state()))
-            view.on_msg(lambda _, message, buffers: view.send(self.reply(message)))
-            self._widget = view
-        return self._widget
+# %% ../../nbs/10_lab/00_board.ipynb #b18ed97b
+@patch(as_prop=True)
+def widget(self: Board) -> Any:
+    "The widget, made when it is first asked for."
+    if "_widget" not in vars(self):
+        view = view_class(self.name)(state=plain(self.state()))
+        view.on_msg(lambda _, message, buffers: view.send(self.reply(message)))
+        self._widget = view
+    return self._widget
 
-    def tell(self, **message: Any) -> None:
-        "Tell all views something that they did not ask."
-        if "_widget" in vars(self):
-            self._widget.send(plain(message))
 
-    def fallback(self) -> str:
-        "The page without scripts, with one line that says why."
-        why = why_still() or "A board to click stands here in JupyterLab."
-        return still_page(self.title, self.about, self.still(), why)
+@patch
+def tell(self: Board, **message: Any) -> None:
+    "Tell all views something that they did not ask."
+    if "_widget" in vars(self):
+        self._widget.send(plain(message))
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict:
-        data = {"text/plain": repr(self), "text/html": self.fallback()}
-        if why_still():
-            return data
-        view = dict(version_major=2, version_minor=0, model_id=self.widget.model_id)
-        return data | {"application/vnd.jupyter.widget-view+json": view}
+# %% ../../nbs/10_lab/00_board.ipynb #c4129989
+@patch
+def fallback(self: Board) -> str:
+    "The page without scripts, with one line that says why."
+    why = why_still() or "A board to click stands here in JupyterLab."
+    return still_page(self.title, self.about, self.still(), why)
 
-    def to_html(
-        self,
-        path: str | Path | None = None,  # where to write it; None: nowhere
-    ) -> str | Path:  # the page, or where it was written
-        "A page that holds the whole board and works from a file, without a network."
-        text = file_page(self.name, self.title, self.file_state(), self.fallback())
-        return text if path is None else write_text(path, text)
+
+@patch
+def _repr_mimebundle_(self: Board, include: Any = None, exclude: Any = None) -> dict:
+    data = {"text/plain": repr(self), "text/html": self.fallback()}
+    if why_still():
+        return data
+    view = dict(version_major=2, version_minor=0, model_id=self.widget.model_id)
+    return data | {"application/vnd.jupyter.widget-view+json": view}
+
+
+@patch
+def to_html(
+    self: Board,
+    path: str | Path | None = None,  # where to write it; None: nowhere
+) -> str | Path:  # the page, or where it was written
+    "A page that holds the whole board and works from a file, without a network."
+    text = file_page(self.name, self.title, self.file_state(), self.fallback())
+    return text if path is None else write_text(path, text)
 
 # %% ../../nbs/10_lab/00_board.ipynb #78657ee4
 def most_of(values: Iterable[float | None]) -> float:

@@ -61,7 +61,7 @@ def rung_state(i: int, rows: list[Cost]) -> dict:
         all=bounds,
     )
 
-# %% ../../nbs/10_lab/06_budget_board.ipynb #d4162506
+# %% ../../nbs/10_lab/06_budget_board.ipynb #dfd3963b
 class BudgetBoard(Board):
     "Sliders for the parts of a budget, and the level that it chooses."
 
@@ -90,16 +90,19 @@ class BudgetBoard(Board):
             size=f"forward of {first.batch} x {first.tokens}",
         )
 
-    def answers(self) -> dict[str, Callable[..., Any]]:
-        "What a view may ask."
-        return dict(choose=self.choose)
+# %% ../../nbs/10_lab/06_budget_board.ipynb #287cd008
+@patch(as_prop=True)
+def choice(self: BudgetBoard) -> Choice:
+    "What the budget chooses as the sliders stand."
+    return choice_or_off(self.costs, self.budget, self.batch)
 
-    @property
-    def choice(self) -> Choice:
-        "What the budget chooses as the sliders stand."
-        return choice_or_off(self.costs, self.budget, self.batch)
 
-# %% ../../nbs/10_lab/06_budget_board.ipynb #945cd90b
+@patch
+def answers(self: BudgetBoard) -> dict[str, Callable[..., Any]]:
+    "What a view may ask."
+    return dict(choose=self.choose)
+
+
 @patch
 def choose(self: BudgetBoard, cpu: float | None, latency: float | None, coverage: float) -> dict:
     "What a budget chooses, and all that fits; `board.budget` is that budget from then on."

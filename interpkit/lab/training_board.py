@@ -20,7 +20,7 @@ from ..training.watch import curves
 class Stopped(KeyboardInterrupt):
     "Somebody stopped the training that they watched."
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #145e712a
+# %% ../../nbs/10_lab/05_training_board.ipynb #b3d99640
 STATUS = {
     "idle": "Not begun.",
     "running": "Learning.",
@@ -30,7 +30,7 @@ STATUS = {
     "failed": "Ended with an error.",
 }
 
-
+# %% ../../nbs/10_lab/05_training_board.ipynb #3686a4f5
 class TrainingBoard(Board):
     "A training while it runs: its curves, how long it will take, stop and go on."
 
@@ -63,15 +63,19 @@ class TrainingBoard(Board):
         if self.asked_to_stop.is_set():
             raise Stopped
 
-    def now(self) -> dict:
-        "How it stands."
-        words = STATUS[self.status] + (f" {self.error}" if self.error else "")
-        runs = self.train is not None
-        return dict(status=self.status, words=words, can_start=runs, can_stop=runs)
+# %% ../../nbs/10_lab/05_training_board.ipynb #c4802c0e
+@patch
+def now(self: TrainingBoard) -> dict:
+    "How it stands."
+    words = STATUS[self.status] + (f" {self.error}" if self.error else "")
+    runs = self.train is not None
+    return dict(status=self.status, words=words, can_start=runs, can_stop=runs)
 
-    def state(self) -> dict:
-        "What a view knows from the start."
-        return super().state() | dict(rows=self.rows, now=self.now())
+
+@patch
+def state(self: TrainingBoard) -> dict:
+    "What a view knows from the start."
+    return dict(title=self.title, about=self.about, rows=self.rows, now=self.now())
 
 # %% ../../nbs/10_lab/05_training_board.ipynb #6bdabda1
 @patch
@@ -133,7 +137,7 @@ def wait(self: TrainingBoard, seconds: float | None = None) -> Any:
         self.thread.join(seconds)
     return self.result
 
-# %% ../../nbs/10_lab/05_training_board.ipynb #ddcd368c
+# %% ../../nbs/10_lab/05_training_board.ipynb #13f20a67
 @patch
 def file_state(self: TrainingBoard) -> dict:
     "The curves; a file trains nothing."
