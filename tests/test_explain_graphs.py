@@ -123,6 +123,19 @@ def demo():
     return release, clt, row, attribution_graph(release, clt, row)
 
 
+def test_a_board_takes_only_what_its_graph_was_made_from(demo):
+    release, clt, row, graph = demo
+    assert graph.show(clt, release=release, row=row).steer([])["decision"] == pytest.approx(
+        graph.decision, abs=1e-4
+    )
+    other = demo_rows("v1", 60).iloc[[3]]
+    refused(lambda: graph.show(clt, release=release, row=other), "decides")
+    doubled = replace(release, decision=lambda out, batch: 2 * release.decide(out, batch))
+    refused(lambda: graph.show(clt, release=doubled, row=row), "decides")
+    weights = tuple(w.map(lambda t: 2 * t) for w in clt.weights)
+    refused(lambda: graph.show(replace(clt, weights=weights)), "through which")
+
+
 # Sums
 
 

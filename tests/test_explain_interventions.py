@@ -225,6 +225,18 @@ def test_positions_are_those_of_the_sequence():
         assert not torch.allclose(model(ids).logits[0, 1], bare.logits[0, 1])
 
 
+def test_a_part_that_is_run_alone_has_start_tokens_of_its_own():
+    model = language()
+    d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))
+    with torch.no_grad(), d.reading(model) as noted:
+        for run in (model, model.model):
+            for ids in (torch.tensor([[BOS, 5, 6, 7]]), torch.tensor([[8, 5, 6, 7]])):
+                run(ids)
+                found = noted.codes[d.sites[0]].dense()[0]
+                due = d.run_with_codes(model, ids)[1][d.sites[0]].dense()[0]
+                assert torch.allclose(found, due, atol=1e-5) and due[1:].any()
+
+
 def test_blocks_that_end_in_any_order_leave_nothing_behind():
     model, ids = language(), torch.tensor([[BOS, 5, 6, 7]])
     d = made(spec("sae", *[["model.layers.1:out"]] * 2, 16))

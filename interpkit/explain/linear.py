@@ -209,7 +209,25 @@ def _no_slope(release: Release) -> InterpkitError:
         "decision=lambda out: out.logits[...]",
     )
 
-# %% ../../nbs/07_explain/04_linear.ipynb #2579619c
+# %% ../../nbs/07_explain/04_linear.ipynb #f7221b1c
+def _slopes(
+    release: Release, output: Any, batch: Batch
+) -> tuple[list[Tensor], Tensor, tuple[Tensor | None, ...]]:
+    """The tensors of an output, the decision and its slope in each of them.
+
+    Each tensor is read alone: of two that build on each other, as a pooled output does on hidden
+    states, only the one that is decided by counts.
+    """
+    alone = map_tensors(output, lambda t: t.detach().requires_grad_(t.requires_grad))
+    decision = release.decide(alone, batch)
+    tensors, read = _outputs(output), _outputs(alone)
+    moving = [t for t in read if t.requires_grad]
+    if not decision.requires_grad or not moving:
+        raise _no_slope(release)
+    found = iter(torch.autograd.grad(decision.sum(), moving, allow_unused=True))
+    return tensors, decision, tuple(next(found) if t.requires_grad else None for t in read)
+
+# %% ../../nbs/07_explain/04_linear.ipynb #f5ff123c
 @torch.no_grad()
 def _curve(release: Release, output: Any, batch: Batch, slopes: list, decision: float) -> float:
     "How far a decision is from its straight line when the output takes a step."
@@ -230,24 +248,6 @@ def _curve(release: Release, output: Any, batch: Batch, slopes: list, decision: 
     pairs = zip(slopes, steps, strict=True)
     line = sum(float((g * step).sum()) for g, step in pairs if g is not None)
     return abs(far - line) / max(abs(far), abs(line), 1e-9)
-
-
-def _slopes(
-    release: Release, output: Any, batch: Batch
-) -> tuple[list[Tensor], Tensor, tuple[Tensor | None, ...]]:
-    """The tensors of an output, the decision and its slope in each of them.
-
-    Each tensor is read alone: of two that build on each other, as a pooled output does on hidden
-    states, only the one that is decided by counts.
-    """
-    alone = map_tensors(output, lambda t: t.detach().requires_grad_(t.requires_grad))
-    decision = release.decide(alone, batch)
-    tensors, read = _outputs(output), _outputs(alone)
-    moving = [t for t in read if t.requires_grad]
-    if not decision.requires_grad or not moving:
-        raise _no_slope(release)
-    found = iter(torch.autograd.grad(decision.sum(), moving, allow_unused=True))
-    return tensors, decision, tuple(next(found) if t.requires_grad else None for t in read)
 
 
 def cut_forward(

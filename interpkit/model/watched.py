@@ -160,34 +160,24 @@ def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
         forward.n = len(tensors[0]) if tensors else None
     forward.real = _real(forward, kwargs.get("attention_mask"), batch)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #5907050d
+# %% ../../nbs/01_model/05c_watched.ipynb #8cfc9e8d
+LOCK, INSIDE = RLock(), []  # INSIDE: whether the shortcut was on, once for each open block
+
+
 @contextmanager
-def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
-    "What is known of the forward that is under way, while the block runs."
-    forward, original = Forward(start), model.forward
-    names = list(signature(original).parameters)  # an attention mask may come without its name
-
-    @wraps(original)
-    def noted(*args, **kwargs):
-        _note(forward, args, dict(zip(names, args, strict=False)) | kwargs)
-        return original(*args, **kwargs)
-
-    def looked_up(_, args, kwargs):
-        if forward.n is None:
-            past = forward.past
-            _note(forward, args, kwargs)
-            forward.past = past
-
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or _is_embed(m)]
-    handles = [m.register_forward_pre_hook(looked_up, with_kwargs=True) for m in tables]
+def _whole_layers_off() -> Iterator[None]:
+    "PyTorch's shortcut for whole encoder layers is off while any block is open."
+    with LOCK:
+        INSIDE.append(INSIDE[0] if INSIDE else torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _whole_layers_off(), _wrapped(model, noted):
-            yield forward
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        with LOCK:
+            was = INSIDE.pop()
+            torch.backends.mha.set_fastpath_enabled(was and not INSIDE)
 
-
+# %% ../../nbs/01_model/05c_watched.ipynb #02599029
 @contextmanager
 def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
     "Put `noted` in place of a model's forward; blocks may end in any order, also of threads."
@@ -204,22 +194,39 @@ def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
                 if top.below is not None:
                     model.forward = top.below
 
-
-LOCK, INSIDE = RLock(), []  # INSIDE: whether the shortcut was on, once for each open block
-
-
+# %% ../../nbs/01_model/05c_watched.ipynb #5f503439
 @contextmanager
-def _whole_layers_off() -> Iterator[None]:
-    "PyTorch's shortcut for whole encoder layers is off while any block is open."
-    with LOCK:
-        INSIDE.append(INSIDE[0] if INSIDE else torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
+def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
+    "What is known of the forward that is under way, while the block runs."
+    forward, original = Forward(start), model.forward
+    inside, first = [], []  # whether the model's own forward runs; the table that comes first
+    names = list(signature(original).parameters)  # an attention mask may come without its name
+
+    @wraps(original)
+    def noted(*args, **kwargs):
+        _note(forward, args, dict(zip(names, args, strict=False)) | kwargs)
+        inside.append(True)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            inside.pop()
+
+    def looked_up(table, args, kwargs):
+        begins = not inside and first in ([], [table])  # a part of the model is run alone
+        if forward.n is None or begins:
+            first[:] = [table]
+            past = forward.past
+            _note(forward, args, kwargs)
+            forward.past = past
+
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or _is_embed(m)]
+    handles = [m.register_forward_pre_hook(looked_up, with_kwargs=True) for m in tables]
     try:
-        yield
+        with _whole_layers_off(), _wrapped(model, noted):
+            yield forward
     finally:
-        with LOCK:
-            was = INSIDE.pop()
-            torch.backends.mha.set_fastpath_enabled(was and not INSIDE)
+        for handle in handles:
+            handle.remove()
 
 
 def _is_embed(module: nn.Module) -> bool:
