@@ -4723,6 +4723,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'interpkit.model.watched._note': ('01_model/watched.html#_note', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._own_positions': ( '01_model/watched.html#_own_positions',
                                                                                      'interpkit/model/watched.py'),
+                                         'interpkit.model.watched._past': ('01_model/watched.html#_past', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._real': ('01_model/watched.html#_real', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._sees': ('01_model/watched.html#_sees', 'interpkit/model/watched.py'),
                                          'interpkit.model.watched._whole_layers_off': ( '01_model/watched.html#_whole_layers_off',

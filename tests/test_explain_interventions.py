@@ -27,6 +27,7 @@ from interpkit.explain.patching import activation_patching, attribution_patching
 from interpkit.explain.shallow import shallow_writes
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
+from interpkit.model.watched import module_of, start_token
 
 FEW = ("llama sae", "llama clt", "gpt2 tied clt", "net transcoder, other widths")
 few = pytest.mark.parametrize("name", FEW)
@@ -593,3 +594,41 @@ def test_entering_a_context_leaves_those_around_it_alone():
             assert torch.equal(noted.codes[d.sites[0]].dense(), before.dense())
             model(ids)
     assert all(m.training for m in model.modules())
+
+
+def test_a_position_that_sees_the_whole_text_counts():
+    "RoBERTa's classifier reads its start token; a causal model's says nothing."
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(0)
+    special = dict(bos_token_id=BOS, pad_token_id=PAD, eos_token_id=2)
+    sizes = dict(vocab_size=V, hidden_size=16, intermediate_size=32, num_hidden_layers=2)
+    config = RobertaConfig(
+        num_attention_heads=2, max_position_embeddings=16, initializer_range=0.4, **sizes, **special
+    )
+    model = RobertaForSequenceClassification(config).eval()
+    d = made(spec("sae", *[["roberta.encoder.layer.0:out"]] * 2, 16))
+    ids = torch.tensor([[BOS, 5, 6, 2], [BOS, 7, 2, PAD]])
+    with d.steered(model, {0: 2.0}) as done:
+        model(input_ids=ids, attention_mask=(ids != PAD).long())
+    assert done.steered == 7
+    assert start_token(model) is None and start_token(language()) == BOS
+
+
+def test_a_model_with_a_state_in_place_of_keys_is_followed_too():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    special = dict(bos_token_id=BOS, pad_token_id=PAD, eos_token_id=None)
+    sizes = dict(vocab_size=V, hidden_size=16, num_hidden_layers=2, state_size=4)
+    model = MambaForCausalLM(MambaConfig(initializer_range=0.4, **sizes, **special)).eval()
+    d, ids = made(spec("sae", *[["backbone.layers.0:out"]] * 2, 16)), torch.tensor([[BOS, 5, 6, 7]])
+    found = []
+    for cache in (True, False):
+        with d.steered(model, {0: 5.0}, positions=[5]) as done, d.reading(model) as noted:
+            found.append(written_on(model, ids, max_new_tokens=4, use_cache=cache))
+        assert done.steered == (1 if cache else 2)  # without a cache it is run again
+        assert noted.codes[d.sites[0]].shape == (1, 7, 9)
+    assert torch.equal(found[0].sequences, found[1].sequences)
+    assert torch.allclose(found[0].scores[-1], found[1].scores[-1], atol=1e-3)
+    refused(lambda: module_of(torch.compile(model, backend="eager")), "_orig_mod", code=64)

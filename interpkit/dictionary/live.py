@@ -62,7 +62,7 @@ def joined(parts: list[SparseCodes]) -> SparseCodes:  # [B, T, F] each, of the s
     values = torch.cat([p.values for p in parts])[order]
     return SparseCodes.at(token * F + indices, values, (B, total, F))
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #fe571fd5
+# %% ../../nbs/04_dictionary/00d_live.ipynb #2adb5a0d
 class Reading:
     "What a dictionary reads while a model runs: the codes of the last run, all of its tokens."
 
@@ -74,8 +74,6 @@ class Reading:
         "The function that reads what passes a site."
 
         def read(h: Tensor) -> None:  # [B, T, d]
-            if self.forward.probe:
-                return
             h = in_sequences(h.detach(), self.forward)
             kept = self.parts[site]
             if not self.forward.past or (kept and kept[0].shape[0] != len(h)):
@@ -231,7 +229,7 @@ def refuse_late(
             "name sources and targets on the same side of what pools a sequence",
         )
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #345ac269
+# %% ../../nbs/04_dictionary/00d_live.ipynb #a8a1de63
 class Steering:
     "Changes of features while a model runs."
 
@@ -272,8 +270,6 @@ class Steering:
         "The function that changes what passes a site."
 
         def change(arrived: Tensor) -> Tensor | None:
-            if self.forward.probe:
-                return None
             h = in_sequences(arrived, self.forward)
             self.forward.passed[site] = h
             if site in self.values and self.mode != "add":
@@ -368,7 +364,7 @@ class Replacing:
 
         return pass_on
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #df230685
+# %% ../../nbs/04_dictionary/00d_live.ipynb #3ac74b8f
 def _leaf(codes: Tensor) -> Tensor:
     "Codes whose gradient is kept."
     if not codes.requires_grad:
@@ -407,8 +403,6 @@ def _as_weights(live: Replacing, site: Site, forward: Forward) -> Callable:
     "What passes a site in the type and on the device of the dictionary's weights, and back."
 
     def pass_on(arrived: Tensor) -> Tensor | None:
-        if forward.probe:
-            return None
         live.dictionary = live.dictionary.to(arrived.device)
         kind = live.dictionary.weights[0].W_enc.dtype
         new = live.at(site)(in_sequences(arrived, forward).to(kind))

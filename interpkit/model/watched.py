@@ -6,7 +6,8 @@
 __all__ = ['PROBE', 'ASIDE', 'LOCK', 'INSIDE', 'Positions', 'place_on', 'Forward', 'watched', 'start_token', 'module_of',
            'chosen', 'in_sequences']
 
-# %% ../../nbs/01_model/05c_watched.ipynb #86d02366
+# %% ../../nbs/01_model/05c_watched.ipynb #79ec0bec
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from ..core.errors import bad_parameter, invalid
 from .batch import RUNNING, Batch, counted
+from .frozen import vocabulary_size
 from .hook_names import hook_name_from_site, site_named
 from .releases import Release
 from .sites import Site
@@ -53,7 +55,7 @@ def _led_to(start: Any, path: str) -> Any:
             return None
     return start
 
-# %% ../../nbs/01_model/05c_watched.ipynb #9182b281
+# %% ../../nbs/01_model/05c_watched.ipynb #131a078d
 PROBE: ContextVar[bool] = ContextVar(
     "whether a forward is tried out and counts nowhere", default=False
 )
@@ -65,24 +67,25 @@ class Forward:
 
     start: int | None = None  # the start token, where the model has one
     n: int | None = None  # sequences
-    past: int | None = 0  # tokens in the cache before it; None: the cache does not say
+    past: int | None = 0  # tokens in the cache before it; None: nobody knows
+    end: int | None = 0  # tokens after it
+    cache: Any = None  # of the forward, where it does not say itself how much it holds
     mask: Tensor | None = None  # bool [B, T]: positions that count; None: all
     real: Tensor | None = None  # bool [B, past + T]: what is no padding; None: all
-    probe: bool = False  # whether it is only tried out: nothing is read or written
     passed: dict[Site, Tensor] = field(default_factory=dict)  # sites reached, in this order
 
 
 def _held(cache: Any) -> int | None:
     "How many tokens a key-value cache holds, or None where it does not say."
-    if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
     try:
+        if hasattr(cache, "get_seq_length"):
+            return int(cache.get_seq_length())
         if torch.is_tensor(cache):  # positions of the tokens that come now
             return int(cache[0])
         first = cache[0]  # of the first layer
         keys = first.past_keys.transpose(1, -2) if hasattr(first, "past_keys") else first[0]
         return int(keys.shape[-2])
-    except (TypeError, IndexError, AttributeError, KeyError):
+    except (TypeError, IndexError, AttributeError, KeyError, ValueError):
         return None
 
 # %% ../../nbs/01_model/05c_watched.ipynb #cfac004d
@@ -110,7 +113,7 @@ def _counting(ids: Tensor, attention: Tensor | None, start: int | None) -> Tenso
     begins = (ids.gather(1, first) == start) & (mask.sum(1, keepdim=True) > 1)
     return mask.scatter(1, first, mask.gather(1, first) & ~begins)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #30815a08
+# %% ../../nbs/01_model/05c_watched.ipynb #587bc8d5
 def _real(forward: Forward, attention: Any, batch: Batch | None) -> Tensor | None:
     "What is no padding, of the tokens in the cache and those that come now; None where all count."
     if torch.is_tensor(attention) and attention.ndim == 2 and len(attention) == forward.n:
@@ -121,18 +124,30 @@ def _real(forward: Forward, attention: Any, batch: Batch | None) -> Tensor | Non
     return places <= batch.last[:, None]
 
 
+def _past(forward: Forward, caches: list, new: int) -> int | None:
+    "How many tokens came before. A silent cache that was there before holds all until then."
+    held = [k for k in map(_held, caches) if k is not None]
+    before, forward.cache = forward.cache, caches[0] if caches else None
+    if held or not caches:
+        return held[0] if held else 0
+    if before is caches[0]:
+        return forward.end
+    return None if before is None and forward.end and new == 1 else 0  # filled unseen, or empty
+
+
 def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
     "Note what a forward is given. A batch that interpkit runs says itself what counts."
+    if PROBE.get():
+        return
     forward.passed.clear()
-    forward.probe = PROBE.get()
     caches = [
         x
         for name, x in kwargs.items()
         if x is not None and not isinstance(x, (bool, str)) and ("past" in name or "cache" in name)
     ]
-    held = [_held(x) for x in caches]
-    forward.past = next((k for k in held if k is not None), None) if caches else 0
     batch, ids = RUNNING.get(), _ids_among(args, kwargs)
+    forward.past = _past(forward, caches, 0 if ids is None else ids.shape[1])
+    forward.end = None if forward.past is None or ids is None else forward.past + ids.shape[1]
     forward.n = forward.mask = None
     if batch is not None:
         forward.n, forward.mask = batch.n, batch.mask
@@ -145,7 +160,7 @@ def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
         forward.n = len(tensors[0]) if tensors else None
     forward.real = _real(forward, kwargs.get("attention_mask"), batch)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #f37e3fce
+# %% ../../nbs/01_model/05c_watched.ipynb #8478ff47
 LOCK, INSIDE = RLock(), []  # INSIDE: whether the shortcut was on, once for each open block
 
 
@@ -162,7 +177,7 @@ def _whole_layers_off() -> Iterator[None]:
             was = INSIDE.pop()
             torch.backends.mha.set_fastpath_enabled(was and not INSIDE)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #c01caf3d
+# %% ../../nbs/01_model/05c_watched.ipynb #486f3651
 @contextmanager
 def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
     "Put `noted` in place of a model's forward; blocks may end in any order, also of threads."
@@ -179,7 +194,7 @@ def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
                 if top.below is not None:
                     model.forward = top.below
 
-# %% ../../nbs/01_model/05c_watched.ipynb #597f71b8
+# %% ../../nbs/01_model/05c_watched.ipynb #76c9beeb
 @contextmanager
 def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
     "What is known of the forward that is under way, while the block runs."
@@ -218,31 +233,43 @@ def _is_embed(module: nn.Module) -> bool:
     "Whether it is a table of token vectors of TransformerLens, which is no `nn.Embedding`."
     return type(module).__name__ == "Embed"
 
-# %% ../../nbs/01_model/05c_watched.ipynb #79da16ed
+# %% ../../nbs/01_model/05c_watched.ipynb #29b5ab1f
 def start_token(asked: nn.Module | Release) -> int | None:
     "The start token that counts nowhere, or None where there is none."
     if isinstance(asked, Release):
         return getattr(asked.inputs, "bos", None)
-    bos = special_tokens(asked).bos
+    special = special_tokens(asked)
+    bos = special.bos
     if bos is None:
         bos = getattr(getattr(asked, "tokenizer", None), "bos_token_id", None)
-    return None if bos is None or _sees(asked, bos) else bos
+    return None if bos is None or _sees(asked, bos, {special.pad, special.fill}) else bos
 
 
-def _sees(model: nn.Module, start: int) -> bool:
-    "Whether the first position sees what follows, tried without dropout and noted by nobody."
-    modes = [(module, module.training) for module in model.modules()]
+def _sees(model: nn.Module, start: int, avoid: set) -> bool:
+    "Whether the first position sees what follows, tried without dropout and unseen by any hook."
+    kept = ("training", "_forward_hooks", "_forward_pre_hooks")
+    states = [(m, {name: m.__dict__[name] for name in kept}) for m in model.modules()]
+    for module, _ in states:
+        none = dict(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())
+        module.__dict__.update(training=False, **none)
     probe = PROBE.set(True)
+    size = vocabulary_size(model) or getattr(getattr(model, "cfg", None), "d_vocab", None)
     try:
-        return start_sees(model.eval(), start, {start})
+        return start_sees(model, start, avoid - {None}, size)
     finally:
         PROBE.reset(probe)
-        for module, mode in modes:
-            module.training = mode
+        for module, state in states:
+            module.__dict__.update(state)
 
 
 def module_of(asked: Any) -> nn.Module:
     "The module of a release or a module. Raises (exit code 64) at anything else."
+    if hasattr(asked, "_orig_mod"):
+        raise bad_parameter(
+            "a module as it was before it was compiled: hooks are not seen by compiled code",
+            "what torch.compile returned",
+            "pass model._orig_mod, and run that",
+        )
     if isinstance(asked, (nn.Module, Release)):
         return asked.model if isinstance(asked, Release) else asked
     raise bad_parameter(
@@ -251,7 +278,7 @@ def module_of(asked: Any) -> nn.Module:
         "dictionary.steered(model, {31: 4.0}): the model comes first",
     )
 
-# %% ../../nbs/01_model/05c_watched.ipynb #effa0485
+# %% ../../nbs/01_model/05c_watched.ipynb #26dddd81
 Positions = int | list | tuple | range | slice | Tensor | None
 
 
