@@ -2825,6 +2825,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'interpkit.explain.nodes._of_inputs': ( '07_explain/nodes.html#_of_inputs',
                                                                                  'interpkit/explain/nodes.py'),
                                          'interpkit.explain.nodes._row_of': ('07_explain/nodes.html#_row_of', 'interpkit/explain/nodes.py'),
+                                         'interpkit.explain.nodes._together': ( '07_explain/nodes.html#_together',
+                                                                                'interpkit/explain/nodes.py'),
                                          'interpkit.explain.nodes._with_errors': ( '07_explain/nodes.html#_with_errors',
                                                                                    'interpkit/explain/nodes.py'),
                                          'interpkit.explain.nodes.active_features': ( '07_explain/nodes.html#active_features',
