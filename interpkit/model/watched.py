@@ -6,7 +6,7 @@
 __all__ = ['PROBE', 'ASIDE', 'LOCK', 'INSIDE', 'Positions', 'place_on', 'Forward', 'watched', 'start_token', 'module_of',
            'chosen', 'in_sequences']
 
-# %% ../../nbs/01_model/05c_watched.ipynb #bdc14181
+# %% ../../nbs/01_model/05c_watched.ipynb #79ec0bec
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ def _led_to(start: Any, path: str) -> Any:
             return None
     return start
 
-# %% ../../nbs/01_model/05c_watched.ipynb #8f435ac2
+# %% ../../nbs/01_model/05c_watched.ipynb #131a078d
 PROBE: ContextVar[bool] = ContextVar(
     "whether a forward is tried out and counts nowhere", default=False
 )
@@ -113,7 +113,17 @@ def _counting(ids: Tensor, attention: Tensor | None, start: int | None) -> Tenso
     begins = (ids.gather(1, first) == start) & (mask.sum(1, keepdim=True) > 1)
     return mask.scatter(1, first, mask.gather(1, first) & ~begins)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #f87556ed
+# %% ../../nbs/01_model/05c_watched.ipynb #587bc8d5
+def _real(forward: Forward, attention: Any, batch: Batch | None) -> Tensor | None:
+    "What is no padding, of the tokens in the cache and those that come now; None where all count."
+    if torch.is_tensor(attention) and attention.ndim == 2 and len(attention) == forward.n:
+        return attention != 0
+    if batch is None or batch.mask is None or batch.last is None:
+        return None
+    places = torch.arange(batch.mask.shape[1], device=batch.last.device)
+    return places <= batch.last[:, None]
+
+
 def _past(forward: Forward, caches: list, new: int) -> int | None:
     "How many tokens came before. A silent cache that was there before holds all until then."
     held = [k for k in map(_held, caches) if k is not None]
@@ -123,16 +133,6 @@ def _past(forward: Forward, caches: list, new: int) -> int | None:
     if before is caches[0]:
         return forward.end
     return None if before is None and forward.end and new == 1 else 0  # filled unseen, or empty
-
-
-def _real(forward: Forward, attention: Any, batch: Batch | None) -> Tensor | None:
-    "What is no padding, of the tokens in the cache and those that come now; None where all count."
-    if torch.is_tensor(attention) and attention.ndim == 2 and len(attention) == forward.n:
-        return attention != 0
-    if batch is None or batch.mask is None or batch.last is None:
-        return None
-    places = torch.arange(batch.mask.shape[1], device=batch.last.device)
-    return places <= batch.last[:, None]
 
 
 def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
@@ -160,7 +160,7 @@ def _note(forward: Forward, args: tuple, kwargs: dict) -> None:
         forward.n = len(tensors[0]) if tensors else None
     forward.real = _real(forward, kwargs.get("attention_mask"), batch)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #8cfc9e8d
+# %% ../../nbs/01_model/05c_watched.ipynb #8478ff47
 LOCK, INSIDE = RLock(), []  # INSIDE: whether the shortcut was on, once for each open block
 
 
@@ -177,7 +177,7 @@ def _whole_layers_off() -> Iterator[None]:
             was = INSIDE.pop()
             torch.backends.mha.set_fastpath_enabled(was and not INSIDE)
 
-# %% ../../nbs/01_model/05c_watched.ipynb #02599029
+# %% ../../nbs/01_model/05c_watched.ipynb #486f3651
 @contextmanager
 def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
     "Put `noted` in place of a model's forward; blocks may end in any order, also of threads."
@@ -194,7 +194,7 @@ def _wrapped(model: nn.Module, noted: Callable) -> Iterator[None]:
                 if top.below is not None:
                     model.forward = top.below
 
-# %% ../../nbs/01_model/05c_watched.ipynb #5f503439
+# %% ../../nbs/01_model/05c_watched.ipynb #76c9beeb
 @contextmanager
 def watched(model: nn.Module, start: int | None) -> Iterator[Forward]:
     "What is known of the forward that is under way, while the block runs."
@@ -278,7 +278,7 @@ def module_of(asked: Any) -> nn.Module:
         "dictionary.steered(model, {31: 4.0}): the model comes first",
     )
 
-# %% ../../nbs/01_model/05c_watched.ipynb #189c39b4
+# %% ../../nbs/01_model/05c_watched.ipynb #26dddd81
 Positions = int | list | tuple | range | slice | Tensor | None
 
 
