@@ -380,10 +380,18 @@ def test_names_are_never_html(tmp_path):
 
 
 def test_many_segments_are_told_together():
-    rows = pd.DataFrame(dict(segment=[f"s{i % 40}" for i in range(100)]))
+    rows = pd.DataFrame(dict(segment=[f"s{i % 40}" for i in range(220)]))
     groups = groups_in(rows)
-    assert len(groups) == 22 and groups["segment", "20 smaller ones"].sum() == 40
-    assert sum(m.sum() for (kind, _), m in groups.items() if kind == "segment") == 100
+    assert len(groups) == 22 and groups["segment", "20 smaller ones"].sum() == 100
+    assert sum(m.sum() for (kind, _), m in groups.items() if kind == "segment") == 220
+
+
+def test_a_segment_that_is_one_customer_has_no_name_on_a_page(tmp_path):
+    release, d, rows = small()
+    rows = rows.assign(segment=["south"] * (len(rows) - 1) + ["canary of one row"])
+    feature_pages(release, d, rows, tmp_path / "p", "ids")
+    files = [f for f in (tmp_path / "p").rglob("*") if f.is_file()]
+    assert files and not any(b"canary of one row" in f.read_bytes() for f in files)
 
 
 # Neuronpedia
