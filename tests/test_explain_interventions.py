@@ -632,3 +632,14 @@ def test_a_model_with_a_state_in_place_of_keys_is_followed_too():
     assert torch.equal(found[0].sequences, found[1].sequences)
     assert torch.allclose(found[0].scores[-1], found[1].scores[-1], atol=1e-3)
     refused(lambda: module_of(torch.compile(model, backend="eager")), "_orig_mod", code=64)
+
+
+def test_a_block_that_is_passed_several_times_is_refused_rather_than_read_once():
+    from transformers import AlbertConfig, AlbertModel
+
+    sizes = dict(vocab_size=30, embedding_size=8, hidden_size=16, intermediate_size=32)
+    albert = AlbertModel(AlbertConfig(num_hidden_layers=3, num_attention_heads=2, **sizes)).eval()
+    name = next(n for n, m in albert.named_modules() if type(m).__name__ == "AlbertLayer")
+    eye, zero = torch.eye(16), torch.zeros(16)
+    shared = Dictionary((Site(name),), (SiteWeights(eye, zero, zero, eye, zero),))
+    refused(lambda: shared.run_with_codes(albert, torch.tensor([[2, 5, 7]])), "passed once")

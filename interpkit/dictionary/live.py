@@ -6,7 +6,8 @@
 __all__ = ['MODES', 'without', 'joined', 'Reading', 'reading', 'run_with_codes', 'changes_of', 'whole_or_named', 'refuse_late',
            'Steering', 'steered', 'Replacing', 'replaced']
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #2c26de70
+# %% ../../nbs/04_dictionary/00d_live.ipynb #b27d678a
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,13 +63,14 @@ def joined(parts: list[SparseCodes]) -> SparseCodes:  # [B, T, F] each, of the s
     values = torch.cat([p.values for p in parts])[order]
     return SparseCodes.at(token * F + indices, values, (B, total, F))
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #2adb5a0d
+# %% ../../nbs/04_dictionary/00d_live.ipynb #da8a57af
 class Reading:
     "What a dictionary reads while a model runs: the codes of the last run, all of its tokens."
 
     def __init__(self, dictionary: Any, forward: Forward):
         self.dictionary, self.forward = dictionary, forward
         self.parts: dict[Site, list[SparseCodes]] = {site: [] for site in dictionary.sites}
+        self.passed: Counter[Site] = Counter()
 
     def at(self, site: Site) -> Callable[[Tensor], None]:
         "The function that reads what passes a site."
@@ -76,6 +78,7 @@ class Reading:
         def read(h: Tensor) -> None:  # [B, T, d]
             h = in_sequences(h.detach(), self.forward)
             kept = self.parts[site]
+            self.passed[site] += 1
             if not self.forward.past or (kept and kept[0].shape[0] != len(h)):
                 kept.clear()  # another text
             kept.append(self._codes(site, h))
@@ -111,7 +114,7 @@ def reading(
         with hooked(module, {places[s]: found.at(s) for s in places}, again=True):
             yield found
 
-# %% ../../nbs/04_dictionary/00d_live.ipynb #0a8146b4
+# %% ../../nbs/04_dictionary/00d_live.ipynb #fd924934
 def _asked(model: Any, batch: Any) -> Callable[[], Any]:
     "What runs a model on a batch, in whatever form the batch comes."
     module = module_of(model)
@@ -140,11 +143,14 @@ def run_with_codes(
 ) -> tuple[Any, dict[Site, SparseCodes]]:
     """The model's output, and the active features at each source of the dictionary.
 
-    Start tokens and padding have none. Raises (exit code 65) where a source isn't passed.
+    Start tokens and padding have none. Raises (exit code 65) unless each source is passed once.
     """
     run = _asked(model, batch)
     with reading(dictionary, model) as noted:
         output = run()
+    if again := [str(site) for site, n in noted.passed.items() if n > 1]:
+        mend = "choose a site that is, or read each pass: interpkit.model.hooks.hooked(again=True)"
+        raise invalid("sources that are passed once in a forward", ", ".join(again), mend)
     return output, noted.codes
 
 # %% ../../nbs/04_dictionary/00d_live.ipynb #d01d599e
