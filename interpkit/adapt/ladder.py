@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'Rung', 'why_refused', 'Adaptation', 'adapt']
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #1a0acda1
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #209eaf66
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from ..core.tables import as_frame
 from ..data.checksets import check_digest, hash_split, require_columns
 from ..data.seen import row_hashes, sketch
 from ..dictionary.dictionary import Dictionary
-from ..dictionary.replacement import require_measurable
+from ..dictionary.replacement import require_measurable, require_pair
 from ..dictionary.validity import certify, verify_canary
 from ..drift.limits import Limits, as_limits
 from ..model.releases import Release
@@ -93,7 +93,7 @@ def _apart(learn: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
                 )
     return learn, held
 
-# %% ../../nbs/08a_adapt/07b_ladder.ipynb #52196fe6
+# %% ../../nbs/08a_adapt/07b_ladder.ipynb #64a8351b
 def _split(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Rows to learn from and rows to judge by, in whole groups."
     if isinstance(share, bool) or not 0 < share < 1:
@@ -137,8 +137,7 @@ def _begin(
     seed: int,
 ) -> Climb:
     "The update that is to be followed. Raises where it can't be asked."
-    require_measurable(old, dictionary, learn, "adapt")
-    require_measurable(new, dictionary, learn, "adapt")
+    require_pair(new, dictionary, learn, "adapt")  # of one row that came none may be left
     verify_canary(old, dictionary)
     return Climb(old, new, dictionary, old.pin(learn), Clock(budget), seed)
 
