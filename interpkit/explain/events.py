@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['embedding_site', 'counted_positions', 'event_starts', 'Positions', 'Tokens']
 
-# %% ../../nbs/07_explain/02a_events.ipynb #e2fb2507
+# %% ../../nbs/07_explain/02a_events.ipynb #8d61f3e8
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.groups import weights_of
-from .columns import lost_without
+from .columns import Replaceable
 from ..model.batch import Batch, counted
 from ..model.capture import capture
 from ..model.gradients import grad_at_sites
@@ -116,8 +116,8 @@ def event_starts(
         starts[row, inside] = inside[begins][np.cumsum(begins) - 1]
     return starts
 
-# %% ../../nbs/07_explain/02a_events.ipynb #ca195d08
-class Positions:
+# %% ../../nbs/07_explain/02a_events.ipynb #63a17c49
+class Positions(Replaceable):
     "Token lists whose events are inputs: which there are, and what a person calls them."
 
     ids: np.ndarray  # int [n, T], padded on the right
@@ -215,22 +215,10 @@ def without(
             at = torch.as_tensor(event, device=release.device)
             yield lines, own, {site: partial(_ordinary_at, at, ordinary)}
 
-# %% ../../nbs/07_explain/02a_events.ipynb #524ae89b
+# %% ../../nbs/07_explain/02a_events.ipynb #0ca5e62d
 def _ordinary_at(at: Tensor, ordinary: Tensor, h: Tensor) -> Tensor:  # bool [B, T], [d], [B, T, d]
     "Vectors with the ordinary one at some positions of each sequence."
     return torch.where(at[..., None], ordinary.to(h), h)
-
-
-@patch
-def effects(
-    self: Tokens,
-    release: Release,
-    bare: np.ndarray,  # [n] its decisions
-    sequence: np.ndarray,  # int [M]
-    unit: np.ndarray,  # int [M], positions at which events start
-) -> np.ndarray:  # [M]
-    "What the decision of a sequence loses when the event at `unit` is replaced, pair by pair."
-    return lost_without(self, release, bare, sequence, unit)
 
 # %% ../../nbs/07_explain/02a_events.ipynb #dd236dc4
 @patch

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Units', 'SwappedTokens', 'Together', 'input_units']
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #c2b82ab9
+# %% ../../nbs/07_explain/02b_inputs.ipynb #e58798a4
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from .columns import Columns, drawn_rows, lost_without
+from .columns import Columns, Replaceable, drawn_rows
 from interpkit.explain.events import (
     Positions,
     Tokens,
@@ -22,7 +22,7 @@ from interpkit.explain.events import (
 from ..model.batch import Batch
 from ..model.releases import Release
 
-# %% ../../nbs/07_explain/02b_inputs.ipynb #c988f392
+# %% ../../nbs/07_explain/02b_inputs.ipynb #70b8add8
 class SwappedTokens(Positions):
     "The events of sequences, each replaced by one of another sequence, in the rows."
 
@@ -79,18 +79,8 @@ class SwappedTokens(Positions):
             changed = changed.assign(input_ids=[self.swapped(s, which) for s, which in told])
             yield lines, release.batch(changed), {}
 
-    def effects(
-        self,
-        release: Release,
-        bare: np.ndarray,  # [n] its decisions
-        sequence: np.ndarray,  # int [M]
-        unit: np.ndarray,  # int [M], positions at which events start
-    ) -> np.ndarray:  # [M]
-        "What the decision of a sequence loses when its event at `unit` is another, pair by pair."
-        return lost_without(self, release, bare, sequence, unit)
-
-# %% ../../nbs/07_explain/02b_inputs.ipynb #28441288
-class Together:
+# %% ../../nbs/07_explain/02b_inputs.ipynb #c19f1f1f
+class Together(Replaceable):
     "Events and columns as inputs of one sequence: first the positions, then the columns."
 
     def __init__(self, events: Tokens | SwappedTokens, columns: Columns):
@@ -130,16 +120,6 @@ class Together:
             rows = self.columns.replaced(sequence[part], of_columns) if of_columns.any() else None
             for lines, *how in self.events.without(release, sequence[part], events, rows):
                 yield i + lines, *how
-
-    def effects(
-        self,
-        release: Release,
-        bare: np.ndarray,  # [n] its decisions
-        sequence: np.ndarray,  # int [M]
-        unit: np.ndarray,  # int [M]
-    ) -> np.ndarray:  # [M]
-        "What the decision of a sequence loses when its input `unit` is replaced, pair by pair."
-        return lost_without(self, release, bare, sequence, unit)
 
     def _parts(self, is_column: np.ndarray) -> tuple[tuple, tuple]:  # bool [M]
         "Each part with where it is meant, and the number of its first unit."
