@@ -35,6 +35,7 @@ from interpkit.serve.certified import fewest_trusted, learn_then_test, threshold
 from interpkit.serve.detector import Detector, Watch, fair, first_alarms
 from interpkit.serve.monitor import attach
 from interpkit.serve.novelty import Novelty, as_reading, readings
+from interpkit.serve.outcomes import Outcomes
 from interpkit.serve.probe import Untouched
 from interpkit.serve.records import Record, TrustLabel
 from interpkit.serve.removals import candidates, measured
@@ -567,3 +568,15 @@ def test_a_service_measures_what_it_trusts_and_its_watch_survives_a_restart(
     )
     given = dict(trust=c, watch_folder=tmp_path, look_every=None)
     refused(lambda: Service(release, w.dictionary, **given), "a watch to keep", code=64)
+
+
+def test_a_trusted_answer_that_cannot_be_measured_is_a_wrong_one(calibrated, tmp_path):
+    w, c = calibrated
+    outcomes = Outcomes(Answering(w.old, w.dictionary), c.labeller(c.watch()), 1.0, tmp_path)
+    unread = w.rows.head(1).drop(columns="sequence_id")  # answers are asked by their ids
+    trusted = Record("a", 0.0, "monitor-last", TrustLabel())
+    for _ in range(12):
+        outcomes.offer(unread, lambda: trusted)
+    assert outcomes.close() and outcomes.measured == 0
+    assert outcomes.wrong == len(outcomes.failures) == 12
+    assert outcomes.labeller.watch.alarm and c.watch(tmp_path).alarm

@@ -24,7 +24,7 @@ from .answers import Answering
 from .calibration import Labeller
 from .records import Record
 
-# %% ../../nbs/08b_serve/11a_outcomes.ipynb #7feb1529
+# %% ../../nbs/08b_serve/11a_outcomes.ipynb #2dc6ec74
 class Outcomes:
     "Measured answers of some requests, for the watch of a labeller."
 
@@ -56,9 +56,8 @@ class Outcomes:
         self.worker.start()
 
     def __repr__(self):
-        told = f"{self.measured:,} measured, {self.wrong:,} of them wrong"
-        lost = f"{self.dropped:,} dropped, {len(self.failures)} failed"
-        return f"Outcomes({self.drawn:,} drawn: {told}, {lost})"
+        told = f"{self.measured:,} measured, {len(self.failures)} failed, {self.wrong:,} wrong"
+        return f"Outcomes({self.drawn:,} drawn: {told}, {self.dropped:,} dropped)"
 
 # %% ../../nbs/08b_serve/11a_outcomes.ipynb #516b4ce8
 @patch
@@ -78,7 +77,7 @@ def offer(
         return False
     return True
 
-# %% ../../nbs/08b_serve/11a_outcomes.ipynb #cadd8867
+# %% ../../nbs/08b_serve/11a_outcomes.ipynb #b3d2fc58
 @patch
 def _work(self: Outcomes) -> None:
     "Measure what was drawn, one after the other, until it is told to end."
@@ -98,11 +97,16 @@ def _measure(self: Outcomes, rows: pd.DataFrame, record: Callable[[], Record]) -
     if not record.label.trusted:
         return
     watch, calibration = self.labeller.watch, self.labeller.calibration
-    with self.turn:
-        (answer,) = self.asked.answers(rows)
     before = watch.wrong.ones
-    calibration.audited(watch, record, answer)
-    self.measured, self.wrong = self.measured + 1, self.wrong + watch.wrong.ones - before
+    try:
+        with self.turn:
+            (answer,) = self.asked.answers(rows)
+        calibration.audited(watch, record, answer)
+        self.measured += 1
+    except Exception as e:
+        self.failures.append(plainly(e))
+        watch.wrong.update(True)
+    self.wrong += watch.wrong.ones - before
     self.keep()
 
 # %% ../../nbs/08b_serve/11a_outcomes.ipynb #ea568fd4
