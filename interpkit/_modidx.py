@@ -702,6 +702,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'interpkit.core.trials.climb': ('00_core/trials.html#climb', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.figure': ('00_core/trials.html#figure', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.memory_of': ('00_core/trials.html#memory_of', 'interpkit/core/trials.py'),
+                                       'interpkit.core.trials.middle': ('00_core/trials.html#middle', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.over': ('00_core/trials.html#over', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.summed_up': ('00_core/trials.html#summed_up', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.timed': ('00_core/trials.html#timed', 'interpkit/core/trials.py')},

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..core.digests import digest_frame, digest_json
 from ..core.errors import bad_parameter
 from .demo import demo_rows
 from .ledger_model import following, ledger_release
@@ -155,12 +156,14 @@ def encoder_world(
 def activations(
     world: World,
     sites: Sequence[Site | str] | None = None,  # default: the world's own
-    folder: str | Path | None = None,  # where they are kept; None: nowhere
+    cache: str | Path | None = None,  # where they are kept, in a folder of their own; None: nowhere
 ) -> dict[str, Tensor]:  # site -> float32 [tokens, d], tokens in the order of the rows
     "The activations at sites of all rows of a world."
     sites = [world.site] if sites is None else list(sites)
+    asked = [world.release.fingerprint, [str(s) for s in sites], digest_frame(world.rows)]
+    name = f"acts-{world.name}-{digest_json(asked)[:12]}"
     with tempfile.TemporaryDirectory() as tmp:
-        store = ActivationStore.write(folder or tmp, world.release, world.rows, sites)
+        store = ActivationStore.write(Path(cache or tmp) / name, world.release, world.rows, sites)
         return {str(s): store.read(s).float() for s in sites}
 
 
