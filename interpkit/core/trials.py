@@ -152,8 +152,8 @@ def summed_up(rows: list[dict], keys: Sequence[str]) -> dict:
     "Median, lowest and highest over rows of those keys that all rows have."
     found: dict = dict(seeds=len(rows))
     for key in keys:
-        values = [row.get(key) for row in rows]
         if (half := middle(rows, key)) is not None:
+            values = [row[key] for row in rows]
             found[key] = figure(half)
             found |= {f"{key}_lowest": figure(min(values)), f"{key}_highest": figure(max(values))}
     return found

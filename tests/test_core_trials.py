@@ -1,0 +1,105 @@
+"A comparison of trainers: each arm at its best settings, found by one rule."
+
+import math
+from functools import partial
+
+import pytest
+from helpers import refused
+
+from interpkit.core.errors import ExitCode
+from interpkit.core.trials import (
+    Job,
+    absent,
+    at_least,
+    at_most,
+    chosen,
+    climb,
+    middle,
+    over,
+    summed_up,
+    timed,
+)
+
+BAD = ExitCode.BAD_PARAMETERS
+
+
+def bowl(batch, lr, best=(1024, 0.006), steep=1.0):
+    "Least at one point of the lattice, and better the nearer to it."
+    return dict(fvu=abs(math.log2(batch / best[0])) + steep * abs(math.log2(lr / best[1])))
+
+
+@pytest.mark.parametrize("start", [(128, 0.003), (512, 0.003), (4096, 0.024), (1024, 0.006)])
+@pytest.mark.parametrize("steep", [0.1, 1.0, 10.0])
+def test_the_best_point_is_found_with_all_its_neighbours(start, steep):
+    best, rows = climb(partial(bowl, steep=steep), *start)
+    assert (best["batch"], best["lr"], best["at_bound"]) == (1024, 0.006, False)
+    points = {(r["batch"], r["lr"]) for r in rows}
+    assert len(points) == len(rows)  # none is measured twice
+    assert {(512, 0.006), (2048, 0.006), (1024, 0.003), (1024, 0.012)} <= points
+
+
+@pytest.mark.parametrize("wanted,bound", [(16, 128), (65536, 4096)])
+def test_a_bound_is_never_crossed_and_is_said(wanted, bound):
+    best, rows = climb(partial(bowl, best=(wanted, 0.003)), 512, 0.003)
+    assert (best["batch"], best["at_bound"]) == (bound, True)
+    assert all(128 <= r["batch"] <= 4096 for r in rows)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_what_diverged_is_never_best(value):
+    def cliff(batch, lr):
+        return dict(fvu=value) if lr > 0.003 else bowl(batch, lr)
+
+    best, _ = climb(cliff, 512, 0.003)
+    assert best["lr"] == 0.003 and best["fvu"] == 1.0
+
+
+@pytest.mark.parametrize("batch,lr", [(64, 0.1), (8192, 0.1), (512, 0.0), (512, math.nan)])
+def test_a_start_off_the_lattice_is_refused(batch, lr):
+    refused(lambda: climb(bowl, batch, lr), "a start with batch 128 to 4096", code=BAD)
+
+
+def test_worlds_are_asked_for_by_name():
+    assert chosen("", ["a", "b"]) == ["a", "b"]
+    assert chosen(" b ,a", ["a", "b"]) == ["b", "a"]
+    refused(
+        lambda: chosen("pros", ["prose", "minilm"]),
+        "one of prose, minilm",
+        "'pros'",
+        "did you mean 'prose'?",
+        code=BAD,
+    )
+
+
+def test_a_package_that_is_not_there_is_told():
+    assert absent(None) == absent("json") == ""
+    assert "no_such_package is not importable here" in absent("no_such_package")
+
+
+def test_steps_are_whole_batches():
+    assert Job(8, 16, 2, tokens=1000, batch=300).steps == 3
+    assert Job(8, 16, 2, tokens=10, batch=300).steps == 1
+
+
+def test_a_figure_that_one_seed_lacks_is_left_out():
+    rows = [dict(a=1.0, b=2.0), dict(a=3.0, b=None), dict(a=2.0)]
+    assert summed_up(rows, ["a", "b"]) == dict(seeds=3, a=2.0, a_lowest=1.0, a_highest=3.0)
+    assert middle(rows, "b") is None and middle([], "a") is None
+
+
+def test_bars_hold_at_their_limit_and_not_where_nothing_was_measured():
+    assert at_least("x", 2.5, 2.5, "x") == dict(what="x", goal=">= 2.5x", measured=2.5, holds=True)
+    assert not at_least("x", 2.49, 2.5)["holds"] and not at_least("x", None, 2.5)["holds"]
+    assert at_most("x", 0.95, 0.95)["holds"] and not at_most("x", 0.9501, 0.95)["holds"]
+    assert at_most("x", None, 1)["measured"] is None and not at_most("x", None, 1)["holds"]
+
+
+def test_a_share_of_others_leaves_out_who_has_none():
+    assert over(6.0, [2.0, None, 3.0], max) == 2.0 and over(6.0, [2.0, None, 3.0]) == 3.0
+    assert over(6.0, [None]) is over(None, [1.0]) is over(1.0, []) is None
+
+
+def test_what_a_call_costs():
+    made, cost = timed(lambda: sum(range(10**6)), tokens=500)
+    assert made == 499999500000 and cost["tokens"] == 500
+    assert cost["tokens_per_cpu_second"] > 0
