@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'KIND', 'WORDS', 'shard_name', 'lengths_key', 'store_plan', 'n_shards', 'begin_store', 'cast_finite',
-           'counted_acts', 'shard_tensors', 'write_shard', 'open_shard']
+           'counted_acts', 'Room', 'shard_tensors', 'write_shard', 'open_shard']
 
 # %% ../../nbs/02_data/03_shards.ipynb #ba0a15e1
 import math
@@ -123,8 +123,10 @@ def cast_finite(
 ) -> Tensor:  # [B, T, d]
     "Activations in another type. Raises where one is not finite: 64 if it was before, 65 if not."
     cast = acts.to(dtype)
+    if math.isfinite(float(cast.sum(dtype=torch.float32))):
+        return cast
     bad = ~torch.isfinite(cast).flatten(1).all(1)
-    if not bad.any():
+    if not bad.any():  # a sum of large numbers overflows
         return cast
     row = int(numbers[int(bad.int().argmax())])
     if torch.isfinite(acts).all():
@@ -148,8 +150,37 @@ def counted_acts(
     numbers: np.ndarray,  # [B], what messages call each row
 ) -> Tensor:  # [tokens, d]
     "Activations in the positions that count, one sequence after the other, in main memory."
-    clean = torch.where(mask[..., None], acts, 0)
-    return cast_finite(clean, site, dtype, numbers)[mask].cpu()
+    rows = acts.flatten(0, 1) if mask.all() else acts[mask]
+    each = np.repeat(numbers, mask.sum(1).cpu().numpy())
+    return cast_finite(rows, site, dtype, each).cpu()
+
+# %% ../../nbs/02_data/03_shards.ipynb #db580454
+class Room:
+    "Memory in which rows are laid one behind the other, shard after shard."
+
+    def __init__(self):
+        self.held = torch.empty(0, 0)
+        self.n = 0  # rows that are in it
+
+    @property
+    def rows(self) -> Tensor:  # [n, d]
+        "What is in it, until it is emptied."
+        return self.held[: self.n]
+
+    def add(
+        self,
+        rows: Tensor,  # [n, d]
+        share: float,  # of all rows that will come: these and those before
+    ):
+        "Lay rows behind the others."
+        end = self.n + len(rows)
+        if end > len(self.held) or self.held.shape[1:] != rows.shape[1:]:
+            held = rows.new_empty(math.ceil(1.05 * end / share), rows.shape[1])
+            if self.n:
+                held[: self.n] = self.rows
+            self.held = held
+        self.held[self.n : end] = rows
+        self.n = end
 
 # %% ../../nbs/02_data/03_shards.ipynb #1c1c672e
 def shard_tensors(
@@ -159,18 +190,22 @@ def shard_tensors(
     dtype: torch.dtype,
     batch: int,  # sequences per forward
     numbers: np.ndarray,  # [rows], what messages call each row
+    rooms: dict[Site, Room] | None = None,  # their memory is taken again for the next shard
 ) -> dict:  # name -> tensor
     "Tensors of a shard: for each site its activations [tokens, d] and lengths [sequences]."
-    acts: dict[Site, list] = {s: [] for s in sites}
+    rooms = {s: Room() for s in sites} if rooms is None else rooms
     lengths: dict[Site, list] = {s: [] for s in sites}
+    for room in rooms.values():
+        room.n = 0
     for i in range(0, len(rows), batch):
         b = release.batch(rows.iloc[i : i + batch])
         captured = capture(release.model, sites, b)
+        share = min(i + batch, len(rows)) / len(rows)
         for s in sites:
             mask = counted(captured[s], b.mask)
-            acts[s].append(counted_acts(captured[s], mask, s, dtype, numbers[i : i + batch]))
+            rooms[s].add(counted_acts(captured[s], mask, s, dtype, numbers[i : i + batch]), share)
             lengths[s].append(mask.sum(1).cpu())
-    tensors = {str(s): torch.cat(acts[s]).contiguous() for s in sites}
+    tensors = {str(s): rooms[s].rows for s in sites}
     return tensors | {lengths_key(s): torch.cat(lengths[s]) for s in sites}
 
 # %% ../../nbs/02_data/03_shards.ipynb #894f2a86

@@ -7,7 +7,7 @@ __all__ = ['ROWS', 'BLOCK', 'FEW', 'ActivationStore', 'check_batches']
 
 # %% ../../nbs/02_data/03a_store.ipynb #f76b987b
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..core.files import read_json, remove_leftovers, write_json
 from interpkit.data.shards import (
     DTYPES,
     KIND,
+    Room,
     begin_store,
     lengths_key,
     n_shards,
@@ -44,7 +45,11 @@ class ActivationStore:
     Raises (exit code 65) where a shard is missing or was changed.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(
+        self,
+        folder: str | Path,
+        fresh: Collection[str] = (),  # files whose digest this process has just taken
+    ):
         self.folder = Path(folder)
         if not (self.folder / "store.json").exists():
             raise invalid(
@@ -55,7 +60,7 @@ class ActivationStore:
         self.plan = read_json(self.folder / "store.json")
         self.sites = tuple(Site.parse(s) for s in self.plan["sites"])
         self.shards = [self.folder / shard_name(i) for i in range(n_shards(self.plan))]
-        if problems := _problems(self.folder, self.shards):
+        if problems := _problems(self.folder, self.shards, fresh):
             raise invalid(
                 f"a complete store of {len(self.shards)} shards in {self.folder}",
                 "; ".join(problems),
@@ -72,12 +77,13 @@ class ActivationStore:
         return f"ActivationStore({what}, at {', '.join(map(str, self.sites))})"
 
 
-def _problems(folder: Path, shards: list[Path]) -> list[str]:
+def _problems(folder: Path, shards: list[Path], fresh: Collection[str]) -> list[str]:
     "What is wrong with the files of a store, one line each."
     if not (folder / "manifest.json").exists():
         return [f"{p.name} is missing" for p in shards]
     listed = read_manifest(folder)["files"]
-    return [f"{p.name} is missing" for p in shards if p.name not in listed] + check_artefact(folder)
+    missing = [f"{p.name} is missing" for p in shards if p.name not in listed]
+    return missing + check_artefact(folder, fresh)
 
 # %% ../../nbs/02_data/03a_store.ipynb #e40be8d1
 def _check_parameters(
@@ -129,20 +135,20 @@ def write(
     plan = store_plan(release, rows, sites, dtype, shard_sequences)
     numbers = row_numbers(rows) if numbers is None else numbers
     require_own_rows(release, rows, sites, numbers)
-    complete = begin_store(folder, plan)
+    complete, rooms = begin_store(folder, plan), {s: Room() for s in sites}
     for k in range(n_shards(plan)):
         name = shard_name(k)
         part = slice(k * shard_sequences, (k + 1) * shard_sequences)
         if name not in complete:
             remove_leftovers(folder / name)
             tensors = shard_tensors(
-                release, rows.iloc[part], sites, DTYPES[dtype], batch, numbers[part]
+                release, rows.iloc[part], sites, DTYPES[dtype], batch, numbers[part], rooms
             )
             complete[name] = write_shard(folder / name, tensors)
             write_json(folder / "manifest.json", dict(kind=KIND, files=complete))
         if progress:
             progress(min(part.stop, len(rows)), len(rows))
-    return cls(folder)
+    return cls(folder, fresh=complete)
 
 # %% ../../nbs/02_data/03a_store.ipynb #da3d56f4
 @patch
