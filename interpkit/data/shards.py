@@ -150,9 +150,13 @@ def counted_acts(
     numbers: np.ndarray,  # [B], what messages call each row
 ) -> Tensor:  # [tokens, d]
     "Activations in the positions that count, one sequence after the other, in main memory."
-    rows = acts.flatten(0, 1) if mask.all() else acts[mask]
-    each = np.repeat(numbers, mask.sum(1).cpu().numpy())
-    return cast_finite(rows, site, dtype, each).cpu()
+    counts = mask.flatten().nonzero().view(-1)
+    rows = acts.to(dtype).flatten(0, 1)
+    if len(counts) < len(rows):
+        rows = rows.index_select(0, counts)
+    if not math.isfinite(float(rows.sum(dtype=torch.float32))):
+        cast_finite(acts[mask], site, dtype, np.repeat(numbers, mask.sum(1).cpu().numpy()))
+    return rows.cpu()
 
 # %% ../../nbs/02_data/03_shards.ipynb #db580454
 class Room:
