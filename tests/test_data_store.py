@@ -95,11 +95,11 @@ import os
 import sys
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from small_store import make_rows, tree, write
 
 from interpkit.core.errors import InterpkitError
+from interpkit.data import shards
 from interpkit.data.store import ActivationStore
 
 torch.set_num_threads(1)
@@ -127,7 +127,7 @@ def strike_at(k):
         (os, "fsync"),
         (os, "replace"),
         (Path, "write_text"),
-        (safetensors.torch, "save_file"),
+        (shards, "save_tensors"),
         (Path, "mkdir"),
     ]
     for owner, name in operations:

@@ -9,7 +9,7 @@ __all__ = ['write_manifest', 'Manifest', 'read_manifest', 'recover', 'new_artefa
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -175,7 +175,10 @@ def _manifest_problems(folder: Path, manifest: dict) -> list[str]:
     return [] if read_bytes(file) == as_written else ["manifest.json was changed"]
 
 # %% ../../nbs/00_core/01b_artefacts.ipynb #ee3fb82c
-def check_artefact(folder: str | Path) -> list[str]:
+def check_artefact(
+    folder: str | Path,
+    fresh: Collection[str] = (),  # names of files whose digest this process has just taken
+) -> list[str]:
     "What is wrong with an artefact's files, one line each; empty where all digests hold."
     folder = Path(folder)
     recover(folder)
@@ -187,7 +190,8 @@ def check_artefact(folder: str | Path) -> list[str]:
     problems += [f"{name} is missing" for name in digests if name not in files]
     problems += [f"{name} was added" for name in files if name not in digests]
     for name in digests:
-        if name in files and not none[name] and digest_file(files[name]) != digests[name]:
+        there = name in files and not none[name] and name not in fresh
+        if there and digest_file(files[name]) != digests[name]:
             problems.append(f"{name} was changed")
     return problems
 

@@ -35,14 +35,16 @@ def collect(
     "The codes of a batch, part by part."
     at_once = AT_ONCE if acts.device.type == "cpu" else ON_GPU
     size = max(at_once // max(F, 1) // 32 * 32, 32)  # tokens per part
+    rows = acts.reshape(-1, acts.shape[-1])
+    if len(rows) <= size:
+        return SparseCodes.at(*read(rows), (*acts.shape[:-1], F))
     all_places, all_values, tokens = [], [], 0
-    for part in acts.reshape(-1, acts.shape[-1]).split(size):
+    for part in rows.split(size):
         place, values = read(part)
         all_places.append(place if tokens == 0 else place + tokens * F)
         all_values.append(values)
         tokens += len(part)
-    if len(all_places) > 1:
-        place, values = torch.cat(all_places), torch.cat(all_values)
+    place, values = torch.cat(all_places), torch.cat(all_values)
     return SparseCodes.at(place, values, (*acts.shape[:-1], F))
 
 # %% ../../nbs/03_sparse/01_encoders.ipynb #2dce5fae
