@@ -58,9 +58,7 @@ def run(kind: str, recipe: Recipe | None = None, **kwargs) -> Trainer:
 
 def state(t: Trainer) -> dict:
     "All that a trainer is, to the last bit."
-    adam = t.adam.state[t.parameter]
-    tensors = dict(flat=t.p.flat, silent=t.silent, random=t.random.get_state())
-    tensors |= {n: adam[n] for n in ("step", "exp_avg", "exp_avg_sq")}
+    tensors = dict(flat=t.p.flat, silent=t.silent, random=t.random.get_state()) | t.adam.moments()
     for i, w in enumerate(t.weights()):
         tensors |= {f"{n} {i}": x for n, x in vars(w).items() if x is not None}
     counts = ("taken", "threshold", "penalty", "l0", "fvu", "loss", "revived")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'ON_GPU', 'UP', 'ROOM', 'MOST', 'LARGE', 'collect', 'check_weights', 'check_acts', 'encode',
-           'packed_product', 'pack', 'Encoder', 'error_bounds', 'bits', 'ScreenedEncoder', 'encoder_for']
+           'packed_product', 'pack', 'Encoder', 'error_bounds', 'bits', 'ScreenedEncoder', 'has_bfloat16',
+           'encoder_for']
 
 # %% ../../nbs/03_sparse/01_encoders.ipynb #9c339b59
 import math
@@ -299,14 +300,19 @@ LARGE = (
 )  # weights from which on screening is faster: 256 x 4,096 is 1, 768 x 24,576 19 million
 
 
+def has_bfloat16() -> bool:
+    "Whether the processor multiplies bfloat16 by itself."
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return asked is not None and bool(asked())
+
+
 def encoder_for(
     W_enc: Tensor,  # [d, F]
     b_enc: Tensor,  # [F]
     threshold: Tensor,  # [F]
 ) -> Encoder | ScreenedEncoder:
     "The faster of both for these weights on this machine."
-    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     fits = W_enc.device.type == "cpu" and W_enc.dtype == torch.float32
     large = W_enc.numel() >= LARGE
-    screens = fits and large and has_bfloat16 is not None and has_bfloat16()
+    screens = fits and large and has_bfloat16()
     return (ScreenedEncoder if screens else Encoder)(W_enc, b_enc, threshold)

@@ -161,7 +161,6 @@ class Sizes:
             self.lr,
             self.seed + source,
             stored,
-            width,
             **self.options,
         )
 

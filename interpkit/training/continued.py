@@ -68,6 +68,8 @@ def _check_begun(recipe: Recipe, weights: Sequence[SiteWeights]) -> None:
 class Continued(Trainer):
     "A trainer that begins with the weights of a dictionary, and revives nothing."
 
+    alike = True
+
     def __init__(
         self,
         recipe: Recipe,
@@ -82,7 +84,7 @@ class Continued(Trainer):
         names = source_names(str(site), len(sources))
         check_finite(sources, targets, names, 0, recipe.batch_size)
         skip = any(w.W_skip is not None for w in weights)
-        how = dict(objective="batchtopk", tied=False, skip=skip, revive_until=0.0)
+        how = dict(objective="batchtopk", tied=False, skip=skip, revive_until=0.0, decay=0.3)
         self.recipe = replace(recipe, **how)
         self.site, self.same, self.k = str(site), not targets, list(k)
         self.random = torch.Generator().manual_seed(recipe.seed)
@@ -106,7 +108,7 @@ class Continued(Trainer):
             self.relative.append(torch.where(each > 0, each / usual, 1e-6))
         self.own(p)
 
-    def thresholds(self, i: int, pre: Tensor) -> Tensor:  # [F]
+    def limit(self, i: int) -> Tensor:  # [F]
         "What pre-activations of source i have to be above."
         return self.relative[i] * self.threshold[i]
 

@@ -106,6 +106,12 @@ class Parameters:
         self.b_dec = next(views)  # [all targets]
         self.W_skip = list(views)  # per source [d, own target]
 
+    def named(self) -> list[tuple[str, Tensor]]:
+        "All tensors in the order in which they lie, with the names of their kinds."
+        kinds = ("W_enc", "W_dec", "b_enc", "log_threshold")
+        found = [(kind, tensor) for kind in kinds for tensor in getattr(self, kind)]
+        return [*found, ("b_dec", self.b_dec), *(("W_skip", W) for W in self.W_skip)]
+
     def like(self, flat: Tensor) -> "Parameters":
         "The same names for another flat tensor."
         return Parameters(self.shape, flat)
@@ -158,13 +164,15 @@ def _source_gradients(
     parts: Active,  # by token and part of the features
     penalty: float,
 ) -> Tensor:  # [n]
-    "Write the gradients of source i, up to the factor 2 / B; half the gradients of its values."
+    "Write the gradients of source i; half the gradients of its active values, over all tokens."
     slopes = parts.products(error, p.W_dec[i])
     if penalty:
         slopes.add_(penalty / 2)
-    grad.W_dec[i].copy_(parts.by_feature(error, active.value))
-    grad.W_enc[i].copy_(active.by_feature(white, slopes))
-    grad.b_enc[i].copy_(active.sums(slopes))
+    of_mean = 2 / len(white)  # on the few active values, not on all gradients afterwards
+    scaled = slopes * of_mean
+    grad.W_dec[i].copy_(parts.by_feature(error, active.value * of_mean))
+    grad.W_enc[i].copy_(active.by_feature(white, scaled))
+    grad.b_enc[i].copy_(active.sums(scaled))
     return slopes
 
 # %% ../../nbs/05_training/01_gradients.ipynb #468e17ab
@@ -191,8 +199,7 @@ def gradients(
         slopes.append(_source_gradients(p, grad, i, seen, white[i], values, split, pressure))
     has_prefixes = error.ndim == 3
     mean = error.mean(1) if has_prefixes else error
-    torch.sum(mean, 0, out=grad.b_dec)
+    torch.sum(mean, 0, out=grad.b_dec).mul_(2 / len(y))
     for i, W in enumerate(grad.W_skip):
-        W.copy_(white[i].T @ mean[:, p.shape.own(i)])
-    grad.flat.mul_(2 / len(y))
+        W.copy_(white[i].T @ mean[:, p.shape.own(i)]).mul_(2 / len(y))
     return (error[:, -1] if has_prefixes else error), slopes

@@ -50,14 +50,14 @@ class Recipe:
     k: int  # active features per token and source
     tokens: int
     batch_size: int  # tokens per step
-    lr: float  # largest learning rate of Adam, on activations of mean square 1
+    lr: float  # largest learning rate, for rows of width 128: see `Adam`
     seed: int = 0
     objective: str = "batchtopk"
     prefixes: tuple = ()  # ascending numbers of features: each first so many reconstruct alone
     tied: bool = False  # a CLT's features write the same to all their targets
     skip: bool = False  # a dense product from each source to its own target beside the features
     warm_up: float = 0.05  # share of the steps
-    decay: float = 0.3  # share of the steps, linear to zero
+    decay: float = 0.6  # share of the steps, linear to zero
     whitened: float = 0.8  # whitening of first directions: 0 data points, 1 all directions alike
     revive_every: float = 0.01  # share of the steps between two looks for dead features
     revive_until: float = 0.95  # share of the steps after which none is revived
@@ -96,7 +96,7 @@ def steps(self: Recipe) -> int:
 @patch
 def lr_at(self: Recipe, step: int) -> float:
     "The learning rate of a step, counted from 0."
-    rising = (step + 1) / max(self.warm_up * self.steps, 1)
+    rising = (step + 1) / max(self.warm_up * self.steps, min(6, self.steps / 4), 1)
     falling = (self.steps - step) / max(self.decay * self.steps, 1)
     return self.lr * min(1, rising, falling)
 
@@ -104,7 +104,8 @@ def lr_at(self: Recipe, step: int) -> float:
 @patch(as_prop=True)
 def window_tokens(self: Recipe) -> int:
     "Tokens without firing after which a feature is dead."
-    return max(self.window * self.n_features // self.k, 2 * self.batch_size)
+    usual = min(self.window * self.n_features // self.k, self.tokens // 10)
+    return max(usual, 2 * self.batch_size)
 
 
 @patch
@@ -116,15 +117,15 @@ def looks_for_dead(self: Recipe, step: int) -> bool:
 
 # %% ../../nbs/05_training/00_recipe.ipynb #916ac881
 def default_batch_size(tokens: int, n_features: int) -> int:
-    "A power of two from 256 to 4,096: about 8,000 steps, and at least half as many as features."
-    wanted = max(tokens / 8000, n_features / 2)
+    "A power of two from 256 to 4,096: about 4,000 steps, and at least a sixteenth of the features."
+    wanted = max(tokens / 4000, n_features / 16)
     return 2 ** min(max(round(math.log2(wanted)), 8), 12)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #8ac702b7
-def default_lr(batch_size: int, n_features: int, width: int) -> float:
-    "Larger for large batches, smaller for many features and for sites wider than 128."
-    by_batch = min(0.003 * max(1, batch_size / 1024), 0.01)
-    return by_batch * min(1.0, math.sqrt(2048 / n_features)) * min(1.0, math.sqrt(128 / width))
+def default_lr(tokens: int, batch_size: int, n_features: int) -> float:
+    "Larger for large batches, smaller for many steps and many features."
+    by_batch = 0.01 * (batch_size / 256) ** (5 / 6) * (256_000 / tokens) ** (1 / 3)
+    return min(by_batch, 0.02) * min(1.0, 2048 / n_features)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #50c36be1
 def recipe(
@@ -132,10 +133,9 @@ def recipe(
     k: int,  # active features per token and source
     tokens: int,
     batch_size: int | None = None,  # default: 256 to 4,096 tokens
-    lr: float | None = None,  # default: 0.003, more for large batches, less for wide sites
+    lr: float | None = None,  # default: 0.02 at most, see `default_lr`
     seed: int = 0,
     stored: int | None = None,  # how many tokens there are: no batch is larger
-    width: int = 128,  # of the source
     **options,  # of a `Recipe`: objective, prefixes, tied, skip, ...
 ) -> Recipe:
     "A recipe in which batch size and learning rate are chosen where they are left out."
@@ -143,5 +143,5 @@ def recipe(
         batch_size = default_batch_size(tokens, n_features)
     batch_size = min(batch_size, stored or batch_size, max(tokens, 1))
     if lr is None:
-        lr = default_lr(batch_size, n_features, width)
+        lr = default_lr(max(tokens, 1), batch_size, n_features)
     return Recipe(n_features, k, tokens, batch_size, lr, seed, **options)

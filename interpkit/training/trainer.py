@@ -8,6 +8,7 @@ __all__ = ['source_names', 'is_finite', 'check_finite', 'check_pairs', 'check_wi
 # %% ../../nbs/05_training/02_trainer.ipynb #67e0d827
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from fastcore.basics import patch
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from ..core.errors import bad_parameter, invalid
 from ..dictionary.weights import SiteWeights, unit_rows
-from ..sparse.products import Active
+from ..sparse.encoders import packed_product
+from ..sparse.products import Active, laid_out
+from .adam import Adam
 from .gradients import Parameters, Shape, gradients
 from interpkit.training.objectives import (
     begin,
@@ -95,6 +98,8 @@ def check_widths(parts: list[Tensor], widths: list[int], taken: int):
 class Trainer:
     "Trains an SAE, a transcoder or a CLT: `step` takes a batch, `weights` gives what was learnt."
 
+    alike = False  # whether all tensors take the same steps
+
     def __init__(
         self,
         recipe: Recipe,
@@ -129,11 +134,9 @@ class Trainer:
     def own(self, p: Parameters):
         "Take these parameters, with an empty gradient and an optimiser that has seen nothing."
         self.p = p
-        self.parameter = torch.nn.Parameter(p.flat)  # the same memory
         self.grad = p.like(torch.zeros_like(p.flat))
-        self.parameter.grad = self.grad.flat
-        fused = p.flat.device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam([self.parameter], lr=self.recipe.lr, fused=fused)
+        self.adam = Adam(p, self.grad, self.recipe.lr, self.alike)
+        self.packed = [laid_out(whitening) for whitening in self.whitening]
 
     @property
     def shape(self) -> Shape:
@@ -153,31 +156,44 @@ def named(self: Trainer, i: int) -> str:
     "The name of source i."
     return source_names(self.site, len(self.scales))[i]
 
+# %% ../../nbs/05_training/02_trainer.ipynb #2109da7b
+@patch
+def whitened(
+    self: Trainer,
+    i: int,  # source
+    x: Tensor,  # [B, d] centred
+) -> Tensor:  # [B, d]
+    "Activations of source i, whitened."
+    if self.packed[i] is None:
+        return x @ self.whitening[i]
+    return packed_product(x, *self.packed[i])
+
 # %% ../../nbs/05_training/02_trainer.ipynb #d0819ec6
 @patch
-def thresholds(
+def limit(self: Trainer, i: int) -> Tensor:  # [] or [F]
+    "What pre-activations of source i have to be above."
+    if self.recipe.objective == "jumprelu":
+        return self.p.log_threshold[i].exp()
+    return self.p.b_enc[i].new_tensor(self.threshold[i])
+
+
+@patch
+def of_each_token(
     self: Trainer,
     i: int,  # source
     pre: Tensor,  # [part of the tokens, F]
-) -> Tensor:  # [], [part, 1] or [F]
-    "What pre-activations have to be above."
-    objective = self.recipe.objective
-    if objective == "topk":
-        each = topk_thresholds(pre, self.recipe.k)
-        self.threshold[i] += 0.1 * (float(each.mean()) - self.threshold[i])
-        return each
-    if objective == "jumprelu":
-        return self.p.log_threshold[i].exp()
-    return torch.tensor(self.threshold[i], dtype=pre.dtype, device=pre.device)
+) -> Tensor:  # [part, 1]
+    "What each token's pre-activations have to be above, where it keeps its k largest."
+    each = topk_thresholds(pre, self.recipe.k)
+    self.threshold[i] += 0.1 * (float(each.mean()) - self.threshold[i])
+    return each
 
 # %% ../../nbs/05_training/02_trainer.ipynb #6c04224b
 @patch
 def active(self: Trainer, i: int, white: Tensor) -> Active:  # [B, d]
     "The active values of source i."
-
-    def above(pre: Tensor) -> Tensor:
-        return self.thresholds(i, pre)
-
+    is_topk = self.recipe.objective == "topk"
+    above = partial(self.of_each_token, i) if is_topk else self.limit(i)
     return Active.read(white, self.p.W_enc[i], self.p.b_enc[i], above)
 
 # %% ../../nbs/05_training/02_trainer.ipynb #2782c54b
@@ -247,12 +263,9 @@ def pick_dead(self: Trainer, i: int, most: int) -> Tensor:  # [n]
 @patch
 def forget(self: Trainer, i: int, features: Tensor):
     "Set Adam's memory of some features to that of an average one."
-    state = self.adam.state[self.parameter]
-    first = self.p.like(state["exp_avg"])
-    second = self.p.like(state["exp_avg_sq"])
     for name in ("W_enc", "W_dec", "b_enc"):
-        getattr(first, name)[i][features] = 0
-        squares = getattr(second, name)[i]
+        getattr(self.adam.first, name)[i][features] = 0
+        squares = getattr(self.adam.second, name)[i]
         squares[features] = squares.mean(0)
 
 # %% ../../nbs/05_training/02_trainer.ipynb #08752aca
@@ -305,8 +318,7 @@ def update(
     error: Tensor,  # [B, all targets]
 ):
     "Move the parameters along their gradients; revive features where it is time to."
-    self.adam.param_groups[0]["lr"] = self.recipe.lr_at(self.taken)
-    self.adam.step()
+    self.adam.step(self.recipe.lr_at(self.taken))
     for W in self.p.W_dec:
         W.div_(W.norm(dim=1, keepdim=True))
     for silent, values in zip(self.silent, active, strict=True):
@@ -331,7 +343,7 @@ def step(
     names = source_names(self.site, len(sources))
     check_finite(sources, targets, names, self.taken, recipe.batch_size)
     xs, y = centred_batch(sources, targets, self.scales, self.outs)
-    white = [x @ whitening for x, whitening in zip(xs, self.whitening, strict=True)]
+    white = [self.whitened(i, x) for i, x in enumerate(xs)]
     active = [self.active(i, w) for i, w in enumerate(white)]
     l0 = [len(values.value) / len(y) for values in active]
     penalty = None
