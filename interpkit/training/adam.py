@@ -22,10 +22,11 @@ def pace(
     kind: str,  # of a tensor: W_enc, W_dec, ...
     tensor: Tensor,
 ) -> float:
-    "By how much the steps of a tensor are larger than a learning rate says."
+    "The steps of a tensor over a learning rate."
     if tensor.ndim < 2:
         return 1.0
-    return math.sqrt(USUAL / tensor.shape[1]) * (DECODER if kind == "W_dec" else 1.0)
+    of_width = min(1.0, math.sqrt(USUAL / tensor.shape[1]))
+    return of_width * (DECODER if kind == "W_dec" else 1.0)
 
 # %% ../../nbs/05_training/01c_adam.ipynb #59e179ee
 class Adam:

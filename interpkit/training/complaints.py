@@ -47,7 +47,8 @@ def stop_where_collapsed(trainer: Trainer):
                 f"{dead:.0%} of {recipe.n_features} dead {where}",
                 f"fewer features, or a smaller learning rate than lr={recipe.lr:g}",
             )
-        if not recipe.k / 2 <= l0 <= 2 * recipe.k:
+        is_needed = trainer.fvu > 0.5  # else other sources explain what this one would
+        if l0 > 2 * recipe.k or (l0 < recipe.k / 2 and is_needed):
             raise invalid(
                 f"about {recipe.k} active features per token",
                 f"{l0:.3g} {where}",

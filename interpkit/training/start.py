@@ -76,7 +76,7 @@ def power(self: Scale, p: float) -> Tensor:  # [d, d]
 
 @patch(as_prop=True)
 def whitening(self: Scale) -> Tensor:  # [d, d] symmetric
-    "What gives all directions the same variance, and activations a mean square of 1."
+    "What gives large directions the same variance, and activations a mean square of 1."
     w = self.power(-0.5)
     mean_square = float((self.variances[:, None] * (self.directions.T @ w) ** 2).sum() / len(w))
     return w / mean_square**0.5
