@@ -22,7 +22,7 @@ KINDS = dict(sae={}, clt={}, skip=dict(skip=True), tied=dict(tied=True))
 
 
 def how(kind="sae", steps=STEPS, **options) -> Recipe:
-    return Recipe(40, 4, steps * SIZE, SIZE, 3e-3, window=20, **KINDS[kind], **options)
+    return Recipe(40, 4, steps * SIZE, SIZE, 3e-3, window=10, **KINDS[kind], **options)
 
 
 def batches(kind="sae", steps=STEPS, at=None, change=None):

@@ -1,9 +1,11 @@
 "Floors that only look down, and a measuring script that finds what it is there to find."
 
 import ast
+import json
 import re
 
 import floors
+import not_held
 import pytest
 import style
 import yaml
@@ -65,6 +67,19 @@ def test_sidebar_follows_from_floors_and_files():
     assert notebooks == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS)
     for page in pages:
         assert (NBS / page).exists(), page
+
+
+def test_what_did_not_hold_is_told_whole():
+    page = not_held.PAGE.read_text()
+    assert page == not_held.page(), "run: make export"
+    for file in not_held.RESULTS.glob("*.json"):
+        result = json.loads(file.read_text())
+        notebook = not_held.notebook(result["name"])
+        assert (not_held.RESULTS.parent / f"{notebook}.ipynb").exists(), file.name
+        missed = [bar for bar in result["bars"] if not bar["holds"]]
+        head = f"## [{result['name']}](benchmarks/{notebook}.ipynb)\n"
+        told = page.partition(head)[2].partition("\n## ")[0]
+        assert told.count("\n|") - 2 * bool(missed) == len(missed), file.name
 
 
 def test_quarto_files_are_as_nbdev_expects():

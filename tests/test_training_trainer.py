@@ -27,7 +27,7 @@ from interpkit.training.finish import calibrate
 from interpkit.training.fit import fit
 from interpkit.training.gradients import Parameters, gradients
 from interpkit.training.recipe import Recipe, recipe
-from interpkit.training.start import FLOOR, Scale
+from interpkit.training.start import Scale
 from interpkit.training.train import train_dictionary
 from interpkit.training.trainer import Trainer
 
@@ -119,11 +119,11 @@ def test_whitening_makes_large_directions_alike_and_leaves_small_ones_small():
     white = s.centred(x) @ s.whitening
     along = (white @ s.directions).square().mean(0)
     share = s.variances / s.variances.mean()
-    alike = along[share > FLOOR]
+    alike = along[share > s.floor]
     assert 2 < len(alike) < 12
     assert torch.allclose(alike, alike.mean().expand(len(alike)), rtol=2e-3)
-    expected = alike.mean() * share[share < FLOOR] / FLOOR
-    assert torch.allclose(along[share < FLOOR], expected, rtol=5e-3)
+    expected = alike.mean() * share[share < s.floor] / s.floor
+    assert torch.allclose(along[share < s.floor], expected, rtol=5e-3)
     flat = torch.cat([x, torch.zeros(4000, 3)], 1)  # directions without variance
     s = Scale.of(flat)
     white = s.centred(flat) @ s.whitening

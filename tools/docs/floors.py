@@ -2,13 +2,15 @@
 
 A folder with a number is a floor: it imports only from floors before it in this list.
 `python tools/docs/floors.py` writes what follows from the list: the sidebar of a quarto site,
-and README.md from index.ipynb. A test compares both.
+README.md from index.ipynb, and the page of what benchmarks missed. Tests compare all three.
 """
 
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import not_held
 
 ROOT = Path(__file__).resolve().parents[2]
 NBS = ROOT / "nbs"
@@ -148,7 +150,7 @@ FOLDERS = (  # in the order in which they are read
 )
 FLOORS = tuple(f for f in FOLDERS if f.floor)
 BEFORE = ("index.ipynb", "guide.md", "threat_model.md", "words.md")  # pages before the folders
-AFTER = ("gallery.md", "instead_of.md", "not_for.md", "formats.md")  # and after them
+AFTER = ("gallery.md", "instead_of.md", "not_for.md", "not_held.md", "formats.md")  # and after them
 
 
 def cells(notebook: Path) -> list[dict]:
@@ -228,8 +230,12 @@ def _from_root(link: re.Match) -> str:
 
 
 def write() -> list[str]:
-    "Write sidebar and README; the names of what changed."
-    texts = {NBS / "sidebar.yml": sidebar(), ROOT / "README.md": readme()}
+    "Write sidebar, README and the page of what did not hold; the names of what changed."
+    texts = {
+        NBS / "sidebar.yml": sidebar(),
+        ROOT / "README.md": readme(),
+        not_held.PAGE: not_held.page(),
+    }
     changed = []
     for path, text in texts.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -240,4 +246,8 @@ def write() -> list[str]:
 
 if __name__ == "__main__":
     changed = write()
-    print(f"wrote {', '.join(changed)}" if changed else "sidebar and README are up to date")
+    print(
+        f"wrote {', '.join(changed)}"
+        if changed
+        else "sidebar, README and what did not hold are up to date"
+    )
