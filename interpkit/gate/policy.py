@@ -90,8 +90,7 @@ class Training(Parameters):
     lr: float = Field(
         default=0.0,
         ge=0,
-        description="largest learning rate; 0 takes 0.003, more for large batches, "
-        "less for wide sites",
+        description="largest learning rate; 0 takes 0.02 or less, by tokens, batch and features",
     )
     finish: int = Field(default=0, ge=0, description="steps on the model's own decision at the end")
     attempts: int = Field(

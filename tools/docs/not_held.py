@@ -1,4 +1,4 @@
-"""The page of what did not hold: every bar of every benchmark that was missed, from the files that the benchmarks wrote."""
+"The page of every bar that a benchmark missed, read from the files that benchmarks wrote."
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ HEAD = """# What we could not beat
 
 > Every bar that a benchmark set and missed, read from the files that it wrote.
 
-A benchmark says beforehand what it has to reach. What it missed stays in its file, and all of them are listed here, by the same command that writes the sidebar, so none can be forgotten. What *holds* is in the benchmarks.
+A benchmark says beforehand what it has to reach. What it missed stays in its file, and all
+of that is listed here by the command that writes the sidebar, so nothing can be forgotten.
+What *holds* is in the benchmarks.
 """
 
 
