@@ -51,7 +51,8 @@ class Adam:
             steps = torch.zeros((), device=tensor.device)
             states[parameter] = dict(step=steps, exp_avg=first, exp_avg_sq=second)
         fused = p.flat.device.type in ("cpu", "cuda")
-        of_groups = [dict(params=params, pace=pace) for pace, params in groups.items()]
+        narrow = 1.0 if alike else min(1.0, math.sqrt(max(p.shape.sources) / USUAL))
+        of_groups = [dict(params=params, pace=narrow * each) for each, params in groups.items()]
         self.adam = torch.optim.Adam(of_groups, lr=lr, fused=fused)
         self.adam.state.update(states)
 
