@@ -268,12 +268,12 @@ def test_nan_at_one_layer_is_named_with_step_and_site(tmp_path, side, value):
 
 def test_a_short_training_that_ends_worse_than_it_began_is_refused_or_said():
     "Under a hundred steps nothing else is looked at."
-    far, near = (Recipe(40, 4, 60 * SIZE, SIZE, lr) for lr in (50.0, 0.003))
+    far, near = (Recipe(40, 4, 60 * SIZE, SIZE, lr) for lr in (500.0, 0.003))
     refused(
         lambda: fit(batches(steps=60), far),
         "times the variance is unexplained",
         "in the last of 60 steps",
-        "smaller learning rate than lr=50",
+        "smaller learning rate than lr=500",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")

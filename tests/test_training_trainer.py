@@ -99,7 +99,8 @@ def test_a_step_is_adams_step_with_unit_rows():
     slope = q.like(q.flat.grad)
     with torch.no_grad():  # Adam's first step is a rate times the sign of a gradient
         for (kind, w), (_, g) in zip(q.named(), slope.named(), strict=True):
-            w -= t.recipe.lr_at(0) * pace(kind, w) * g / (g.abs() + 1e-8)
+            step = t.recipe.lr_at(0) * pace(kind, w, len(t.scales[0].mean))
+            w -= step * g / (g.abs() + 1e-8)
     t.step([x])
     q = t.p.like(q.flat.detach())
     expected = normalize(q.W_dec[0], dim=1)

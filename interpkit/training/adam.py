@@ -16,18 +16,21 @@ from .gradients import Parameters
 # %% ../../nbs/05_training/01c_adam.ipynb #5df170f8
 USUAL = 128  # the width that a learning rate is given for
 DECODER = 2.0  # steps of decoders over those of encoders
-BIAS = 10.0  # steps of the encoder's bias
+BIAS = 10.0  # steps of the encoder's bias at this width and above; at a quarter of it 1
 
 
 def pace(
     kind: str,  # of a tensor: W_enc, W_dec, ...
     tensor: Tensor,
+    width: int = USUAL,  # of the widest source
 ) -> float:
     "The steps of a tensor over a learning rate."
-    if tensor.ndim < 2:
-        return BIAS if kind == "b_enc" else 1.0
-    of_width = min(1.0, math.sqrt(USUAL / tensor.shape[1]))
-    return of_width * (DECODER if kind == "W_dec" else 1.0)
+    narrow = min(1.0, width / USUAL)
+    every = math.sqrt(narrow)
+    if kind == "b_enc":
+        return every * max(1.0, BIAS * narrow ** (5 / 3))
+    of_rows = min(1.0, math.sqrt(USUAL / tensor.shape[1])) if tensor.ndim > 1 else 1.0
+    return every * of_rows * (DECODER if kind == "W_dec" else 1.0)
 
 # %% ../../nbs/05_training/01c_adam.ipynb #59e179ee
 class Adam:
@@ -43,16 +46,17 @@ class Adam:
         self.first, self.second = (p.like(torch.zeros_like(p.flat)) for _ in range(2))
         each = zip(p.named(), *(q.named() for q in (grad, self.first, self.second)), strict=True)
         groups: dict[float, list[Tensor]] = {}
+        width = max(p.shape.sources)
         states = {}
         for (kind, tensor), (_, slope), (_, first), (_, second) in each:
             parameter = torch.nn.Parameter(tensor)  # the same memory
             parameter.grad = slope
-            groups.setdefault(1.0 if alike else pace(kind, tensor), []).append(parameter)
+            its_pace = 1.0 if alike else pace(kind, tensor, width)
+            groups.setdefault(its_pace, []).append(parameter)
             steps = torch.zeros((), device=tensor.device)
             states[parameter] = dict(step=steps, exp_avg=first, exp_avg_sq=second)
         fused = p.flat.device.type in ("cpu", "cuda")
-        narrow = 1.0 if alike else min(1.0, math.sqrt(max(p.shape.sources) / USUAL))
-        of_groups = [dict(params=params, pace=narrow * each) for each, params in groups.items()]
+        of_groups = [dict(params=params, pace=pace) for pace, params in groups.items()]
         self.adam = torch.optim.Adam(of_groups, lr=lr, fused=fused)
         self.adam.state.update(states)
 
