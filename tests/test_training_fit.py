@@ -46,6 +46,7 @@ from interpkit.training.complaints import (
     complaints,
     rebuilt_by_trainer,
     rebuilt_by_weights,
+    stop_where_collapsed,
 )
 from interpkit.training.fit import fit
 from interpkit.training.recipe import OBJECTIVES, Recipe
@@ -280,6 +281,23 @@ def test_a_short_training_that_ends_worse_than_it_began_is_refused_or_said():
         trainer = fit(batches(steps=60), near)
     trainer.loss = 1.5
     assert any("more unexplained than there is" in text for text in complaints(trainer))
+
+
+@pytest.mark.parametrize("kind", ["sae", "clt"])
+def test_too_few_active_features_stop_what_no_other_source_explains(kind):
+    x, y = next(iter(batches(kind)))
+    t = Trainer(how(kind), x, y, site=named(kind))
+    t.taken = t.recipe.steps
+    t.loss = t.fvu = 0.2
+    t.l0[-1] = 1.0  # 4 were asked for
+    if kind == "sae":
+        refused(lambda: stop_where_collapsed(t), "about 4 active features", "1 at")
+    else:
+        stop_where_collapsed(t)  # the last of three layers may be left with nothing to say
+    t.fvu = 0.6
+    refused(lambda: stop_where_collapsed(t), "about 4 active features", "1 at")
+    t.fvu, t.l0[-1] = 0.2, 9.0  # too many are so for every source
+    refused(lambda: stop_where_collapsed(t), "about 4 active features", "9 at")
 
 
 def test_nan_in_the_first_tokens_leaves_no_checkpoint(tmp_path):

@@ -47,7 +47,8 @@ def stop_where_collapsed(trainer: Trainer):
                 f"{dead:.0%} of {recipe.n_features} dead {where}",
                 f"fewer features, or a smaller learning rate than lr={recipe.lr:g}",
             )
-        is_needed = trainer.fvu > 0.5  # else other sources explain what this one would
+        # of several sources one may find that others explain what it would
+        is_needed = len(trainer.l0) == 1 or trainer.fvu > 0.5
         if l0 > 2 * recipe.k or (l0 < recipe.k / 2 and is_needed):
             raise invalid(
                 f"about {recipe.k} active features per token",
