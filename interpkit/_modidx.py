@@ -700,6 +700,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'interpkit.core.trials.at_most': ('00_core/trials.html#at_most', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.chosen': ('00_core/trials.html#chosen', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.climb': ('00_core/trials.html#climb', 'interpkit/core/trials.py'),
+                                       'interpkit.core.trials.fastest': ('00_core/trials.html#fastest', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.figure': ('00_core/trials.html#figure', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.memory_of': ('00_core/trials.html#memory_of', 'interpkit/core/trials.py'),
                                        'interpkit.core.trials.middle': ('00_core/trials.html#middle', 'interpkit/core/trials.py'),

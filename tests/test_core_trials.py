@@ -14,6 +14,7 @@ from interpkit.core.trials import (
     at_most,
     chosen,
     climb,
+    fastest,
     middle,
     over,
     summed_up,
@@ -26,6 +27,15 @@ BAD = ExitCode.BAD_PARAMETERS
 def bowl(batch, lr, best=(1024, 0.006), steep=1.0):
     "Least at one point of the lattice, and better the nearer to it."
     return dict(fvu=abs(math.log2(batch / best[0])) + steep * abs(math.log2(lr / best[1])))
+
+
+def test_the_fastest_under_a_limit_is_found_and_what_failed_is_not():
+    seen = ((0.1, 5), (0.2, 9), (None, 30), (0.4, 20))
+    rows = [dict(fvu=left, tokens_per_cpu_second=speed) for left, speed in seen]
+    assert fastest(rows, 0.2) is rows[1]
+    assert fastest(rows, 0.19) is rows[0]
+    assert fastest(rows, 1.0) is rows[3]
+    assert fastest(rows, 0.05) is None and fastest([], 1.0) is None
 
 
 @pytest.mark.parametrize("start", [(128, 0.003), (512, 0.003), (4096, 0.024), (1024, 0.006)])
