@@ -78,6 +78,8 @@ def every_pair():
 @pytest.mark.parametrize("kind, objective", every_pair())
 def test_a_run_that_stops_twice_ends_like_one_that_never_did(tmp_path, kind, objective):
     r = how(kind, objective=objective, prefixes=(10,) if kind in ("sae", "clt") else ())
+    too_many = (kind, objective) != ("tied", "relu")  # which would not reach its k in these steps
+    r = replace(r, n_features=160) if too_many else r  # of 30 directions: some die, whatever rounds
     whole_folder, parts_folder = tmp_path / "whole", tmp_path / "parts"
 
     def stopped_at(n):
@@ -87,7 +89,7 @@ def test_a_run_that_stops_twice_ends_like_one_that_never_did(tmp_path, kind, obj
     refused(lambda: stopped_at(65), "until step 60 ")
     refused(lambda: stopped_at(97), "until step 90 ")
     assert state(run(kind, r, folder=parts_folder, every=30)) == state(whole)
-    assert whole.revived > 0
+    assert whole.revived > 0 or not too_many
     again = fit(iter(()), r, named(kind), folder=parts_folder)  # complete: asks for no batch
     assert state(again) == state(whole)
     for folder in (parts_folder, whole_folder):
