@@ -95,7 +95,7 @@ def memory_of(call: Callable[[], Any]) -> float | None:  # MiB
         return None
 
 # %% ../../nbs/00_core/04a_trials.ipynb #3a692e75
-WAYS = ((1, 0), (-1, 0), (0, 1), (0, -1))  # twice and half the batch, twice and half the rate
+WAYS = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, -1), (1, 1))  # powers of two of batch and rate
 
 
 def climb(

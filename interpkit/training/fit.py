@@ -48,20 +48,20 @@ def on_device(batch: Sides, device) -> Sides:
     return [x.to(device) for x in sources], [y.to(device) for y in targets]
 
 # %% ../../nbs/05_training/04_fit.ipynb #77808e00
-def enough(batch: Sides) -> int:
-    "How many tokens set the scale, for batches like this one."
+def enough(batch: Sides, n_features: int) -> int:
+    "How many tokens a training starts from, for batches like this one."
     sources, _ = batch
     width = max(x.shape[1] for x in sources)
-    return min(16_384, max(16_384 // len(sources), 4 * width))
+    return min(16_384, max(4096 // len(sources), 4 * width, n_features))
 
 # %% ../../nbs/05_training/04_fit.ipynb #263055bd
-def read_ahead(batches: Iterator[Sides], most: int) -> list[Sides]:
-    "The first batches: as many as set the scale, but no more than `most`."
+def read_ahead(batches: Iterator[Sides], recipe: Recipe) -> list[Sides]:
+    "The first batches: as many as a training starts from, but not more than it takes."
     ahead, n_tokens = [], 0
-    for batch in islice(batches, most):
+    for batch in islice(batches, recipe.steps):
         ahead.append(batch)
         n_tokens += len(batch[0][0])
-        if n_tokens >= enough(ahead[0]):
+        if n_tokens >= enough(ahead[0], recipe.n_features):
             break
     return ahead
 
@@ -77,7 +77,7 @@ def begun(
     batches: Iterator[Sides], recipe: Recipe, site, device
 ) -> tuple[Trainer, Iterator[Sides]]:
     "A new trainer, and all batches from the first on."
-    ahead = read_ahead(batches, recipe.steps)
+    ahead = read_ahead(batches, recipe)
     if not ahead:
         raise invalid(f"activations at {site}", "none", "pass rows that have tokens")
     counts = {(len(sources), len(targets)) for sources, targets in ahead}
@@ -92,6 +92,7 @@ def begun(
         [torch.cat(parts).to(device) for parts in zip(*side, strict=True)]
         for side in zip(*ahead, strict=True)
     )
+    del ahead  # the same once more
     trainer = Trainer(recipe, sources, targets, site=site)
     first = zip(split(sources, sizes), split(targets, sizes), strict=True)
     return trainer, chain(first, batches)

@@ -117,23 +117,23 @@ def looks_for_dead(self: Recipe, step: int) -> bool:
 
 # %% ../../nbs/05_training/00_recipe.ipynb #916ac881
 def default_batch_size(tokens: int, n_features: int) -> int:
-    "A power of two from 256 to 4,096: about 4,000 steps, and at least a sixteenth of the features."
+    "A power of two from 128 to 4,096: about 4,000 steps, and at least a sixteenth of the features."
     wanted = max(tokens / 4000, n_features / 16)
-    return 2 ** min(max(round(math.log2(wanted)), 8), 12)
+    return 2 ** min(max(round(math.log2(wanted)), 7), 12)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #8ac702b7
 def default_lr(tokens: int, batch_size: int, n_features: int) -> float:
     "Larger for large batches, smaller for many steps and many features."
     by_batch = 0.01 * (batch_size / 256) ** (5 / 6) * (256_000 / tokens) ** (1 / 3)
-    return min(by_batch, 0.02) * min(1.0, 2048 / n_features)
+    return min(by_batch, 0.012) * min(1.0, 2048 / n_features)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #50c36be1
 def recipe(
     n_features: int,  # per source
     k: int,  # active features per token and source
     tokens: int,
-    batch_size: int | None = None,  # default: 256 to 4,096 tokens
-    lr: float | None = None,  # default: 0.02 at most, see `default_lr`
+    batch_size: int | None = None,  # default: 128 to 4,096 tokens
+    lr: float | None = None,  # default: 0.012 at most, see `default_lr`
     seed: int = 0,
     stored: int | None = None,  # how many tokens there are: no batch is larger
     **options,  # of a `Recipe`: objective, prefixes, tied, skip, ...
