@@ -194,7 +194,8 @@ def first_parameters(
 ) -> tuple[Parameters, list[float]]:
     "Parameters at the start, and for each source the threshold with k active features per token."
     p = Parameters(shape, device=y.device)
-    n, at_once = min(len(y), 2048), min(len(y), max(2**18 // recipe.n_features, 64))
+    n = min(len(y), 2048)
+    at_once = min(n, max(2**18 // recipe.n_features, 64))
     made = torch.zeros(at_once, y.shape[1], device=y.device)
     thresholds = []
     for i, (x, scale) in enumerate(zip(xs, scales, strict=True)):
