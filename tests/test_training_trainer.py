@@ -132,6 +132,15 @@ def test_whitening_makes_large_directions_alike_and_leaves_small_ones_small():
     assert float(white.square().mean()) == pytest.approx(1, abs=1e-3)
 
 
+def test_first_tokens_that_are_all_alike_do_not_set_the_start():
+    "A tenth of the tokens, at the beginning of the stream, are one and the same."
+    x = torch.randn(4096, D, generator=torch.Generator().manual_seed(0))
+    alike = torch.cat([x.mean(0).expand(400, D), x[400:]])
+    r = recipe(4096, 8, 40_000)  # 64 tokens at a time
+    usual, other = (Trainer(r, [acts]).threshold[0] for acts in (x, alike))
+    assert 0.8 < other / usual < 1.25
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
 def test_the_fold_is_exact(scale):
     t = fit(stream(60, 128, scale=scale), short())

@@ -153,18 +153,13 @@ def mean_targets(
     white: Tensor,  # [n, d]
     W_enc: Tensor,  # [F, d]
     threshold: float,
-    y: Tensor,  # [tokens, row]
-    picked: Tensor,  # [F] the token that each feature was made from
+    y: Tensor,  # [n, row]
     at_once: int,  # tokens
 ) -> Tensor:  # [F, row]
-    "The direction of the targets where a feature fires; of its own token where it never does."
+    "The mean direction of the targets where a feature fires; zeros where it never does."
     rows = y.new_zeros(len(W_enc), y.shape[1])
-    fires = torch.zeros(len(W_enc), dtype=torch.bool, device=y.device)
-    for part, target in zip(white.split(at_once), y[: len(white)].split(at_once), strict=True):
-        values = active_values(part, W_enc, threshold)
-        rows.addmm_(values.T, target)
-        fires |= values.any(0)
-    rows[~fires] = y[picked[~fires]]
+    for part, target in zip(white.split(at_once), y.split(at_once), strict=True):
+        rows.addmm_(active_values(part, W_enc, threshold).T, target)
     return unit(rows)
 
 # %% ../../nbs/05_training/01a_start.ipynb #8b41de6f
@@ -194,22 +189,25 @@ def first_parameters(
 ) -> tuple[Parameters, list[float]]:
     "Parameters at the start, and for each source the threshold with k active features per token."
     p = Parameters(shape, device=y.device)
-    n = min(len(y), 2048)
-    at_once = min(n, max(2**18 // recipe.n_features, 64))
+    some = torch.randperm(len(y), generator=random)[:2048].to(y.device)  # the first may be alike
+    at_once = min(len(some), max(2**18 // recipe.n_features, 64))
     made = torch.zeros(at_once, y.shape[1], device=y.device)
     thresholds = []
     for i, (x, scale) in enumerate(zip(xs, scales, strict=True)):
         rows, picked = first_directions(x, scale, recipe, random)
-        W_enc, white = unit(rows @ scale.whitening), x[:n] @ scale.whitening
+        W_enc, white = unit(rows @ scale.whitening), x[some] @ scale.whitening
         threshold = threshold_for(white[:at_once] @ W_enc.T, recipe.k)
         if not same:
             target = shape.part(y, i)
-            rows = mean_targets(white, W_enc, threshold, target, picked, at_once)
+            rows = mean_targets(white, W_enc, threshold, target[some], at_once)
+            never = ~rows.any(1)
+            rows[never] = unit(target[picked[never]])
         p.W_enc[i].copy_(W_enc)
         p.W_dec[i].copy_(rows)
         shape.add(made, i, active_values(white[:at_once], W_enc, threshold) @ p.W_dec[i])
         thresholds.append(threshold)
-    explained = float((made * y[:at_once]).sum() / made.square().sum().clamp(min=1e-20))
+    aim = y[some[:at_once]]
+    explained = float((made * aim).sum() / made.square().sum().clamp(min=1e-20))
     size = max(explained, 1e-3)
     for W in p.W_enc:
         W.mul_(size)
