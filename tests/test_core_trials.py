@@ -55,6 +55,20 @@ def test_a_bound_is_never_crossed_and_is_said(wanted, bound):
     assert all(128 <= r["batch"] <= 4096 for r in rows)
 
 
+def test_a_start_where_all_diverge_goes_down_to_a_rate_that_does_not():
+    def measure(batch, lr):
+        return dict(fvu=abs(math.log2(lr / 1e-4)) if lr < 4e-4 else None)
+
+    best, _ = climb(measure, 512, 0.0032)
+    assert best["lr"] == pytest.approx(1e-4)
+    assert climb(lambda batch, lr: dict(fvu=None), 512, 0.0032)[0]["fvu"] is None
+
+
+@pytest.mark.parametrize("order", [(0.2, 0.1, math.nan), (math.nan, 0.2, 0.1)])
+def test_a_median_with_a_nan_is_none(order):
+    assert middle([dict(fvu=x) for x in order], "fvu") is None
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_what_diverged_is_never_best(value):
     def cliff(batch, lr):

@@ -8,8 +8,11 @@ from helpers import refused
 from small_wirings import SPECS, made, mlps, spec
 
 from interpkit.adapt.mapped import parts_of, untied
+from interpkit.core.errors import ExitCode
 from interpkit.dictionary.weights import unit_rows
+from interpkit.training.checkpoint import keep
 from interpkit.training.continued import Continued
+from interpkit.training.fit import fit
 from interpkit.training.recipe import Recipe
 
 ALIKE = {
@@ -92,3 +95,32 @@ def test_sources_of_other_sizes_and_tied_decoders_are_refused():
     refused(lambda: begun(uneven, activations(uneven)), "features", code=64)
     tied = made(ALIKE["tied clt"]())
     refused(lambda: begun(tied, activations(tied)), "decoder for each target", code=64)
+
+
+def test_a_dictionary_without_thresholds_keeps_its_number_of_active_features():
+    "A ReLU's thresholds are 0: no factor moves them, so they begin at a small one."
+    directions = torch.randn(160, 32, generator=torch.Generator().manual_seed(9))
+    g = torch.Generator().manual_seed(0)
+    drawn = (torch.rand(300, 64, 160, generator=g) for _ in range(2))
+    batches = list(((next(drawn) < 0.03) * next(drawn)) @ directions)
+    all_of_them = torch.cat(batches)
+    how = Recipe(128, 6, 300 * 64, 64, 4e-3, objective="relu")
+    (weights,) = fit(batches, how).weights()
+    assert not weights.threshold.any()
+
+    def l0(w):
+        return float((w.encode(all_of_them) > 0).sum(1).float().mean())
+
+    k = l0(weights)
+    trainer = Continued(replace(how, lr=1e-3), [weights], [k], [all_of_them])
+    for i, batch in enumerate(batches):
+        trainer.step([batch])
+        if i % 50 == 49:
+            assert 0.7 < l0(trainer.weights()[0]) / k < 1.4
+
+
+def test_a_continued_training_keeps_no_checkpoint(tmp_path):
+    (part,) = parts_of(untied(made(ALIKE["sae"]())))[:1]
+    trainer, *_ = begun(part, activations(part))
+    refused(lambda: keep(trainer, tmp_path / "kept"), "a Continued", code=ExitCode.BAD_PARAMETERS)
+    assert not (tmp_path / "kept").exists()

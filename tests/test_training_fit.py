@@ -36,7 +36,7 @@ from small_trainings import (
 )
 
 from interpkit.core import artefacts
-from interpkit.core.errors import InterpkitError
+from interpkit.core.errors import ExitCode, InterpkitError
 from interpkit.core.files import read_json
 from interpkit.training import checkpoint, watch
 from interpkit.training import trainer as stepping
@@ -49,7 +49,7 @@ from interpkit.training.complaints import (
     stop_where_collapsed,
 )
 from interpkit.training.fit import fit
-from interpkit.training.recipe import OBJECTIVES, Recipe
+from interpkit.training.recipe import OBJECTIVES, Recipe, recipe
 from interpkit.training.trainer import Trainer
 from interpkit.training.watch import Watch, curves, line
 
@@ -63,6 +63,48 @@ def last_good(folder, error, kind="sae", step=None, **options) -> Trainer:
     assert torch.isfinite(t.p.flat).all()
     assert all(torch.isfinite(w.W_enc).all() for w in t.weights())
     return t
+
+
+# what comes in
+
+
+@pytest.mark.parametrize(
+    "spoilt, words",
+    [
+        (lambda x: x[:0], "shapes [0, 12]"),
+        (lambda x: x.view(4, -1, 12), "shapes [4, 70, 12]"),
+        (lambda x: x[:, :5], "of widths [12]"),
+    ],
+)
+@pytest.mark.parametrize("at", [1, 80])
+def test_a_batch_of_another_form_is_refused_in_words(spoilt, words, at):
+    stream = (spoilt(x[0]) if i == at else x[0] for i, (x, _) in enumerate(batches()))
+    with pytest.raises(InterpkitError) as caught:
+        fit(stream, how())
+    assert words in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("form", [torch.float16, torch.bfloat16, torch.float64, "gradients"])
+def test_activations_of_any_precision_are_read_in_32_bits(form):
+    def given():
+        for (x,), _ in batches(steps=6):
+            yield x.clone().requires_grad_() if form == "gradients" else x.to(form)
+
+    whole = [x.detach().float() for x in given()]
+    assert state(fit(given(), how(steps=6))) == state(fit(whole, how(steps=6)))
+
+
+def test_targets_of_two_widths_are_refused_before_a_step():
+    x = torch.randn(SIZE, 8)
+    pair = [x, x], [x[:, :6], x[:, :3]]
+    refused(lambda: fit([pair] * STEPS, how("clt")), "6, 3", code=ExitCode.BAD_PARAMETERS)
+
+
+@pytest.mark.parametrize("bad", [dict(n_features=0), dict(k=1.5), dict(batch_size=-5)])
+def test_sizes_that_are_no_numbers_of_things_are_refused(bad):
+    (name,) = bad
+    sizes = dict(n_features=16, k=2, tokens=1000) | bad
+    refused(lambda: recipe(**sizes), f"{name}={bad[name]}", code=ExitCode.BAD_PARAMETERS)
 
 
 # going on

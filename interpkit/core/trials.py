@@ -123,6 +123,9 @@ def climb(
 
     best, ways = (0, 0), list(WAYS)
     least = score(best)
+    while least == math.inf and best[1] > -6:  # a rate that is too high for all is lowered first
+        best = (0, best[1] - 1)
+        least = score(best)
     while True:
         around = [(w, (best[0] + w[0], best[1] + w[1])) for w in ways]
         new = [(w, at) for w, at in around if at not in rows and low <= size(at) <= high]
@@ -153,9 +156,9 @@ def figure(value: float, digits: int = 4) -> float:
 
 
 def middle(rows: Sequence[dict], key: str) -> float | None:
-    "The median over rows; None where one of them has no such number."
+    "The median over rows; None where one of them has no such number, or none that is finite."
     values = [row.get(key) for row in rows]
-    known = [v for v in values if v is not None]
+    known = [v for v in values if v is not None and math.isfinite(v)]
     return median(known) if known and len(known) == len(values) else None
 
 

@@ -273,14 +273,16 @@ def _epochs(
         epoch += 1
 
 # %% ../../nbs/02_data/03a_store.ipynb #f513c120
-def check_batches(batch_size: int, epochs: int | None):
-    "Refuse batches without tokens and epochs that are none."
+def check_batches(batch_size: int, epochs: int | None, tokens: int | None = None):
+    "Refuse batches without tokens, epochs that are none and parts of a token."
     if batch_size < 1 or (epochs is not None and epochs < 1):
         raise bad_parameter(
             "batch_size >= 1 and epochs >= 1 (None: without end)",
             f"batch_size={batch_size}, epochs={epochs}",
             "batch_size=2048",
         )
+    if tokens is not None and (tokens < 1 or tokens != int(tokens)):
+        raise bad_parameter("a whole number of tokens, or None", f"tokens={tokens}", "tokens=2048")
 
 # %% ../../nbs/02_data/03a_store.ipynb #d3328da8
 def _check_tokens(name: str, have: int, epochs: int | None, tokens: int | None):
@@ -361,7 +363,7 @@ def batches(
     Raises at once (exit code 65) where `epochs` hold fewer than `tokens`.
     """
     name = self._name(site)
-    check_batches(batch_size, epochs)
+    check_batches(batch_size, epochs, tokens)
     _check_tokens(name, self.tokens(name), epochs, tokens)
     blocks = self._epochs(name, np.random.default_rng(seed), epochs)
     return self._batches(name, batch_size, blocks, tokens)

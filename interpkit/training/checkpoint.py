@@ -102,6 +102,9 @@ def keep(trainer: Trainer, folder: Path, data: str = ""):
     "Write a trainer as a folder, in place of what stood there; `data` is a digest of its batches."
     from safetensors.torch import save_file  # only where a checkpoint is written
 
+    if type(trainer) is not Trainer:  # it would go on as another
+        given = f"a {type(trainer).__name__}"
+        raise bad_parameter("a Trainer", given, "keep its `weights()` as a dictionary")
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in tensors_of(trainer).items()}
     state = dict(
         format=1,

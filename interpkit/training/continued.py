@@ -107,9 +107,14 @@ class Continued(Trainer):
         for i, (w, scale) in enumerate(zip(weights, self.scales, strict=True)):
             each = _put(p, i, w.map(lambda t: t.to(p.flat)), scale, self.outs[i:])
             above = each[each > 0]
-            usual = max(float(above.median()) if len(above) else 0.0, 1e-6)
+            if len(above):
+                usual = float(above.median())
+                relative = torch.where(each > 0, each / usual, 0.01)
+            else:  # a tenth of an encoder, which a factor can move
+                usual = 0.1 * float(p.W_enc[i].norm(dim=1).median())
+                relative = torch.ones_like(each)
             self.threshold.append(usual)
-            self.relative.append(torch.where(each > 0, each / usual, 1e-6))
+            self.relative.append(relative)
         self.own(p)
 
     def limit(self, i: int) -> Tensor:  # [F]

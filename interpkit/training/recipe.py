@@ -117,7 +117,7 @@ def looks_for_dead(self: Recipe, step: int) -> bool:
 
 # %% ../../nbs/05_training/00_recipe.ipynb #916ac881
 def default_batch_size(tokens: int, n_features: int) -> int:
-    "A power of two from 128 to 4,096: about 4,000 steps, and at least a sixteenth of the features."
+    "A power of two from 128 to 4,096: about 4,000 steps, or about a sixteenth of the features."
     wanted = max(tokens / 4000, n_features / 16)
     return 2 ** min(max(round(math.log2(wanted)), 7), 12)
 
@@ -139,9 +139,13 @@ def recipe(
     **options,  # of a `Recipe`: objective, prefixes, tied, skip, ...
 ) -> Recipe:
     "A recipe in which batch size and learning rate are chosen where they are left out."
+    numbers = dict(n_features=n_features, k=k, tokens=tokens, batch_size=batch_size)
+    for name, x in numbers.items():
+        if x is not None and (x < 1 or x != int(x)):
+            raise bad_parameter("whole numbers, 1 or more", f"{name}={x}", "leave out batch_size")
     if batch_size is None:
         batch_size = default_batch_size(tokens, n_features)
-    batch_size = min(batch_size, stored or batch_size, max(tokens, 1))
+    batch_size = min(batch_size, stored or batch_size, tokens)
     if lr is None:
-        lr = default_lr(max(tokens, 1), batch_size, n_features)
+        lr = default_lr(tokens, batch_size, n_features)
     return Recipe(n_features, k, tokens, batch_size, lr, seed, **options)
