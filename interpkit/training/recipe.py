@@ -125,7 +125,8 @@ def default_batch_size(tokens: int, n_features: int) -> int:
 def default_lr(tokens: int, batch_size: int, n_features: int) -> float:
     "Larger for large batches, smaller for many steps and many features."
     by_batch = 0.01 * (batch_size / 256) ** (5 / 6) * (256_000 / tokens) ** (1 / 3)
-    return min(by_batch, 0.012) * min(1.0, 2048 / n_features)
+    most = min(0.012 * max(batch_size / 256, 1), 0.02)
+    return min(by_batch, most) * min(1.0, 2048 / n_features)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #50c36be1
 def recipe(
@@ -133,7 +134,7 @@ def recipe(
     k: int,  # active features per token and source
     tokens: int,
     batch_size: int | None = None,  # default: 128 to 4,096 tokens
-    lr: float | None = None,  # default: 0.012 at most, see `default_lr`
+    lr: float | None = None,  # default: 0.02 at most, see `default_lr`
     seed: int = 0,
     stored: int | None = None,  # how many tokens there are: no batch is larger
     **options,  # of a `Recipe`: objective, prefixes, tied, skip, ...

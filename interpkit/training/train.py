@@ -222,7 +222,7 @@ def train_dictionary(
     k: int | None = None,  # active features per token and site; default width / 5, from 8 to 32
     tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
     batch_size: int | None = None,  # default: from 128 to 4,096 tokens, see `recipe`
-    lr: float | None = None,  # default: 0.012 at most, see `default_lr`
+    lr: float | None = None,  # default: 0.02 at most, see `default_lr`
     seed: int = 0,  # of all draws
     store: Path | None = None,  # keeps activations and checkpoints; default: a temporary folder
     progress: Callable | None = None,  # called with the number of tokens of a batch
