@@ -15,6 +15,7 @@ from interpkit.core.trials import (
     chosen,
     climb,
     fastest,
+    is_sound,
     middle,
     over,
     summed_up,
@@ -62,6 +63,16 @@ def test_a_start_where_all_diverge_goes_down_to_a_rate_that_does_not():
     best, _ = climb(measure, 512, 0.0032)
     assert best["lr"] == pytest.approx(1e-4)
     assert climb(lambda batch, lr: dict(fvu=None), 512, 0.0032)[0]["fvu"] is None
+
+
+@pytest.mark.parametrize("key", ["fvu", "dead_share", "l0"])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_what_was_not_measured_is_not_sound(key, value):
+    row = dict(fvu=0.1, dead_share=0.05, l0=31.5)
+    assert is_sound(row, 32)
+    assert not is_sound(row | {key: value}, 32)
+    assert not is_sound(row | dict(l0=33), 32)
+    assert not is_sound(row | dict(dead_share=0.06), 32)
 
 
 @pytest.mark.parametrize("order", [(0.2, 0.1, math.nan), (math.nan, 0.2, 0.1)])

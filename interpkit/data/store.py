@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.artefacts import check_artefact, read_manifest
-from ..core.errors import bad_parameter, invalid, nearest
+from ..core.errors import bad_parameter, invalid, nearest, whole_or_none
 from ..core.files import read_json, remove_leftovers, write_json
 from interpkit.data.shards import (
     DTYPES,
@@ -281,8 +281,7 @@ def check_batches(batch_size: int, epochs: int | None, tokens: int | None = None
             f"batch_size={batch_size}, epochs={epochs}",
             "batch_size=2048",
         )
-    if tokens is not None and (tokens < 1 or tokens != int(tokens)):
-        raise bad_parameter("a whole number of tokens, or None", f"tokens={tokens}", "tokens=2048")
+    whole_or_none("tokens", tokens, 1)
 
 # %% ../../nbs/02_data/03a_store.ipynb #d3328da8
 def _check_tokens(name: str, have: int, epochs: int | None, tokens: int | None):

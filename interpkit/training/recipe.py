@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastcore.basics import patch
 
-from ..core.errors import bad_parameter, nearest
+from ..core.errors import bad_parameter, nearest, whole, whole_or_none
 
 # %% ../../nbs/05_training/00_recipe.ipynb #b9e914da
 OBJECTIVES = ("batchtopk", "topk", "relu", "jumprelu")
@@ -140,10 +140,8 @@ def recipe(
     **options,  # of a `Recipe`: objective, prefixes, tied, skip, ...
 ) -> Recipe:
     "A recipe in which batch size and learning rate are chosen where they are left out."
-    numbers = dict(n_features=n_features, k=k, tokens=tokens, batch_size=batch_size)
-    for name, x in numbers.items():
-        if x is not None and (x < 1 or x != int(x)):
-            raise bad_parameter("whole numbers, 1 or more", f"{name}={x}", "leave out batch_size")
+    n_features, k = whole("n_features", n_features, 1), whole("k", k, 1)
+    tokens, batch_size = whole("tokens", tokens, 1), whole_or_none("batch_size", batch_size, 1)
     if batch_size is None:
         batch_size = default_batch_size(tokens, n_features)
     batch_size = min(batch_size, stored or batch_size, tokens)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..core.calls import at_the_door
 from ..core.digests import digest_json
+from ..core.errors import whole
 from ..data.checksets import check_digest
 from ..data.seen import row_hashes, sketch
 from ..data.store import ActivationStore
@@ -39,7 +40,6 @@ from interpkit.training.asked import (
     check_wiring_options,
     held_out,
     sizes_asked,
-    whole,
 )
 from .finish import calibrate
 from .finish import finish as on_the_task
