@@ -116,7 +116,7 @@ def test_a_dictionary_without_thresholds_keeps_its_number_of_active_features():
     for i, batch in enumerate(batches):
         trainer.step([batch])
         if i % 50 == 49:
-            assert 0.7 < l0(trainer.weights()[0]) / k < 1.4
+            assert 0.6 < l0(trainer.weights()[0]) / k < 1.7  # .97 to 1.31 over seeds; 2.9 without
 
 
 def test_a_continued_training_keeps_no_checkpoint(tmp_path):

@@ -138,7 +138,7 @@ def test_first_tokens_that_are_all_alike_do_not_set_the_start():
     alike = torch.cat([x.mean(0).expand(400, D), x[400:]])
     r = recipe(4096, 8, 40_000)  # 64 tokens at a time
     usual, other = (Trainer(r, [acts]).threshold[0] for acts in (x, alike))
-    assert 0.8 < other / usual < 1.25
+    assert 0.7 < other / usual < 1.4  # .88 to .99 over seeds
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
