@@ -119,10 +119,10 @@ def rebuilt_by_weights(
 # %% ../../nbs/05_training/03b_complaints.ipynb #1752be9a
 def check_fold(
     trainer: Trainer,
-    sources: list[Tensor],  # per source [B, d]: a batch, of which 256 tokens are looked at
+    sources: list[Tensor],  # per source [B, d]: a batch, of which 64 tokens are looked at
 ):
     "Raise (exit code 65) where weights are not finite, or rebuild otherwise than the trainer."
-    xs = [x[:256] for x in sources]
+    xs = [x[:64] for x in sources]
     by_trainer = rebuilt_by_trainer(trainer, xs)
     by_weights = rebuilt_by_weights(trainer.weights(), [x.cpu().float() for x in xs])
     for i, scale in enumerate(trainer.outs):

@@ -64,7 +64,7 @@ def enough(batch: Sides, n_features: int) -> int:
     "How many tokens a training starts from, for batches like this one."
     sources, _ = batch
     width = max(x.shape[1] for x in sources)
-    return min(16_384, max(4096 // len(sources), 4 * width, n_features))
+    return min(16_384, max(2048 // len(sources), 4 * width, n_features))
 
 # %% ../../nbs/05_training/04_fit.ipynb #263055bd
 def read_ahead(batches: Iterator[Sides], recipe: Recipe) -> list[Sides]:

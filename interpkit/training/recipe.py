@@ -58,6 +58,8 @@ class Recipe:
     skip: bool = False  # a dense product from each source to its own target beside the features
     warm_up: float = 0.05  # share of the steps
     decay: float = 0.6  # share of the steps, linear to zero
+    denser: float = 1.5  # active features at the start over k, falling to k
+    denser_until: float = 0.3  # share of the steps
     whitened: float = 0.8  # whitening of first directions: 0 data points, 1 all directions alike
     revive_every: float = 0.01  # share of the steps between two looks for dead features
     revive_until: float = 0.95  # share of the steps after which none is revived
@@ -99,6 +101,13 @@ def lr_at(self: Recipe, step: int) -> float:
     rising = (step + 1) / max(self.warm_up * self.steps, min(6, self.steps / 4), 1)
     falling = (self.steps - step) / max(self.decay * self.steps, 1)
     return self.lr * min(1, rising, falling)
+
+# %% ../../nbs/05_training/00_recipe.ipynb #3c7c46c0
+@patch
+def k_at(self: Recipe, step: int) -> float:
+    "How many features per token and source are active in a step, counted from 0."
+    to_go = max(0.0, 1 - step / max(self.denser_until * self.steps, 1))
+    return min(self.k * (1 + (self.denser - 1) * to_go), self.n_features)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #a1463ce2
 @patch(as_prop=True)

@@ -31,7 +31,7 @@ from interpkit.training.objectives import (
     topk_thresholds,
 )
 from .recipe import Recipe
-from .start import centred_batch, first_parameters, scales_of, unit
+from .start import centred_batch, first_parameters, scales_of, unit_
 
 # %% ../../nbs/05_training/02_trainer.ipynb #2677ff3c
 def source_names(site: str, n: int) -> list[str]:
@@ -117,15 +117,14 @@ class Trainer:
         self.random = torch.Generator().manual_seed(recipe.seed)
         self.scales, self.outs = scales_of(sources, targets, names, recipe.tied)
         self.whitening = [scale.whitening for scale in self.scales]  # per source [d, d]
-        xs, y = centred_batch(sources, targets, self.scales, self.outs)
         p, thresholds = first_parameters(
-            xs, y, self.scales, self.shape, recipe, self.random, self.same
+            sources, targets, self.scales, self.outs, self.shape, recipe, self.random
         )
-        self.silent = torch.zeros(
-            len(xs), recipe.n_features, dtype=torch.int64, device=y.device
-        )  # tokens since each feature fired
+        shape = (len(sources), recipe.n_features)
+        # tokens since each feature fired
+        self.silent = torch.zeros(shape, dtype=torch.int64, device=p.flat.device)
         self.threshold, self.penalty = begin(recipe, p, thresholds)  # per source
-        self.l0 = [float(recipe.k)] * len(xs)  # per source: a running mean
+        self.l0 = [float(recipe.k)] * len(sources)  # per source: a running mean
         self.fvu = 1.0  # the unexplained share: a running mean
         self.loss = 1.0  # the unexplained share of the last batch
         self.revived = 0  # features so far
@@ -184,7 +183,7 @@ def of_each_token(
     pre: Tensor,  # [part of the tokens, F]
 ) -> Tensor:  # [part, 1]
     "What each token's pre-activations have to be above, where it keeps its k largest."
-    each = topk_thresholds(pre, self.recipe.k)
+    each = topk_thresholds(pre, round(self.recipe.k_at(self.taken)))
     self.threshold[i] += 0.1 * (float(each.mean()) - self.threshold[i])
     return each
 
@@ -216,7 +215,7 @@ def learn_thresholds(
 @patch
 def follow_k(self: Trainer, i: int, l0: float):
     "Move the threshold of source i, or its penalty, towards k active features."
-    objective, k = self.recipe.objective, self.recipe.k
+    objective, k = self.recipe.objective, self.recipe.k_at(self.taken)
     if objective == "batchtopk":
         self.threshold[i] = next_threshold(self.threshold[i], l0, k)
     if objective == "jumprelu":
@@ -293,9 +292,9 @@ def revive(
         return
     badly = error.square().sum(1).cpu() + 1e-12
     token = torch.multinomial(badly, len(dead), generator=self.random).to(dead.device)
-    missing = unit(-error[token])
+    missing = unit_(-error[token])
     direction = missing @ self.whitening[i] if self.same else white[token]
-    encoder = unit(direction) * self.usual_length(i)
+    encoder = unit_(direction) * self.usual_length(i)
     often = min(max(int(len(white) * recipe.k / recipe.n_features), 1), len(white))
     least = (white @ encoder.T).topk(often, 0).values[-1]  # it fires above this
     threshold = self.threshold[i]
@@ -348,7 +347,8 @@ def step(
     l0 = [len(values.value) / len(y) for values in active]
     penalty = None
     if recipe.objective == "relu":
-        penalty = [pressure(p, x, recipe.k) for p, x in zip(self.penalty, l0, strict=True)]
+        k = recipe.k_at(self.taken)
+        penalty = [pressure(p, x, k) for p, x in zip(self.penalty, l0, strict=True)]
     error, slopes = gradients(self.p, self.grad, y, white, active, recipe.prefixes, penalty)
     if recipe.objective == "jumprelu":
         self.learn_thresholds(active, slopes, len(y))
@@ -361,7 +361,7 @@ def folded(self: Trainer, i: int) -> SiteWeights:
     "The weights of source i for the model's own activations."
     p, scale, own = self.p, self.scales[i], self.outs[i]
     ratio = own.size / scale.size
-    W_enc = (self.whitening[i] @ p.W_enc[i].T) * ratio
+    W_enc = (self.whitening[i] @ p.W_enc[i].T).mul_(ratio)
     if p.log_threshold:
         threshold = p.log_threshold[i].exp()
     else:
