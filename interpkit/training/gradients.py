@@ -49,7 +49,7 @@ def part(
     "What source i sees of an error: its columns, summed over targets where it is tied."
     seen = rows[:, self.columns(i)]
     if self.tied and i < len(self.targets) - 1:
-        return seen.view(len(seen), -1, self.targets[i]).sum(1)
+        return seen.view(len(seen), len(self.targets) - i, self.targets[i]).sum(1)
     return seen.contiguous()
 
 # %% ../../nbs/05_training/01_gradients.ipynb #07fcef1e

@@ -106,6 +106,8 @@ def lr_at(self: Recipe, step: int) -> float:
 @patch
 def k_at(self: Recipe, step: int) -> float:
     "How many features per token and source are active in a step, counted from 0."
+    if self.objective == "relu":
+        return self.k
     to_go = max(0.0, 1 - step / max(self.denser_until * self.steps, 1))
     return min(self.k * (1 + (self.denser - 1) * to_go), self.n_features)
 

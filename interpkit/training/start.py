@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FAR', 'Scale', 'check_one_width', 'of_one_size', 'scales_of', 'centred_batch', 'unit_', 'threshold_for',
-           'active_values', 'mean_targets', 'first_directions', 'first_parameters']
+           'active_values', 'mean_targets_', 'first_directions', 'first_parameters']
 
 # %% ../../nbs/05_training/01a_start.ipynb #c8b93d34
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -158,17 +159,16 @@ def active_values(
     return pre.mul_(pre > threshold)
 
 
-def mean_targets(
-    white: Tensor,  # [n, d]
+def mean_targets_(
+    parts: Iterable[tuple[Tensor, Tensor]],  # a few tokens each: whitened [n, d], targets [n, row]
     W_enc: Tensor,  # [F, d]
     threshold: float,
-    y: Tensor,  # [n, row]
-    at_once: int,  # tokens
+    rows: Tensor,  # [F, row], where they are written
 ) -> Tensor:  # [F, row]
     "The mean direction of the targets where a feature fires; zeros where it never does."
-    rows = y.new_zeros(len(W_enc), y.shape[1])
-    for part, target in zip(white.split(at_once), y.split(at_once), strict=True):
-        rows.addmm_(active_values(part, W_enc, threshold).T, target)
+    rows.zero_()
+    for white, target in parts:
+        rows.addmm_(active_values(white, W_enc, threshold).T, target)
     return unit_(rows)
 
 # %% ../../nbs/05_training/01a_start.ipynb #8b41de6f
@@ -210,22 +210,24 @@ def first_parameters(
     p = Parameters(shape, device=sources[0].device)
     at_once = max(2**18 // recipe.n_features, 64)
     some = torch.randperm(len(sources[0]), generator=random)[:2048]  # the first may be alike
-    xs, y = centred(some[: None if targets else at_once].to(p.flat.device))
-    aim = y[:at_once]
+    parts = some.to(p.flat.device).split(at_once)
+    xs, aim = centred(parts[0])
     made = torch.zeros_like(aim)
     thresholds = []
     for i, (x, scale) in enumerate(zip(xs, scales, strict=True)):
-        rows = torch.empty_like(p.W_enc[i]) if targets else p.W_dec[i]
-        picked = first_directions(sources[i], scale, rows, recipe.whitened, random)
-        W_enc = unit_(torch.mm(rows, scale.whitening, out=p.W_enc[i]))
-        white = x @ scale.whitening
-        threshold = threshold_for(white[:at_once] @ W_enc.T, recipe.k_at(0))
+        whitening, rows = scale.whitening, p.W_dec[i]  # what an SAE reads it writes
         if targets:
-            rows = mean_targets(white, W_enc, threshold, shape.part(y, i), at_once)
-            never = ~rows.any(1)
-            rows[never] = unit_(shape.part(centred(picked[never])[1], i))
-            p.W_dec[i].copy_(rows)
-        shape.add(made, i, active_values(white[:at_once], W_enc, threshold) @ p.W_dec[i])
+            rows = torch.empty_like(p.W_enc[i])
+        picked = first_directions(sources[i], scale, rows, recipe.whitened, random)
+        W_enc, white = unit_(torch.mm(rows, whitening, out=p.W_enc[i])), x @ whitening
+        threshold = threshold_for(white @ W_enc.T, recipe.k_at(0))
+        if targets:
+            each = map(centred, parts)
+            each = ((x[i] @ whitening, shape.part(y, i)) for x, y in each)
+            rows = mean_targets_(each, W_enc, threshold, p.W_dec[i])
+            for few in (~rows.any(1)).nonzero().view(-1).split(at_once):
+                rows[few] = unit_(shape.part(centred(picked[few])[1], i))
+        shape.add(made, i, active_values(white, W_enc, threshold) @ p.W_dec[i])
         thresholds.append(threshold)
     explained = float((made * aim).sum() / made.square().sum().clamp(min=1e-20))
     size = max(explained, 1e-3)
