@@ -1095,6 +1095,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'interpkit/data/store.py'),
                                       'interpkit.data.store._check_tokens': ('02_data/store.html#_check_tokens', 'interpkit/data/store.py'),
                                       'interpkit.data.store._cut': ('02_data/store.html#_cut', 'interpkit/data/store.py'),
+                                      'interpkit.data.store._fetched': ('02_data/store.html#_fetched', 'interpkit/data/store.py'),
                                       'interpkit.data.store._first_places': ('02_data/store.html#_first_places', 'interpkit/data/store.py'),
                                       'interpkit.data.store._problems': ('02_data/store.html#_problems', 'interpkit/data/store.py'),
                                       'interpkit.data.store._rows': ('02_data/store.html#_rows', 'interpkit/data/store.py'),

@@ -242,23 +242,18 @@ def _blocks(
 # %% ../../nbs/02_data/03a_store.ipynb #ea279389
 def _rows(
     parts: list[Tensor],  # [n, d] each
-    places: np.ndarray,  # int [m]
+    places: np.ndarray,  # int [m], shard after shard
 ) -> Tensor:  # [m, d]
     "The rows of shards at some places."
+    row = torch.from_numpy(places & (1 << ROWS) - 1)
     if len(parts) == 1:
-        return parts[0].index_select(0, torch.from_numpy(places))
-    shard = (places >> ROWS).astype(np.min_scalar_type(len(parts)))
-    order = np.argsort(shard, kind="stable")
-    counts = np.bincount(shard, minlength=len(parts)).tolist()
-    row = torch.from_numpy((places & (1 << ROWS) - 1)[order])
+        return parts[0].index_select(0, row)
+    ends = np.searchsorted(places >> ROWS, np.arange(len(parts) + 1)).tolist()
     fetched = parts[0].new_empty(len(places), parts[0].shape[1])
-    each = zip(parts, row.split(counts), fetched.split(counts), counts, strict=True)
-    for part, index, out, n in each:
-        if n:
-            torch.index_select(part, 0, index, out=out)
-    back = np.empty(len(order), int)
-    back[order] = np.arange(len(order))
-    return fetched.index_select(0, torch.from_numpy(back))
+    for part, begin, end in zip(parts, ends[:-1], ends[1:], strict=True):
+        if begin < end:
+            torch.index_select(part, 0, row[begin:end], out=fetched[begin:end])
+    return fetched
 
 # %% ../../nbs/02_data/03a_store.ipynb #9ca90011
 @patch
@@ -331,6 +326,22 @@ def _together(
     "How many batches are fetched at once: about FEW rows from each shard, at most half a BLOCK."
     return max(min(FEW * shards, BLOCK // 2) // batch_size, 1)
 
+# %% ../../nbs/02_data/03a_store.ipynb #033c0a99
+def _fetched(
+    parts: list[Tensor],  # [n, d] each
+    batches: list[np.ndarray],  # int [m] each: ascending places
+) -> Iterator[Tensor]:  # [m, d] each
+    "The rows of batches that are fetched together."
+    if len(batches) == 1:
+        yield _rows(parts, batches[0])
+        return
+    places = np.concatenate(batches)
+    order = np.argsort((places >> ROWS).astype(np.min_scalar_type(len(parts))), kind="stable")
+    rows, back = _rows(parts, places[order]), np.empty(len(order), int)
+    back[order] = np.arange(len(order))
+    for at in torch.from_numpy(back).split([len(batch) for batch in batches]):
+        yield rows.index_select(0, at)
+
 
 @patch
 def _batches(
@@ -344,7 +355,8 @@ def _batches(
     parts = self._parts(name)
     size = _together(len(parts), batch_size) * batch_size
     for places in _cut(blocks, size, tokens):
-        for batch in _rows(parts, places).split(batch_size):
+        cuts = range(batch_size, len(places), batch_size)
+        for batch in _fetched(parts, [np.sort(part) for part in np.split(places, cuts)]):
             yield batch.float()
 
 # %% ../../nbs/02_data/03a_store.ipynb #35e2f69b
