@@ -261,7 +261,9 @@ def test_a_feature_that_writes_to_three_layers_is_found_as_one(objective):
     cosine = (planted() @ w.W_dec.flatten(1).T).max(1).values
     # two instruction sets times three seeds: 0.917 to 0.941, and L0 off by up to 0.4 %
     assert cosine.mean() > 0.85
-    assert all(abs(x / 4 - 1) < 0.05 for x in clt(objective, 4).l0)
+    l0 = clt(objective, 4).l0  # what the three layers share
+    assert abs(sum(l0) / 3 / 4 - 1) < 0.05
+    assert l0[0] > l0[2]
 
 
 @SLOW

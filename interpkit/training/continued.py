@@ -121,9 +121,9 @@ class Continued(Trainer):
         "What pre-activations of source i have to be above."
         return self.relative[i] * self.threshold[i]
 
-    def follow_k(self, i: int, l0: float) -> None:
+    def follow_k(self, i: int, l0s: list[float]) -> None:
         "Move the thresholds of source i towards its own number of active features."
-        self.threshold[i] = next_threshold(self.threshold[i], l0, self.k[i])
+        self.threshold[i] = next_threshold(self.threshold[i], l0s[i], self.k[i])
 
     def folded(self, i: int) -> SiteWeights:
         "The weights of source i for the model's own activations."

@@ -95,6 +95,8 @@ def begin(
     thresholds: list[float],  # per source, at which k features are active
 ) -> tuple[list[float], list[float]]:
     "Thresholds and penalties of all sources at the start."
+    if recipe.shares:
+        thresholds = [sum(thresholds) / len(thresholds)] * len(thresholds)
     if recipe.objective == "jumprelu":
         for log_threshold, threshold in zip(p.log_threshold, thresholds, strict=True):
             log_threshold.fill_(math.log(threshold))

@@ -47,7 +47,7 @@ class Recipe:
     "How a dictionary is trained."
 
     n_features: int  # per source
-    k: int  # active features per token and source
+    k: int  # active features per token and source, on average: see `shares`
     tokens: int
     batch_size: int  # tokens per step
     lr: float  # largest learning rate, for rows of width 128: see `Adam`
@@ -110,6 +110,12 @@ def k_at(self: Recipe, step: int) -> float:
         return self.k
     to_go = max(0.0, 1 - step / max(self.denser_until * self.steps, 1))
     return min(self.k * (1 + (self.denser - 1) * to_go), self.n_features)
+
+# %% ../../nbs/05_training/00_recipe.ipynb #b7b4242a
+@patch(as_prop=True)
+def shares(self: Recipe) -> bool:
+    "Whether all sources have one threshold, or one factor on theirs, so that k is their mean."
+    return self.objective in ("batchtopk", "jumprelu")
 
 # %% ../../nbs/05_training/00_recipe.ipynb #a1463ce2
 @patch(as_prop=True)

@@ -41,7 +41,7 @@ from interpkit.training.asked import (
     held_out,
     sizes_asked,
 )
-from .finish import calibrate
+from .finish import calibrate, calibrate_together
 from .finish import finish as on_the_task
 from .fit import Sides, fit
 from .pairing import groups_of, wired
@@ -163,11 +163,14 @@ def calibrated(
     held: ActivationStore, groups: list[Group], trained: list[Trainer]
 ) -> tuple[SiteWeights, ...]:  # per source
     "What was learnt, with thresholds set on rows held out."
-    weights = []
+    weights: list[SiteWeights] = []
     for group, trainer in zip(groups, trained, strict=True):
-        for site, learnt in zip(group.sites, trainer.weights(), strict=True):
-            acts = held.read(site)[:20_000].float()
-            weights.append(calibrate(learnt, acts, group.recipe.k))
+        learnt, k = trainer.weights(), group.recipe.k
+        acts = [held.read(site)[:20_000].float() for site in group.sites]
+        if group.recipe.shares and len(learnt) > 1:
+            weights += calibrate_together(learnt, acts, k)
+        else:
+            weights += [calibrate(w, x, k) for w, x in zip(learnt, acts, strict=True)]
     return tuple(weights)
 
 # %% ../../nbs/05_training/07_train.ipynb #84a66c5c
@@ -219,7 +222,8 @@ def train_dictionary(
     | list
     | None = None,  # what is read; default: the release's sites, or what goes into its MLPs
     n_features: int | None = None,  # features per site; default 8 x width, at least 64
-    k: int | None = None,  # active features per token and site; default width / 5, from 8 to 32
+    k: int | None = None,  # active features per token and site, for a CLT the mean over its
+    # sites; default width / 5, from 8 to 32
     tokens: int = 2_000_000,  # tokens to train on, repeating the rows where they hold fewer
     batch_size: int | None = None,  # default: from 128 to 4,096 tokens, see `recipe`
     lr: float | None = None,  # default: 0.02 at most, see `default_lr`

@@ -213,9 +213,14 @@ def learn_thresholds(
 
 # %% ../../nbs/05_training/02_trainer.ipynb #7cbca410
 @patch
-def follow_k(self: Trainer, i: int, l0: float):
+def follow_k(
+    self: Trainer,
+    i: int,  # source
+    l0s: list[float],  # per source: active features per token of a batch
+):
     "Move the threshold of source i, or its penalty, towards k active features."
     objective, k = self.recipe.objective, self.recipe.k_at(self.taken)
+    l0 = sum(l0s) / len(l0s) if self.recipe.shares else l0s[i]
     if objective == "batchtopk":
         self.threshold[i] = next_threshold(self.threshold[i], l0, k)
     if objective == "jumprelu":
@@ -244,7 +249,7 @@ def follow(
     self.loss = loss
     share = max(1 / (self.taken + 1), min(1.0, 20 / recipe.steps))
     for i, x in enumerate(l0):
-        self.follow_k(i, x)
+        self.follow_k(i, l0)
         self.l0[i] += share * (x - self.l0[i])
     self.fvu += share * (loss - self.fvu)
 
