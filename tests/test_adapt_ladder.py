@@ -207,7 +207,7 @@ def test_a_budget_of_nothing_is_refused(name):
 
 
 def test_costs_are_known_before_and_kept():
-    new = small.fine_tuned(0.3)
+    new = small.fine_tuned(0.5)
     found = adapt(small.old(), new, small.trained(), traffic(), budget=Budget(3600, tokens=500))
     told = {r.step: r.refused for r in found.rungs}
     assert "tokens, 500 are allowed" in told["polish"] and "500 are allowed" in told["retrain"]

@@ -330,7 +330,7 @@ def test_a_short_training_that_ends_worse_than_it_began_is_refused_or_said():
 @pytest.mark.parametrize("kind", ["sae", "clt"])
 def test_too_few_active_features_stop_what_no_other_source_explains(kind):
     x, y = next(iter(batches(kind)))
-    t = Trainer(how(kind), x, y, site=named(kind))
+    t = Trainer(how(kind, objective="topk"), x, y, site=named(kind))
     t.taken = t.recipe.steps
     t.loss = t.fvu = 0.2
     t.l0[-1] = 1.0  # 4 were asked for
@@ -342,6 +342,18 @@ def test_too_few_active_features_stop_what_no_other_source_explains(kind):
     refused(lambda: stop_where_collapsed(t), "about 4 active features", "1 at")
     t.fvu, t.l0[-1] = 0.2, 9.0  # too many are so for every source
     refused(lambda: stop_where_collapsed(t), "about 4 active features", "9 at")
+
+
+def test_layers_that_share_k_are_held_against_it_together():
+    x, y = next(iter(batches("clt")))
+    t = Trainer(how("clt"), x, y, site=named("clt"))
+    t.taken, t.loss, t.fvu = t.recipe.steps, 0.2, 0.2
+    t.l0 = [9.0, 2.5, 0.5]
+    stop_where_collapsed(t)
+    assert not complaints(t)
+    for l0, fvu in ((9.0, 0.2), (1.0, 0.2), (1.0, 0.6)):
+        t.l0, t.fvu = [l0] * 3, fvu
+        refused(lambda: stop_where_collapsed(t), "about 4 active features", f"{l0:g} at layers.0")
 
 
 def test_nan_in_the_first_tokens_leaves_no_checkpoint(tmp_path):
@@ -825,13 +837,13 @@ def test_a_log_line_cut_by_a_kill_goes(kept):
 
 
 def test_complaints_are_about_the_layer_that_is_meant():
-    t = run("clt")
+    t = run("clt", how("clt", objective="topk"))
     t.l0 = [2.0, 4.0, 6.0]  # right on average
     t.silent[1, :30] = 10**9
     first, second, third = complaints(t)
     assert "layers.0:in ended with 2.00" in first
-    assert "75% of the features at layers.1:in" in second
-    assert "layers.2:in ended with 6.00" in third
+    assert "layers.2:in ended with 6.00" in second
+    assert "75% of the features at layers.1:in" in third
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,10 @@ def stop_where_collapsed(trainer: Trainer):
                 f"{dead:.0%} of {recipe.n_features} dead at {trainer.named(i)} {when}",
                 f"fewer features, or a smaller learning rate than lr={recipe.lr:g}",
             )
-    for site, l0 in active_features(trainer).items():
-        if l0 > 2 * recipe.k or (l0 < recipe.k / 2 and is_needed):
+    numbers = active_features(trainer)
+    for site, l0 in numbers.items():
+        few = l0 < recipe.k / 2 and (is_needed or len(numbers) == 1)
+        if l0 > 2 * recipe.k or few:
             raise invalid(
                 f"about {recipe.k} active features per token",
                 f"{l0:.3g} at {site} {when}",
