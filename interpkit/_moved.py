@@ -290,7 +290,7 @@ training.trainer:first_parameters -> training.start:first_parameters
 training.trainer:gradients -> training.gradients:gradients
 training.trainer:recipe -> training.recipe:recipe
 training.trainer:record -> training.trainer:Trainer.record
-training.trainer:unit -> training.start:unit
+training.trainer:unit -> training.start:unit_
 training.trainer:weights -> training.trainer:Trainer.weights
 """
 
