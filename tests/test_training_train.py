@@ -25,7 +25,7 @@ from interpkit.drift.scores import fit_or_raise, score_old
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 from interpkit.training import train
-from interpkit.training.finish import calibrate
+from interpkit.training.finish import calibrate, calibrate_together
 from interpkit.training.train import train_dictionary
 
 
@@ -84,6 +84,20 @@ def test_calibrate_never_counts_what_is_negative():
     acts = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     few = calibrate(w, acts, 4)  # as many as there are
     assert few.threshold.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("k", [1, 2.5, 4])
+def test_sources_that_share_k_get_one_factor(k):
+    pair = [directions(1, 40, 8, threshold=0.5), directions(2, 40, 8, threshold=1.0)]
+    acts = torch.randn(2, 400, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    made = calibrate_together(pair, acts, k)
+    each = [int((w.encode(x) > 0).sum()) for w, x in zip(made, acts, strict=True)]
+    assert sum(each) == round(2 * k * 400)
+    assert each[0] > each[1]  # its thresholds were half as high
+    factors = [w.threshold / v.threshold for w, v in zip(made, pair, strict=True)]
+    assert torch.allclose(factors[0], factors[1])
+    none = [replace(w, b_enc=torch.full((40,), -100.0)) for w in pair]
+    assert not any(w.threshold.any() for w in calibrate_together(none, acts, k))
 
 
 # training
