@@ -6433,6 +6433,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'interpkit/training/start.py'),
                                           'interpkit.training.start.Scale.whitening': ( '05_training/start.html#scale.whitening',
                                                                                         'interpkit/training/start.py'),
+                                          'interpkit.training.start._centred_at': ( '05_training/start.html#_centred_at',
+                                                                                    'interpkit/training/start.py'),
                                           'interpkit.training.start.active_values': ( '05_training/start.html#active_values',
                                                                                       'interpkit/training/start.py'),
                                           'interpkit.training.start.centred_batch': ( '05_training/start.html#centred_batch',

@@ -10,6 +10,7 @@ __all__ = ['FAR', 'Scale', 'check_one_width', 'of_one_size', 'scales_of', 'centr
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -191,6 +192,17 @@ def first_directions(
     return picked
 
 # %% ../../nbs/05_training/01a_start.ipynb #e92f9403
+def _centred_at(
+    sources: list[Tensor],  # per source [tokens, d]
+    targets: list[Tensor],  # per source [tokens, d_out]; none: an SAE
+    scales: list[Scale],
+    outs: list[Scale],
+    tokens: Tensor,  # [n]
+) -> tuple[list[Tensor], Tensor]:  # per source [n, d], [n, all targets]
+    "A few tokens in the units of training."
+    return centred_batch([x[tokens] for x in sources], [y[tokens] for y in targets], scales, outs)
+
+
 def first_parameters(
     sources: list[Tensor],  # per source [tokens, d]
     targets: list[Tensor],  # per source [tokens, d_out]; none: an SAE
@@ -201,12 +213,7 @@ def first_parameters(
     random: torch.Generator,
 ) -> tuple[Parameters, list[float]]:
     "Parameters at the start, and for each source the threshold with k active features per token."
-
-    def centred(tokens: Tensor) -> tuple[list[Tensor], Tensor]:
-        return centred_batch(
-            [x[tokens] for x in sources], [y[tokens] for y in targets], scales, outs
-        )
-
+    centred = partial(_centred_at, sources, targets, scales, outs)
     p = Parameters(shape, device=sources[0].device)
     at_once = max(2**18 // recipe.n_features, 64)
     some = torch.randperm(len(sources[0]), generator=random)[:2048]  # the first may be alike
