@@ -351,6 +351,9 @@ def test_layers_that_share_k_are_held_against_it_together():
     t.l0 = [9.0, 2.5, 0.5]
     stop_where_collapsed(t)
     assert not complaints(t)
+    t.l0 = [9.0, 2.7, 0.3]
+    (text,) = complaints(t)
+    assert "layers.2:in has 0.30 active features" in text
     for l0, fvu in ((9.0, 0.2), (1.0, 0.2), (1.0, 0.6)):
         t.l0, t.fvu = [l0] * 3, fvu
         refused(lambda: stop_where_collapsed(t), "about 4 active features", f"{l0:g} at layers.0")

@@ -259,11 +259,15 @@ def test_a_clt_leaves_less_than_transcoders_of_each_layer_with_as_many_active(k)
 def test_a_feature_that_writes_to_three_layers_is_found_as_one(objective):
     w = clt(objective, 4).weights()[0]
     cosine = (planted() @ w.W_dec.flatten(1).T).max(1).values
-    # two instruction sets times three seeds: 0.917 to 0.941, and L0 off by up to 0.4 %
+    # two instruction sets times three seeds: 0.931 to 0.947, L0 off by up to 0.2 %,
+    # 8.1 to 9.0 in the first layer and 0.2 to 0.4 in the last
     assert cosine.mean() > 0.85
-    l0 = clt(objective, 4).l0  # what the three layers share
-    assert abs(sum(l0) / 3 / 4 - 1) < 0.05
-    assert l0[0] > l0[2]
+    t = clt(objective, 4)
+    assert abs(sum(t.l0) / 3 / 4 - 1) < 0.05
+    if t.recipe.shares:
+        assert t.l0[0] > 2 * t.l0[2]
+    else:
+        assert all(abs(x / 4 - 1) < 0.05 for x in t.l0)
 
 
 @SLOW
@@ -278,7 +282,7 @@ def test_tied_features_write_the_same_to_all():
     assert len(tied.p.flat) < 0.8 * len(free.p.flat)
     cosine = (planted(same=True)[:, :16] * math.sqrt(3) @ w.W_dec[:, 0].T).max(1).values
     assert cosine.mean() > 0.85
-    # two instruction sets times three seeds: 1.02 to 1.14 times
+    # two instruction sets times three seeds: 1.05 to 1.06 times
     assert explained([tied], x, y)[0] < 1.25 * explained([free], x, y)[0]
 
 

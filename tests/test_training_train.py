@@ -86,6 +86,14 @@ def test_calibrate_never_counts_what_is_negative():
     assert few.threshold.tolist() == [0.0] * 4
 
 
+@pytest.mark.parametrize("threshold", [0.0, 1e-12, 1.0])
+def test_k_is_shared_whatever_the_size_of_thresholds(threshold):
+    pair = [directions(i, 40, 8, threshold=threshold) for i in (1, 2)]
+    acts = torch.randn(2, 400, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    made = calibrate_together(pair, acts, 3)
+    assert sum(int((w.encode(x) > 0).sum()) for w, x in zip(made, acts, strict=True)) == 2400
+
+
 @pytest.mark.parametrize("k", [1, 2.5, 4])
 def test_sources_that_share_k_get_one_factor(k):
     pair = [directions(1, 40, 8, threshold=0.5), directions(2, 40, 8, threshold=1.0)]

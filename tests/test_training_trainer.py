@@ -361,3 +361,31 @@ def test_rows_of_one_token_with_the_defaults(tmp_path):
     assert d.training["trainer"].startswith("interpkit")
     record = d.training["sites"][0]
     assert record["steps"] == 400_000 // record["batch_size"]
+
+
+def test_more_is_active_at_the_start_and_k_from_thirty_percent_on():
+    r = Recipe(100, 10, 1000 * 64, 64, 0.01)
+    assert [r.k_at(step) for step in (0, 150, 300, 999)] == [15, 12.5, 10, 10]
+    assert replace(r, k=90).k_at(0) == 100  # no more than there are
+    assert replace(r, objective="relu").k_at(0) == 10  # a penalty is too slow
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [dict(denser=0.0), dict(denser=math.nan), dict(denser_until=-0.1), dict(denser_until=2)],
+)
+def test_a_start_with_fewer_than_k_is_refused(wrong):
+    refused(lambda: Recipe(16, 2, 1000, 8, 0.01, **wrong), "denser from 1 on", code=64)
+
+
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "relu", "jumprelu"])
+def test_a_target_at_its_very_mean_gives_no_nan(objective):
+    "A feature that was made from it has nothing to write at first."
+    kind = torch.arange(300) % 3
+    x = 3 * torch.eye(3)[kind]
+    y = torch.tensor([1.0, -1.0, 0.0])[kind][:, None] * torch.tensor([1.0, 2.0, -1.0])
+    for n_features in (3, 60):
+        t = Trainer(recipe(n_features, 1, 9000, 60, objective=objective), [x], [y])
+        for some in torch.randperm(300, generator=torch.Generator().manual_seed(0)).split(60):
+            t.step([x[some]], [y[some]])
+        assert all(torch.isfinite(w).all() for w in (t.weights()[0].W_dec, t.weights()[0].W_enc))

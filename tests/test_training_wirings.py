@@ -126,6 +126,15 @@ def test_every_wiring_with_its_default_sites(family, wiring, tmp_path):
         assert fvu < 0.7, t
 
 
+def test_layers_of_a_clt_share_k_where_it_is_deployed():
+    d, r = train("gpt2", wiring="clt"), release("gpt2")
+    batch = r.batch(r.pin(rows().iloc[:200]))
+    acts = capture(r.model, d.sites, batch)
+    l0 = [float((d.at(s).encode(acts[s][batch.mask]) > 0).sum(1).float().mean()) for s in d.sites]
+    assert abs(sum(l0) / len(l0) / 4 - 1) < 0.15
+    assert l0[0] > 1.5 * l0[-1]  # 6.1 and 1.2
+
+
 @pytest.mark.parametrize(
     "options",
     [

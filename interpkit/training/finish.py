@@ -58,14 +58,16 @@ def calibrate_together(
 ) -> tuple[SiteWeights, ...]:
     "The weights with one factor on all thresholds, at which k features are active on `acts`."
     n = max(MOST // sum(w.n_features for w in weights), 1024)
+    units = [w.threshold.clamp(min=1e-30) for w in weights]  # activations may be tiny
     over = [
-        ((x[:n] @ w.W_enc + w.b_enc) / w.threshold.clamp(min=1e-9)).flatten()
-        for w, x in zip(weights, acts, strict=True)
+        ((x[:n] @ w.W_enc + w.b_enc) / unit).flatten()
+        for w, x, unit in zip(weights, acts, units, strict=True)
     ]
     values = torch.cat(over)
     keep = min(round(k * len(weights) * min(n, len(acts[0]))), int((values > 0).sum()))
     factor = float(values.topk(keep + 1).values[-1].clamp(min=0)) if keep < len(values) else 0.0
-    return tuple(replace(w, threshold=w.threshold * factor) for w in weights)
+    each = zip(weights, units, strict=True)
+    return tuple(replace(w, threshold=unit * factor) for w, unit in each)
 
 # %% ../../nbs/05_training/05_finish.ipynb #d96eead8
 def is_number(x, kind: type) -> bool:

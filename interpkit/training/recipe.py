@@ -87,6 +87,12 @@ def _check_sizes(recipe: Recipe):
             f"tokens={recipe.tokens}, batch_size={recipe.batch_size}, lr={recipe.lr}",
             "leave out batch_size and lr",
         )
+    if not (1 <= recipe.denser < math.inf and 0 <= recipe.denser_until <= 1):
+        raise bad_parameter(
+            "denser from 1 on, denser_until from 0 to 1",
+            f"denser={recipe.denser}, denser_until={recipe.denser_until}",
+            "leave both out",
+        )
 
 # %% ../../nbs/05_training/00_recipe.ipynb #5f93ec42
 @patch(as_prop=True)

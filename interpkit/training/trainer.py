@@ -324,7 +324,7 @@ def update(
     "Move the parameters along their gradients; revive features where it is time to."
     self.adam.step(self.recipe.lr_at(self.taken))
     for W in self.p.W_dec:
-        W.div_(W.norm(dim=1, keepdim=True))
+        unit_(W)
     for silent, values in zip(self.silent, active, strict=True):
         silent.add_(len(error)).masked_fill_(values.fired, 0)
     if self.recipe.looks_for_dead(self.taken):
