@@ -285,7 +285,7 @@ training.trainer:Parameters -> training.gradients:Parameters
 training.trainer:Recipe -> training.recipe:Recipe
 training.trainer:Scale -> training.start:Scale
 training.trainer:Shape -> training.gradients:Shape
-training.trainer:cut_for -> training.start:threshold_for
+training.trainer:cut_for -> training.start:threshold_for_
 training.trainer:first_parameters -> training.start:first_parameters
 training.trainer:gradients -> training.gradients:gradients
 training.trainer:recipe -> training.recipe:recipe

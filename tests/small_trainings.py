@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from interpkit.model.releases import Release
+from interpkit.sparse.products import Active, parted
 from interpkit.training.fit import fit
+from interpkit.training.gradients import Parameters, errors, gradients, of_all
 from interpkit.training.recipe import Recipe
 from interpkit.training.train import train_dictionary
 from interpkit.training.trainer import Trainer
@@ -54,6 +56,25 @@ def named(kind: str) -> str:
 def run(kind: str, recipe: Recipe | None = None, **kwargs) -> Trainer:
     "A whole training of a kind."
     return fit(batches(kind), recipe or how(kind), named(kind), **kwargs)
+
+
+def gradients_of(
+    p: Parameters,
+    y: torch.Tensor,
+    white: list[torch.Tensor],
+    active: list[Active],
+    prefixes: tuple = (),
+    penalty: list[float] | None = None,
+) -> tuple[torch.Tensor, Parameters, list[torch.Tensor]]:
+    "The error of all features, all gradients of a batch side by side, and slopes per source."
+    grad = p.like(torch.zeros_like(p.flat))
+    at = dict(zip((t for _, t in p.named()), (t for _, t in grad.named()), strict=True))
+    parts = [parted(a, prefixes) for a in active]
+    error = errors(p, y, white, parts, max(len(prefixes), 1))
+    slopes = gradients(
+        p, error, white, active, parts, lambda of, slope: at[of].copy_(slope), penalty
+    )
+    return of_all(error), grad, slopes
 
 
 def state(t: Trainer) -> dict:

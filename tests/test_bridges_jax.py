@@ -8,13 +8,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 from helpers import printed_by, refused
+from small_trainings import gradients_of
 
 from interpkit.dictionary.checks import check_dictionary
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import SiteWeights, unit_rows
 from interpkit.model.sites import Site
 from interpkit.sparse.products import Active
-from interpkit.training.gradients import Parameters, Shape, gradients
+from interpkit.training.gradients import Parameters, Shape
 
 pytestmark = pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
 if find_spec("jax"):
@@ -347,10 +348,8 @@ def trainer_gradients(d: Dictionary, h, y, threshold: float) -> dict:
         (p.b_dec, w.b_dec),
     ):
         place.copy_(t)
-    grad = p.like(torch.zeros_like(p.flat))
-    gradients(
-        p, grad, target, [x], [Active.above(torch.addmm(p.b_enc[0], x, p.W_enc[0].T), threshold)]
-    )
+    active = [Active.above(torch.addmm(p.b_enc[0], x, p.W_enc[0].T), threshold)]
+    _, grad, _ = gradients_of(p, target, [x], active)
     return dict(
         W_enc=grad.W_enc[0].T, b_enc=grad.b_enc[0], W_dec=grad.W_dec[0][:, None], b_dec=grad.b_dec
     )

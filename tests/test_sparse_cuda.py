@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_activations import SHAPES, stream
+from small_trainings import gradients_of
 
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.weights import TENSORS
@@ -12,7 +13,7 @@ from interpkit.sparse.encoders import Encoder, encode
 from interpkit.sparse.products import Active
 from interpkit.training.checkpoint import go_on
 from interpkit.training.fit import fit
-from interpkit.training.gradients import Parameters, gradients
+from interpkit.training.gradients import Parameters
 from interpkit.training.recipe import OBJECTIVES, recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -72,10 +73,9 @@ def test_gradients(name):
     found = {}
     for device in ("cpu", "cuda"):
         p = Parameters(shape, flat.clone().to(device))
-        grad = p.like(torch.zeros_like(p.flat))
         moved = [x.to(device) for x in white]
         active = [Active.read(x, p.W_enc[i], p.b_enc[i], half) for i, x in enumerate(moved)]
-        error, _ = gradients(p, grad, y.to(device), moved, active)
+        error, grad, _ = gradients_of(p, y.to(device), moved, active)
         found[device] = error.cpu(), grad.flat.cpu()
     for here, there in zip(*found.values(), strict=True):
         assert torch.allclose(here, there, atol=1e-3, rtol=1e-3)

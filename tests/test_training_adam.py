@@ -12,11 +12,15 @@ from interpkit.training.recipe import recipe
 from interpkit.training.trainer import Trainer
 
 
-def two_layers() -> tuple[Parameters, Parameters]:
-    shape = Shape(6, (512, 32), (512, 512), thresholds=True)
-    p, grad = Parameters(shape), Parameters(shape)
-    grad.flat.normal_(generator=torch.Generator().manual_seed(0))
-    return p, grad
+def two_layers() -> Parameters:
+    return Parameters(Shape(6, (512, 32), (512, 512), thresholds=True))
+
+
+def step(adam: Adam, p: Parameters, lr: float):
+    "All tensors along the same gradients."
+    g = torch.Generator().manual_seed(0)
+    for _, tensor in p.named():
+        adam.move(tensor, torch.randn(tensor.shape, generator=g), lr)
 
 
 def moved(p: Parameters) -> dict[str, float]:
@@ -24,8 +28,8 @@ def moved(p: Parameters) -> dict[str, float]:
 
 
 def test_a_first_step_is_the_rate_times_the_pace_of_each_tensor():
-    p, grad = two_layers()
-    Adam(p, grad, lr=1.0).step(lr=0.01)
+    p = two_layers()
+    step(Adam(p), p, 0.01)
     first = moved(p)
     assert first["W_enc (6, 512)"] == pytest.approx(0.01 / 2, rel=1e-3)
     assert first["W_enc (6, 32)"] == pytest.approx(0.01, rel=1e-3)  # short rows are not hurried
@@ -37,8 +41,8 @@ def test_a_first_step_is_the_rate_times_the_pace_of_each_tensor():
 
 
 def test_alike_moves_all_tensors_by_the_rate():
-    p, grad = two_layers()
-    Adam(p, grad, lr=1.0, alike=True).step(lr=0.01)
+    p = two_layers()
+    step(Adam(p, alike=True), p, 0.01)
     assert all(x == pytest.approx(0.01, rel=1e-3) for x in moved(p).values())
 
 
@@ -49,17 +53,17 @@ def test_names_are_those_of_the_flat_tensor_in_its_order():
 
 
 def test_what_is_taken_up_goes_on_to_the_last_bit():
-    p, grad = two_layers()
-    adam = Adam(p, grad, lr=0.01)
+    p = two_layers()
+    adam = Adam(p)
     for _ in range(3):
-        adam.step(lr=0.01)
+        step(adam, p, 0.01)
     copied = Parameters(p.shape, p.flat.clone())
-    again = Adam(copied, grad, lr=0.01)
+    again = Adam(copied)
     again.go_on({name: t.clone() for name, t in adam.moments().items()})
     assert int(again.moments()["step"]) == 3
     for lr in (0.02, 0.005):
-        adam.step(lr)
-        again.step(lr)
+        step(adam, p, lr)
+        step(again, copied, lr)
     assert torch.equal(copied.flat, p.flat)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import refused
 from small_activations import SHAPES, D, K, dense_error, stream, tokens, trained
+from small_trainings import gradients_of
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -25,7 +26,7 @@ from interpkit.training.adam import pace
 from interpkit.training.complaints import complaints
 from interpkit.training.finish import calibrate
 from interpkit.training.fit import fit
-from interpkit.training.gradients import Parameters, gradients
+from interpkit.training.gradients import Parameters
 from interpkit.training.recipe import Recipe, recipe
 from interpkit.training.start import Scale
 from interpkit.training.train import train_dictionary
@@ -64,14 +65,14 @@ def test_gradients_are_those_of_autograd(name, threshold, prefixes, kernels):
     "The dense loss with autograd is the oracle; nothing active is a case too."
     g, B, s = torch.Generator().manual_seed(1), 18, SHAPES[name]
     prefixes = prefixes and prefixes + (s.n_features,)
-    p, grad = Parameters(s), Parameters(s)
+    p = Parameters(s)
     p.flat.copy_(torch.randn(len(p.flat), generator=g))
     white = [torch.randn(B, d, generator=g) for d in s.sources]
     y = torch.randn(B, sum(s.targets), generator=g)
     pres = [torch.addmm(b, w, W.T) for w, W, b in zip(white, p.W_enc, p.b_enc, strict=True)]
     active = [Active.above(pre, threshold) for pre in pres]
     penalty = [0.3 * i for i in range(len(white))]
-    error, slopes = gradients(p, grad, y, white, active, prefixes, penalty)
+    error, grad, slopes = gradients_of(p, y, white, active, prefixes, penalty)
     q = p.like(p.flat.double().requires_grad_())
     w64 = [w.double() for w in white]
     keep = [pre > threshold for pre in pres]

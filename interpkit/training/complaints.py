@@ -7,6 +7,8 @@ __all__ = ['SETTLED', 'USUALLY_SETTLED', 'has_settled', 'l0_held_to_k', 'stop_wh
            'rebuilt_by_trainer', 'rebuilt_by_weights', 'check_fold']
 
 # %% ../../nbs/05_training/03b_complaints.ipynb #e95bac72
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -108,7 +110,7 @@ def rebuilt_by_trainer(
         white = scale.centred(x) @ trainer.whitening[i]
         pre = torch.addmm(p.b_enc[i], white, p.W_enc[i].T)
         threshold = p.log_threshold[i].exp() if p.log_threshold else trainer.threshold[i]
-        shape.add(out, i, (pre * (pre > threshold)) @ p.W_dec[i])
+        shape.add(out, i, pre.mul_(pre > threshold) @ p.W_dec[i])
         if p.W_skip:
             out[:, shape.own(i)] += white @ p.W_skip[i]
     return [
@@ -118,14 +120,13 @@ def rebuilt_by_trainer(
 
 # %% ../../nbs/05_training/03b_complaints.ipynb #0805485d
 def rebuilt_by_weights(
-    weights: tuple[SiteWeights, ...],
+    weights: Iterable[SiteWeights],  # per source; one at a time is enough
     sources: list[Tensor],  # per source [B, d]
 ) -> list[Tensor]:  # per target [B, d_out]
     "What weights make of activations: each source writes to its own target and to later ones."
-    made = []
-    for w, x in zip(weights, sources, strict=True):
-        made.append(w.b_dec + (0 if w.W_skip is None else x @ w.W_skip))
+    made: list = [0] * len(sources)
     for i, (w, x) in enumerate(zip(weights, sources, strict=True)):
+        made[i] = made[i] + w.b_dec + (0 if w.W_skip is None else x @ w.W_skip)
         codes = w.encode(x)
         last = w.W_dec.shape[1] - 1  # tied features have one slice for all targets
         for j in range(i, len(sources)):
@@ -140,7 +141,8 @@ def check_fold(
     "Raise (exit code 65) where weights are not finite, or rebuild otherwise than the trainer."
     xs = [x[:64] for x in sources]
     by_trainer = rebuilt_by_trainer(trainer, xs)
-    by_weights = rebuilt_by_weights(trainer.weights(), [x.cpu().float() for x in xs])
+    weights = map(trainer.site_weights, range(len(xs)))
+    by_weights = rebuilt_by_weights(weights, [x.cpu().float() for x in xs])
     for i, scale in enumerate(trainer.outs):
         each = (by_trainer[i] - by_weights[i]).square().mean(1)
         off = float(each.quantile(0.9)) / scale.size**2  # few have a value at the very threshold

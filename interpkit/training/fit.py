@@ -103,11 +103,11 @@ def begun(
     for i, (sources, targets) in enumerate(ahead):
         check_widths([*sources, *targets], widths, i)
     sizes = [len(sources[0]) for sources, _ in ahead]
-    sources, targets = (
-        [torch.cat(parts).to(device) for parts in zip(*side, strict=True)]
-        for side in zip(*ahead, strict=True)
-    )
-    del ahead  # the same once more
+    parts = [list(each) for each in zip(*(x + y for x, y in ahead), strict=True)]
+    n_sources = len(ahead[0][0])
+    del ahead
+    joined = [torch.cat(parts.pop(0)).to(device) for _ in range(len(parts))]  # nothing lies twice
+    sources, targets = joined[:n_sources], joined[n_sources:]
     trainer = Trainer(recipe, sources, targets, site=site)
     first = zip(split(sources, sizes), split(targets, sizes), strict=True)
     return trainer, chain(first, batches)

@@ -147,9 +147,11 @@ def default_batch_size(tokens: int, n_features: int) -> int:
 # %% ../../nbs/05_training/00_recipe.ipynb #8ac702b7
 def default_lr(tokens: int, batch_size: int, n_features: int) -> float:
     "Larger for large batches, smaller for many steps and many features."
-    by_batch = 0.01 * (batch_size / 256) ** (5 / 6) * (256_000 / tokens) ** (1 / 3)
-    most = min(0.012 * max(batch_size / 256, 1), 0.02)
-    return min(by_batch, most) * min(1.0, 2048 / n_features)
+    few = min(1.0, 2048 / n_features)
+    batches = batch_size / 256 * few  # what a feature sees of one, as for 2,048 features
+    by_batch = 0.01 * batches ** (5 / 6) * (256_000 / tokens) ** (1 / 3)
+    most = min(0.012 * max(batches, 1), 0.02) * max(few**0.5, 0.6)
+    return min(by_batch, most)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #50c36be1
 def recipe(

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..core.errors import bad_parameter, invalid
 from ..dictionary.weights import SiteWeights, unit_rows
 from ..sparse.encoders import packed_product
-from ..sparse.products import Active, laid_out
+from ..sparse.products import Active, laid_out, parted
 from .adam import Adam
-from .gradients import Parameters, Shape, gradients
+from .gradients import Parameters, Shape, errors, gradients, of_all
 from interpkit.training.objectives import (
     begin,
     counts,
@@ -131,10 +131,9 @@ class Trainer:
         self.own(p)
 
     def own(self, p: Parameters):
-        "Take these parameters, with an empty gradient and an optimiser that has seen nothing."
+        "Take these parameters, with an optimiser that has seen nothing."
         self.p = p
-        self.grad = p.like(torch.zeros_like(p.flat))
-        self.adam = Adam(p, self.grad, self.recipe.lr, self.alike)
+        self.adam = Adam(p, self.alike)
         self.packed = [laid_out(whitening) for whitening in self.whitening]
 
     @property
@@ -197,19 +196,25 @@ def active(self: Trainer, i: int, white: Tensor) -> Active:  # [B, d]
 
 # %% ../../nbs/05_training/02_trainer.ipynb #2782c54b
 @patch
+def move(self: Trainer, tensor: Tensor, gradient: Tensor):
+    "Move a tensor of the parameters along its gradient, at the rate of this step."
+    self.adam.move(tensor, gradient, self.recipe.lr_at(self.taken))
+
+
+@patch
 def learn_thresholds(
     self: Trainer,
     active: list[Active],  # per source
     slopes: list[Tensor],  # per source [n]
     n_tokens: int,
 ):
-    "Gradients of the logarithms of learnt thresholds, and the penalties that follow them."
+    "Move the logarithms of learnt thresholds, and the penalties that follow them."
     for i, log_threshold in enumerate(self.p.log_threshold):
         times = counts(self.p.shape, i, self.recipe.prefixes, log_threshold.device)
         gradient, self.penalty[i] = threshold_gradient(
             active[i], slopes[i], log_threshold, times, self.penalty[i], n_tokens
         )
-        self.grad.log_threshold[i].copy_(gradient)
+        self.move(log_threshold, gradient)
 
 # %% ../../nbs/05_training/02_trainer.ipynb #7cbca410
 @patch
@@ -230,28 +235,34 @@ def follow_k(
 
 # %% ../../nbs/05_training/02_trainer.ipynb #068d5abf
 @patch
-def follow(
+def see_loss(
     self: Trainer,
-    l0: list[float],  # per source
     error: Tensor,  # [B, all targets]
     y: Tensor,  # [B, all targets]
 ):
-    "Take note of a batch. Raises (exit code 65) where its loss is not finite or explodes."
-    recipe = self.recipe
-    loss = float(error.square().sum() / y.square().sum())
+    "Take note of a loss. Raises (exit code 65) where it is not finite or explodes."
+    loss = float(error.norm() / y.norm()) ** 2
     if not math.isfinite(loss) or loss > 1e6:
         raise invalid(
             "a loss that falls",
             f"unexplained variance of {loss:.3g} at {self.site} "
-            f"in step {self.taken} of {recipe.steps}",
-            f"a smaller learning rate than lr={recipe.lr:g}",
+            f"in step {self.taken} of {self.recipe.steps}",
+            f"a smaller learning rate than lr={self.recipe.lr:g}",
         )
     self.loss = loss
-    share = max(1 / (self.taken + 1), min(1.0, 20 / recipe.steps))
+
+
+@patch
+def follow(
+    self: Trainer,
+    l0: list[float],  # per source
+):
+    "Move thresholds or penalties, and running means."
+    share = max(1 / (self.taken + 1), min(1.0, 20 / self.recipe.steps))
     for i, x in enumerate(l0):
         self.follow_k(i, l0)
         self.l0[i] += share * (x - self.l0[i])
-    self.fvu += share * (loss - self.fvu)
+    self.fvu += share * (self.loss - self.fvu)
 
 # %% ../../nbs/05_training/02_trainer.ipynb #21ad4878
 @patch
@@ -276,9 +287,9 @@ def forget(self: Trainer, i: int, features: Tensor):
 @patch
 def usual_length(self: Trainer, i: int) -> Tensor:  # []
     "The median length of an encoder of source i, of features that are alive where there are any."
-    W_enc = self.p.W_enc[i]
-    alive = W_enc[self.silent[i] < self.recipe.window_tokens].norm(dim=1)
-    return alive.median() if len(alive) else W_enc.norm(dim=1).median()
+    lengths = self.p.W_enc[i].norm(dim=1)
+    alive = lengths[self.silent[i] < self.recipe.window_tokens]
+    return alive.median() if len(alive) else lengths.median()
 
 # %% ../../nbs/05_training/02_trainer.ipynb #998eca05
 @patch
@@ -321,8 +332,7 @@ def update(
     white: list[Tensor],  # per source [B, d]
     error: Tensor,  # [B, all targets]
 ):
-    "Move the parameters along their gradients; revive features where it is time to."
-    self.adam.step(self.recipe.lr_at(self.taken))
+    "Bring decoder rows to length 1, count silence, revive features where it is time to."
     for W in self.p.W_dec:
         unit_(W)
     for silent, values in zip(self.silent, active, strict=True):
@@ -354,11 +364,14 @@ def step(
     if recipe.objective == "relu":
         k = recipe.k_at(self.taken)
         penalty = [pressure(p, x, k) for p, x in zip(self.penalty, l0, strict=True)]
-    error, slopes = gradients(self.p, self.grad, y, white, active, recipe.prefixes, penalty)
+    parts = [parted(values, recipe.prefixes) for values in active]
+    error = errors(self.p, y, white, parts, max(len(recipe.prefixes), 1))
+    self.see_loss(of_all(error), y)
+    slopes = gradients(self.p, error, white, active, parts, self.move, penalty)
     if recipe.objective == "jumprelu":
         self.learn_thresholds(active, slopes, len(y))
-    self.follow(l0, error, y)
-    self.update(active, white, error)
+    self.follow(l0)
+    self.update(active, white, of_all(error))
 
 # %% ../../nbs/05_training/02_trainer.ipynb #31800a02
 @patch
@@ -390,20 +403,25 @@ def folded(self: Trainer, i: int) -> SiteWeights:
 # %% ../../nbs/05_training/02_trainer.ipynb #17cb7123
 @patch
 @torch.no_grad()
-def weights(self: Trainer) -> tuple[SiteWeights, ...]:
-    """Per source, on the CPU, with the thresholds of training.
+def site_weights(self: Trainer, i: int) -> SiteWeights:
+    """The weights of source i, on the CPU, with the threshold of training.
 
     Raises (exit code 65) where a weight is not finite."""
-    all_weights = tuple(self.folded(i).map(lambda t: t.cpu()) for i in range(len(self.scales)))
-    for i, site_weights in enumerate(all_weights):
-        tensors = [t for t in vars(site_weights).values() if t is not None]
-        if not all(bool(torch.isfinite(t).all()) for t in tensors):
-            raise invalid(
-                "finite weights",
-                f"NaN or infinity at {self.named(i)} after step {self.taken}",
-                f"a smaller learning rate than lr={self.recipe.lr:g}",
-            )
-    return all_weights
+    weights = self.folded(i).map(lambda t: t.cpu())
+    tensors = [t for t in vars(weights).values() if t is not None]
+    if not all(map(is_finite, tensors)):
+        raise invalid(
+            "finite weights",
+            f"NaN or infinity at {self.named(i)} after step {self.taken}",
+            f"a smaller learning rate than lr={self.recipe.lr:g}",
+        )
+    return weights
+
+
+@patch
+def weights(self: Trainer) -> tuple[SiteWeights, ...]:
+    "The weights of every source. Raises (exit code 65) where one is not finite."
+    return tuple(map(self.site_weights, range(len(self.scales))))
 
 # %% ../../nbs/05_training/02_trainer.ipynb #c9a9953d
 @patch
