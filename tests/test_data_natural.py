@@ -30,6 +30,7 @@ from interpkit.data.natural import (
     unzipped,
     zip_parts,
 )
+from interpkit.data.prose import prose_model
 from interpkit.data.worlds import activations, encoder_world, prose_world, shuffled
 from interpkit.dictionary.dictionary import Dictionary
 from interpkit.dictionary.replacement import run_replaced
@@ -98,6 +99,15 @@ def test_a_model_that_was_changed_is_refused(tmp_path):
     folder, _ = code_model(tmp_path, TINY, TEXTS)
     (folder / "config.json").write_text("{}")
     refused(lambda: code_model(tmp_path, TINY, TEXTS), "model/config.json was changed")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 11])
+def test_few_steps_are_a_training_too(tmp_path, steps):
+    "The rate rises over a part of the steps that is no whole number of them."
+    learn, check = prose_model(
+        tmp_path, steps, width=16, layers=1, texts=(TEXTS, TEXTS), vocabulary=300
+    )
+    assert len(learn) > 0 < len(check)
 
 
 def test_what_it_is_judged_by_it_is_not_trained_on(tmp_path):
