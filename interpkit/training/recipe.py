@@ -140,8 +140,9 @@ def looks_for_dead(self: Recipe, step: int) -> bool:
 
 # %% ../../nbs/05_training/00_recipe.ipynb #916ac881
 def default_batch_size(tokens: int, n_features: int) -> int:
-    "A power of two from 128 to 4,096: about 4,000 steps, or about a sixteenth of the features."
-    wanted = max(tokens / 4000, n_features / 16)
+    """A power of two from 128 to 4,096: for about 4,000 steps, or about a sixteenth of the features
+    where that is more and leaves about 256 steps."""
+    wanted = max(tokens / 4000, min(n_features / 16, tokens / 256))
     return 2 ** min(max(round(math.log2(wanted)), 7), 12)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #8ac702b7
@@ -150,7 +151,7 @@ def default_lr(tokens: int, batch_size: int, n_features: int) -> float:
     few = min(1.0, 2048 / n_features)
     batches = batch_size / 256 * few  # what a feature sees of one, as for 2,048 features
     by_batch = 0.01 * batches ** (5 / 6) * (256_000 / tokens) ** (1 / 3)
-    most = min(0.012 * max(batches, 1), 0.02) * max(few**0.5, 0.6)
+    most = min(0.012 * max(batches, 1), 0.02) * max(few, 0.6)
     return min(by_batch, most)
 
 # %% ../../nbs/05_training/00_recipe.ipynb #50c36be1
