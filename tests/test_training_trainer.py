@@ -21,12 +21,12 @@ from interpkit.data.store import ActivationStore
 from interpkit.dictionary.weights import TENSORS
 from interpkit.model.releases import Release
 from interpkit.sparse.codes import places
-from interpkit.sparse.products import Active
+from interpkit.sparse.products import Active, parted
 from interpkit.training.adam import pace
 from interpkit.training.complaints import complaints
 from interpkit.training.finish import calibrate
 from interpkit.training.fit import fit
-from interpkit.training.gradients import Parameters
+from interpkit.training.gradients import Parameters, errors, gradients
 from interpkit.training.recipe import Recipe, recipe
 from interpkit.training.start import Scale
 from interpkit.training.train import train_dictionary
@@ -76,16 +76,45 @@ def test_gradients_are_those_of_autograd(name, threshold, prefixes, kernels):
     q = p.like(p.flat.double().requires_grad_())
     w64 = [w.double() for w in white]
     keep = [pre > threshold for pre in pres]
-    errors = [dense_error(q, w64, keep, y.double(), n) for n in prefixes or (None,)]
-    loss = sum(e.square().sum(1).mean() for e in errors) / len(errors)
+    of_prefixes = [dense_error(q, w64, keep, y.double(), n) for n in prefixes or (None,)]
+    loss = sum(e.square().sum(1).mean() for e in of_prefixes) / len(of_prefixes)
     for i, weight in enumerate(penalty):
         codes = (w64[i] @ q.W_enc[i].T + q.b_enc[i]) * keep[i]
         loss = loss + weight * codes.sum(1).mean()
     loss.backward()
-    assert torch.allclose(errors[-1].detach().float(), error, atol=1e-4)
+    assert torch.allclose(of_prefixes[-1].detach().float(), error, atol=1e-4)
     assert torch.allclose(q.flat.grad.float(), grad.flat, atol=2e-4, rtol=1e-4)
     assert threshold > 100 or grad.W_enc[0].abs().max() > 0
     assert [len(x) for x in slopes] == [int(k.sum()) for k in keep]
+
+
+@pytest.mark.parametrize("name, prefixes", product(SHAPES, ((), (4, 11))))
+def test_nothing_reads_a_tensor_after_its_gradient_is_given_away(name, prefixes):
+    "What takes a gradient may move its tensor: here it spoils it."
+    g, B, s = torch.Generator().manual_seed(1), 18, SHAPES[name]
+    p = Parameters(s, torch.randn(len(Parameters(s).flat), generator=g))
+    white = [torch.randn(B, d, generator=g) for d in s.sources]
+    y = torch.randn(B, sum(s.targets), generator=g)
+    active = [
+        Active.above(torch.addmm(b, w, W.T), 0.01)
+        for w, W, b in zip(white, p.W_enc, p.b_enc, strict=True)
+    ]
+    prefixes = prefixes and prefixes + (s.n_features,)
+    _, grad, slopes = gradients_of(p, y, white, active, prefixes)
+    parts = [parted(a, prefixes) for a in active]
+    error = errors(p, y, white, parts, max(len(prefixes), 1))
+    expected = {id(of): slope for (_, of), (_, slope) in zip(p.named(), grad.named(), strict=True)}
+    seen = []
+
+    def spoil(of, slope):
+        assert torch.equal(slope, expected[id(of)])
+        seen.append(id(of))
+        of.fill_(math.nan)
+
+    again = gradients(p, error, white, active, parts, spoil)
+    learnt = [id(of) for kind, of in p.named() if kind != "log_threshold"]
+    assert sorted(seen) == sorted(learnt)  # each once
+    assert all(torch.equal(a, b) for a, b in zip(again, slopes, strict=True))
 
 
 def test_a_step_is_adams_step_with_unit_rows():
