@@ -88,7 +88,7 @@ def test_gradients_are_those_of_autograd(name, threshold, prefixes, kernels):
     assert [len(x) for x in slopes] == [int(k.sum()) for k in keep]
 
 
-@pytest.mark.parametrize("name, prefixes", product(SHAPES, ((), (4, 11))))
+@pytest.mark.parametrize("name, prefixes", [*product(SHAPES, ((), (4, 11)))])
 def test_nothing_reads_a_tensor_after_its_gradient_is_given_away(name, prefixes):
     "What takes a gradient may move its tensor: here it spoils it."
     g, B, s = torch.Generator().manual_seed(1), 18, SHAPES[name]
@@ -267,10 +267,34 @@ def test_what_is_chosen():
     assert recipe(64, 8, 50_000, 32, 0.5).lr == 0.5
     few, many = recipe(512, 8, 10**6, 512), recipe(512, 8, 8 * 10**6, 512)
     assert many.lr == pytest.approx(few.lr / 2)  # an eighth of the steps, twice the rate
-    assert recipe(8192, 8, 10**6, 512).lr == pytest.approx(few.lr / 4)
+    wide = recipe(8192, 8, 10**6, 512)  # each sees a quarter of what 2,048 features see of a batch
+    assert wide.lr == pytest.approx(recipe(2048, 8, 10**6, 128).lr)
+    assert recipe(6144, 32, 65_536).batch_size == 256  # at least 256 steps, where there are tokens
+    assert recipe(24_576, 32, 2_000_000).batch_size == 2048
+    assert recipe(6144, 32, 10_000, 512).lr == pytest.approx(0.012 * 0.6)
+
+
+def test_the_loss_is_exact_for_large_batches_with_prefixes():
+    "Its sum runs over numbers that lie apart, where a norm of 32 bits loses a thousandth."
+    t = Trainer(short(prefixes=(8, 24)), [tokens(300, torch.Generator().manual_seed(0))])
+    g = torch.Generator().manual_seed(1)
+    error, y = torch.randn(4096, 2, 768, generator=g)[:, -1], torch.randn(4096, 768, generator=g)
+    t.see_loss(0.3 * error, y)
+    expected = float((0.3 * error).double().square().sum() / y.double().square().sum())
+    assert t.loss == pytest.approx(expected, rel=1e-5)
 
 
 # the same again
+
+
+def test_batches_that_come_in_one_buffer_are_as_good_as_others():
+    def in_one(batches):
+        buffer = torch.empty(128, D)
+        for batch in batches:
+            yield buffer.copy_(batch)
+
+    fresh, reused = fit(stream(60, 128), short()), fit(in_one(stream(60, 128)), short())
+    assert torch.equal(fresh.p.flat, reused.p.flat)
 
 
 def test_same_seed_same_weights_other_seed_other_weights():

@@ -74,8 +74,8 @@ def as_rows(ids: Tensor, name: str = "prose") -> pd.DataFrame:  # int [n, T]
 def _trained(model: nn.Module, ids: Tensor, steps: int, lr: float) -> nn.Module:
     "A causal model after some steps of 32 sequences each."
     adam = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1)
-    up = min(max(0.1, 1.5 / steps), 0.9)  # a share of the steps, of few as well
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps, pct_start=up)
+    total = max(steps, 11)  # a tenth of fewer is no step to rise in
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=total, pct_start=0.1)
     for i in torch.randint(len(ids), (steps, 32), generator=torch.Generator().manual_seed(0)):
         adam.zero_grad()
         logits = model(ids[i]).logits[:, :-1].flatten(0, 1)

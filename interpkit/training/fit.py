@@ -45,7 +45,7 @@ def in_lists(batch) -> Sides:
     if torch.is_tensor(batch):
         return in_floats([batch]), []
     sides = list(batch) if isinstance(batch, (tuple, list)) else []
-    if len(sides) != 2 or any(torch.is_tensor(side) for side in sides):
+    if len(sides) != 2 or not all(isinstance(x, (list, tuple)) for x in sides) or not sides[0]:
         raise invalid(
             "batches: a tensor [tokens, d] of an SAE, or (sources, targets), two lists of tensors",
             f"a {type(batch).__name__} of " + ", ".join(type(x).__name__ for x in sides),
@@ -71,7 +71,7 @@ def read_ahead(batches: Iterator[Sides], recipe: Recipe) -> list[Sides]:
     "The first batches: as many as a training starts from, but not more than it takes."
     ahead, n_tokens = [], 0
     for batch in islice(batches, recipe.steps):
-        ahead.append(batch)
+        ahead.append([[x.clone() for x in side] for side in batch])  # the caller may use its again
         n_tokens += len(batch[0][0])
         if n_tokens >= enough(ahead[0], recipe.n_features):
             break

@@ -147,7 +147,7 @@ def default_batch_size(tokens: int, n_features: int) -> int:
 
 # %% ../../nbs/05_training/00_recipe.ipynb #8ac702b7
 def default_lr(tokens: int, batch_size: int, n_features: int) -> float:
-    "Larger for large batches, smaller for many steps and many features."
+    "Larger for large batches, smaller for many steps, and for many features that share a batch."
     few = min(1.0, 2048 / n_features)
     batches = batch_size / 256 * few  # what a feature sees of one, as for 2,048 features
     by_batch = 0.01 * batches ** (5 / 6) * (256_000 / tokens) ** (1 / 3)

@@ -87,9 +87,9 @@ def check_pairs(sources: list[Tensor], targets: list[Tensor]):
 def check_widths(parts: list[Tensor], widths: list[int], taken: int):
     "Raise (exit code 64) unless there are as many tokens at each site, of these widths."
     shapes = [tuple(x.shape) for x in parts]
-    if shapes != [(len(parts[0]), d) for d in widths]:
+    if shapes != [(max(len(parts[0]), 1), d) for d in widths]:
         raise bad_parameter(
-            f"as many tokens at each site, of widths {widths}",
+            f"as many tokens at each site, one or more, of widths {widths}",
             f"{shapes} in training batch {taken}",
             "pass the sources and targets that this training began with",
         )
@@ -241,7 +241,7 @@ def see_loss(
     y: Tensor,  # [B, all targets]
 ):
     "Take note of a loss. Raises (exit code 65) where it is not finite or explodes."
-    loss = float(error.norm() / y.norm()) ** 2
+    loss = float(error.square().sum() / y.square().sum())  # a norm of 32 bits rounds far more
     if not math.isfinite(loss) or loss > 1e6:
         raise invalid(
             "a loss that falls",
@@ -350,7 +350,9 @@ def step(
     sources: Sequence[Tensor],  # per source [B, d]
     targets: Sequence[Tensor] = (),  # per source [B, d_out]; none: an SAE
 ):
-    "Learn from one batch. Raises (exit code 65) where activations or the loss are not finite."
+    """Learn from one batch. Raises (exit code 65) where activations or the loss are not finite.
+
+    Tensors move one after the other: a step that is interrupted has moved some of them."""
     recipe, shape = self.recipe, self.p.shape
     widths = [*shape.sources, *(() if self.same else shape.targets)]
     check_widths([*sources, *targets], widths, self.taken)
