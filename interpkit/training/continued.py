@@ -17,8 +17,8 @@ from ..dictionary.weights import SiteWeights
 from .gradients import Parameters
 from .objectives import next_threshold
 from .recipe import Recipe
-from .start import Scale, scales_of
-from .trainer import Trainer, check_finite, check_pairs, source_names
+from .start import Scale, check_pairs, scales_of
+from .trainer import Trainer, check_finite, source_names
 
 # %% ../../nbs/05_training/02a_continued.ipynb #90c01794
 def _rows_of(
