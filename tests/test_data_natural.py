@@ -103,11 +103,16 @@ def test_a_model_that_was_changed_is_refused(tmp_path):
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 11])
 def test_few_steps_are_a_training_too(tmp_path, steps):
-    "The rate rises over a part of the steps that is no whole number of them."
+    "The rate rises over a tenth of the steps, and from the second on it is high."
     learn, check = prose_model(
         tmp_path, steps, width=16, layers=1, texts=(TEXTS, TEXTS), vocabulary=300
     )
     assert len(learn) > 0 < len(check)
+    if steps == 2:  # Adam moves what it learns by about the rate, 0.01
+        prose_model(tmp_path / "one", 1, width=16, layers=1, texts=(TEXTS, TEXTS), vocabulary=300)
+        one, two = (Release.load(at, device="cpu") for at in (tmp_path / "one", tmp_path))
+        both = zip(one.model.parameters(), two.model.parameters(), strict=True)
+        assert max(float((a - b).abs().max()) for a, b in both) > 0.005
 
 
 def test_what_it_is_judged_by_it_is_not_trained_on(tmp_path):

@@ -851,7 +851,7 @@ def test_complaints_are_about_the_layer_that_is_meant():
     [
         ([[torch.zeros(8, 4)]] * 3, "two lists of tensors"),
         ([(torch.zeros(8, 4), torch.zeros(8, 4))] * 3, "two lists of tensors"),
-        ([([], [])] * 3, "two lists of tensors"),
+        ([([], [])] * 3, "a source or more"),
         ([(None, None)] * 3, "two lists of tensors"),
         (
             [([torch.zeros(8, 4)] * 2, [torch.zeros(8, 4)] * 2)]

@@ -45,12 +45,14 @@ def in_lists(batch) -> Sides:
     if torch.is_tensor(batch):
         return in_floats([batch]), []
     sides = list(batch) if isinstance(batch, (tuple, list)) else []
-    if len(sides) != 2 or not all(isinstance(x, (list, tuple)) for x in sides) or not sides[0]:
+    if len(sides) != 2 or not all(isinstance(x, (list, tuple)) for x in sides):
         raise invalid(
             "batches: a tensor [tokens, d] of an SAE, or (sources, targets), two lists of tensors",
             f"a {type(batch).__name__} of " + ", ".join(type(x).__name__ for x in sides),
             "([source], [target]) for a transcoder",
         )
+    if not sides[0]:
+        raise invalid("a source or more in each batch", "none", "([acts], []) for an SAE")
     return in_floats(sides[0]), in_floats(sides[1])
 
 
