@@ -43,12 +43,14 @@ from interpkit.training.checkpoint import go_on, keep, made_by
 from interpkit.training.complaints import (
     check_fold,
     complaints,
+    decided,
     rebuilt_by_trainer,
     rebuilt_by_weights,
     stop_where_collapsed,
 )
 from interpkit.training.fit import fit
 from interpkit.training.recipe import OBJECTIVES, Recipe, recipe
+from interpkit.training.start import centred_batch
 from interpkit.training.trainer import Trainer
 from interpkit.training.watch import Watch, curves, line
 
@@ -475,6 +477,33 @@ def test_a_fold_that_changes_the_output_is_found_at_the_next_checkpoint(tmp_path
     last_good(tmp_path, e, "clt", 60)
     refused(kept, "after step 80")  # and again: it never counts as done
     refused(lambda: run("clt"), f"after step {STEPS}")  # without a folder at the end
+
+
+@pytest.mark.parametrize("size", [SIZE // 2, 2 * SIZE])
+def test_batches_are_of_the_size_that_the_recipe_counts_in(size):
+    "Else a training takes other steps, on other tokens, than its record says."
+    others = (torch.randn(size, D) for _ in range(STEPS))
+    parts = f"batches of {SIZE} tokens", str(size)
+    refused(lambda: fit(others, how()), *parts, code=ExitCode.BAD_PARAMETERS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_at_the_very_threshold_say_nothing_of_a_fold(kind):
+    "As revived features are, each for a token of the batch that a checkpoint looks at."
+    t = run(kind)
+    sources, targets = next(batches(kind, 1))
+    xs, y = centred_batch(sources, targets, t.scales, t.outs)
+    for i, x in enumerate(xs):
+        t.silent[i].fill_(t.recipe.window_tokens)
+        white = t.whitened(i, x)
+        for _ in range(60):  # a few at a time, until all are
+            t.revive(i, white, t.p.shape.part(y, i))
+    assert t.revived >= t.recipe.n_features * len(xs)
+    assert not decided(t, sources).all()
+    check_fold(t, sources)
+    right = t.weights()
+    t.site_weights = lambda i: replace(right[i], W_dec=right[i].W_dec * 1.2)
+    refused(lambda: check_fold(t, sources), "reconstructions at")
 
 
 @pytest.mark.parametrize("kind, objective", every_pair())

@@ -22,6 +22,7 @@ from interpkit.dictionary.validity import certify, verify_canary
 from interpkit.dictionary.weights import TENSORS, SiteWeights
 from interpkit.drift.limits import Limits
 from interpkit.drift.scores import fit_or_raise, score_old
+from interpkit.gate.results import training_words
 from interpkit.model.releases import Release
 from interpkit.model.sites import Site
 from interpkit.training import train
@@ -202,6 +203,11 @@ def test_a_later_training_that_fails_leaves_the_first(monkeypatch):
             v1(), table(), tokens=2_000, batch_size=256, limits=dict(splice_error=1e-9)
         )
     assert d.sites == (first,) and d.n_features == 192
+    grown = dict(k=16, n_features=384, failed="MemoryError")
+    assert d.training["attempts"][1:] == [grown]
+    result = dict(release="v1", features=192, measured=d.validity["measured"])
+    words = training_words(result | dict(attempts=d.training["attempts"]), "d")
+    assert "Training 2: k 16, features 384, failed: MemoryError" in words
 
 
 @pytest.mark.parametrize(

@@ -375,10 +375,10 @@ def training_words(result: dict, out: str, limits: dict[str, float] = FIT) -> st
         for name, x in result["measured"].items()
     ]
     made = f"Dictionary for {result['release']}: {result['features']:,} features in {out}"
-    tried = [
-        f"Training {i}: k {x['k']}, features {x['n_features']}, "
-        f"splice error {percent(x.get('splice_error'), 1)}"
-        for i, x in enumerate(result.get("attempts", []), 1)
-    ]
+    tried = []
+    for i, x in enumerate(result.get("attempts", []), 1):
+        reached = f"splice error {percent(x.get('splice_error'), 1)}"
+        came_to = f"failed: {x['failed']}" if "failed" in x else reached
+        tried.append(f"Training {i}: k {x['k']}, features {x['n_features']}, {came_to}")
     fitness = fitness_words(result["measured"], limits)
     return "\n".join([*tried, made, ", ".join(measured), fitness])

@@ -161,7 +161,7 @@ def _pinned(out, batch: Batch) -> Tensor:  # [B, vocabulary]
         raise invalid(
             "rows with the two tokens that the old release found likeliest",
             "rows without them",
-            "pin them first: rows = old.pin(rows)",
+            "pin them first: rows = release.pin(rows), of two releases the old one's",
         )
     ids = batch.targets
     return _with_entries(at_last(out, batch), int(ids.min()), int(ids.max()))

@@ -8,6 +8,7 @@ __all__ = ['OBJECTIVES', 'check_objective', 'whole_prefixes', 'Recipe', 'default
 # %% ../../nbs/05_training/00_recipe.ipynb #307e4905
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from fastcore.basics import patch
 
@@ -81,10 +82,10 @@ def _check_sizes(recipe: Recipe):
             "ask for fewer active features per token",
         )
     enough = min(recipe.tokens, recipe.batch_size) >= 1
-    if not (enough and 0 < recipe.lr < math.inf):
+    if not (enough and isinstance(recipe.lr, Real) and 0 < recipe.lr < math.inf):
         raise bad_parameter(
             "tokens >= 1, batch_size >= 1 and a learning rate > 0",
-            f"tokens={recipe.tokens}, batch_size={recipe.batch_size}, lr={recipe.lr}",
+            f"tokens={recipe.tokens}, batch_size={recipe.batch_size}, lr={recipe.lr!r}",
             "leave out batch_size and lr",
         )
     if not (1 <= recipe.denser < math.inf and 0 <= recipe.denser_until <= 1):
