@@ -72,8 +72,8 @@ def last_good(folder, error, kind="sae", step=None, **options) -> Trainer:
 @pytest.mark.parametrize(
     "spoilt, words",
     [
-        (lambda x: x[:0], "shapes [0, 12]"),
-        (lambda x: x.view(4, -1, 12), "shapes [4, 70, 12]"),
+        (lambda x: x[:0], "[0, 12]"),
+        (lambda x: x.view(4, -1, 12), "[4, 70, 12]"),
         (lambda x: x[:, :5], "of widths [12]"),
     ],
 )
@@ -101,11 +101,41 @@ def test_targets_of_two_widths_are_refused_before_a_step():
     refused(lambda: fit([pair] * STEPS, how("clt")), "6, 3", code=ExitCode.BAD_PARAMETERS)
 
 
-@pytest.mark.parametrize("bad", [dict(n_features=0), dict(k=1.5), dict(batch_size=-5)])
+NO_NUMBERS = [
+    dict(n_features=0),
+    dict(k=1.5),
+    dict(batch_size=-5),
+    dict(seed="a"),
+    dict(tokens=2e6),
+]
+
+
+@pytest.mark.parametrize("bad", NO_NUMBERS)
 def test_sizes_that_are_no_numbers_of_things_are_refused(bad):
     (name,) = bad
     sizes = dict(n_features=16, k=2, tokens=1000) | bad
-    refused(lambda: recipe(**sizes), f"{name}={bad[name]}", code=ExitCode.BAD_PARAMETERS)
+    refused(lambda: recipe(**sizes), f"{name}={bad[name]!r}", code=ExitCode.BAD_PARAMETERS)
+
+
+def test_what_is_no_activations_or_no_recipe_is_named():
+    x = torch.randn(STEPS * SIZE, D)
+    for given, name in (
+        ([x.numpy()], "ndarray"),
+        ([7], "int"),
+        ([([x.numpy()], [])], "ndarray"),
+    ):
+        refused(lambda given=given: fit(given, how()), name, "torch.as_tensor")
+    refused(lambda: fit(x, how()), f"float32 [{D}]", "acts.split(batch_size)")
+    refused(lambda: fit([], how()), "no batch")
+    for given, name in ((dict(k=3), "a dict"), (x.split(SIZE), "a tuple")):
+        parts = name, "fit(batches, recipe("
+        refused(lambda given=given: fit(how(), given), *parts, code=ExitCode.BAD_PARAMETERS)
+
+
+@pytest.mark.parametrize("sources", [[], [torch.randn(9, D).double()], [torch.randn(2, 9, D)]])
+def test_a_trainer_takes_float32_of_tokens_and_nothing_else(sources):
+    part = "float32, [tokens, d]" if sources else "0 sources"
+    refused(lambda: Trainer(how(), sources), part, code=ExitCode.BAD_PARAMETERS)
 
 
 # going on

@@ -365,7 +365,7 @@ def test_k_over_f_and_nonsense_are_refused(bad):
 
 def test_batches_that_end_early_or_do_not_vary_are_refused():
     refused(lambda: fit(stream(59, 128), short()), "60 batches")
-    refused(lambda: fit(iter(()), short()), "none")
+    refused(lambda: fit(iter(()), short()), "no batch")
     refused(lambda: fit((torch.ones(128, D) for _ in range(60)), short()), "all alike")
 
 

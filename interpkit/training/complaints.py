@@ -93,7 +93,7 @@ def complaints(trainer: Trainer) -> list[str]:
         if dead > 0.5:
             texts.append(
                 f"{dead:.0%} of the features at {trainer.named(i)} are dead: "
-                f"ask for fewer features (n_features={recipe.n_features})"
+                f"more of them than n_features={recipe.n_features} would not help"
             )
     return texts
 

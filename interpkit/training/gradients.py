@@ -175,7 +175,7 @@ def _source_gradients(
     parts: Active,  # by token and part of the features
     penalty: float,
 ) -> Tensor:  # [n]
-    "Give away the gradients of source i; half the gradients of its active values, over all tokens."
+    "Give away the gradients of source i. Returns half of what moves each of its active values."
     slopes = parts.products(error, p.W_dec[i])
     if penalty:
         slopes.add_(penalty / 2)
@@ -198,7 +198,7 @@ def gradients(
 ) -> list[Tensor]:  # per source [n]
     """Give away the gradients of the loss, each once it is known and nothing reads its tensor.
 
-    Returns for each source half the gradients of its active values, summed over tokens."""
+    Returns for each source, and each of its active values, half of that token's slope."""
     rows = by_part(error)
     of_mean = 2 / len(error)
     slopes = []

@@ -74,20 +74,17 @@ class Recipe:
 
 # %% ../../nbs/05_training/00_recipe.ipynb #b5c73eb8
 def _check_sizes(recipe: Recipe):
-    "Raise (exit code 64) where sizes or learning rate make no sense."
+    "Raise (exit code 64) where sizes, seed or learning rate make no sense."
+    for name, least in dict(n_features=1, tokens=1, batch_size=1, seed=-(2**63)).items():
+        whole(name, getattr(recipe, name), least)
     if not 0 < recipe.k <= recipe.n_features:
         raise bad_parameter(
             "0 < k <= n_features",
             f"k={recipe.k}, n_features={recipe.n_features}",
             "ask for fewer active features per token",
         )
-    enough = min(recipe.tokens, recipe.batch_size) >= 1
-    if not (enough and isinstance(recipe.lr, Real) and 0 < recipe.lr < math.inf):
-        raise bad_parameter(
-            "tokens >= 1, batch_size >= 1 and a learning rate > 0",
-            f"tokens={recipe.tokens}, batch_size={recipe.batch_size}, lr={recipe.lr!r}",
-            "leave out batch_size and lr",
-        )
+    if not (isinstance(recipe.lr, Real) and 0 < recipe.lr < math.inf):
+        raise bad_parameter("a learning rate > 0", f"lr={recipe.lr!r}", "leave it out")
     if not (1 <= recipe.denser < math.inf and 0 <= recipe.denser_until <= 1):
         raise bad_parameter(
             "denser from 1 on, denser_until from 0 to 1",
