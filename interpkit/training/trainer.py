@@ -334,10 +334,8 @@ def step(
     sources: Sequence[Tensor],  # per source [B, d]
     targets: Sequence[Tensor] = (),  # per source [B, d_out]; none: an SAE
 ):
-    """Learn from one batch. Raises (exit code 65) where activations or the loss are not finite,
-    and (64) where a batch has other sites or widths than the first.
-
-    Tensors move one after the other: a step that is interrupted has moved some of them."""
+    """Learn from one batch. Raises (exit code 65) where activations or the loss are not finite;
+    (64) where sites or widths are others. A step that is interrupted has moved some tensors."""
     recipe, shape = self.recipe, self.p.shape
     widths = [*shape.sources, *(() if self.same else shape.targets)]
     check_widths([*sources, *targets], widths, self.taken)

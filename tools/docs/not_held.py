@@ -35,7 +35,7 @@ def section(file: Path) -> list[str]:
     missed = [bar for bar in result["bars"] if not bar["holds"]]
     if not missed:
         return []
-    of_all = f"{len(missed)} of {len(result['bars'])} bars, {result['date']}"
+    of_all = f"{len(missed)} of {len(result['bars'])} bars missed, {result['date']}"
     lines = [f"## [{result['name']}](benchmarks/{notebook(result['name'])}.ipynb)", "", of_all, ""]
     lines += ["| what | asked | measured |", "|---|---|---|"]
     for bar in missed:
