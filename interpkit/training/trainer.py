@@ -295,8 +295,8 @@ def revive(
     missing = unit_(-error[token])
     direction = missing @ self.whitening[i] if self.same else white[token]
     encoder = unit_(direction) * self.usual_length(i)
-    often = min(max(int(len(white) * recipe.k / recipe.n_features), 1), len(white))
-    least = (white @ encoder.T).topk(often, 0).values[-1]  # it fires above this
+    others = max(int(len(white) * recipe.k / recipe.n_features), 1)
+    least = (white @ encoder.T).topk(min(1 + others, len(white)), 0).values[-1]  # it fires above
     threshold = self.threshold[i]
     if p.log_threshold:
         threshold = p.log_threshold[i].exp().median()
