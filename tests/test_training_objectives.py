@@ -188,7 +188,7 @@ def test_the_first_features_of_a_matryoshka_do_more_alone(objective):
     of_plain, of_nested = ({n: alone(w, n) for n in (16, 48, 128)} for w in (plain, nested))
     assert of_nested[16] < of_plain[16] - 0.15
     assert of_nested[48] < of_plain[48] - 0.1
-    assert of_nested[16] > of_nested[48] > of_nested[128]
+    assert of_nested[16] > of_nested[48] > of_nested[128] - 1e-3  # relu leaves the last nothing
     assert of_nested[128] < of_plain[128] + 0.1
 
 

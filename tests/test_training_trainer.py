@@ -229,6 +229,33 @@ def test_few_features_are_dead_and_the_dead_come_back():
     assert mended.fvu < 1.2 * left.fvu  # 1.04 to 1.08 times
 
 
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "relu", "jumprelu"])
+def test_a_revived_feature_fires_on_another_token_than_its_own(objective):
+    "Its own is an outlier along its direction: above that alone it would never fire again."
+    t = fit(stream(20, 128), Recipe(512, 2, 20 * 128, 128, 3e-3, objective=objective))
+    x = next(stream(1, 128, seed=9))
+    white = t.whitened(0, t.scales[0].centred(x))
+    t.silent[:] = 0
+    t.silent[0, :5] = t.recipe.window_tokens
+    t.revive(0, white, torch.randn(white.shape, generator=torch.Generator().manual_seed(0)))
+    assert t.revived >= 5
+    pre = (white @ t.p.W_enc[0].T + t.p.b_enc[0])[:, :5]
+    limit = t.limit(0)[:5] if objective == "jumprelu" else t.limit(0)
+    assert ((pre > limit - 1e-4).sum(0) >= 2).all()
+    assert ((pre > limit + 1e-4).sum(0) >= 1).all()
+
+
+def test_revivals_of_learnt_thresholds_do_not_follow_those_before():
+    "Else each round writes what is as large as the last one's threshold, and both run away."
+    t = fit(stream(60, 128), short(objective="jumprelu"))
+    t.p.log_threshold[0][10:] += 5
+    white = t.whitened(0, t.scales[0].centred(next(stream(1, 128, seed=9))))
+    t.silent[0, :10] = t.recipe.window_tokens
+    for _ in range(10):
+        t.revive(0, white, white)
+    assert float(t.p.log_threshold[0][:10].exp().max()) < 0.1 * float(t.limit(0)[10:].min())
+
+
 def test_a_revived_feature_fires_as_often_as_an_average_one_and_has_forgotten():
     r = replace(recipe(128, K, 600 * 256, 256), window=20, revive_until=0.0)
     t = Trainer(r, [next(stream(1, 8192))])

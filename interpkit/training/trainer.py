@@ -299,7 +299,7 @@ def revive(
     least = (white @ encoder.T).topk(min(1 + others, len(white)), 0).values[-1]  # it fires above
     threshold = self.threshold[i]
     if p.log_threshold:
-        threshold = p.log_threshold[i].exp().median()
+        threshold = least.clamp(min=float(p.log_threshold[i].min().exp()))
         p.log_threshold[i][dead] = threshold.log()
     p.W_dec[i][dead] = missing
     p.W_enc[i][dead] = encoder
