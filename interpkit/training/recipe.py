@@ -64,7 +64,9 @@ class Recipe:
     whitened: float = 0.8  # whitening of first directions: 0 data points, 1 all directions alike
     revive_every: float = 0.005  # share of the steps between two looks for dead features
     revive_until: float = 0.95  # share of the steps after which none is revived
-    revive_most: float = 0.05  # of all features at a time: more at once drive the others out
+    revive_most: float = (
+        0.05  # of an SAE's features at a time; a fifth of it where others are written
+    )
     window: int = 320  # dead: did not fire while an average feature fired this often
 
     def __post_init__(self):

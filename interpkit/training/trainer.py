@@ -286,7 +286,8 @@ def revive(
 ):
     "Give dead features of source i a new start from what is badly explained in this batch."
     recipe, p = self.recipe, self.p
-    most = min(max(int(recipe.revive_most * recipe.n_features), 1), len(white))
+    share = recipe.revive_most / (1 if self.same else 5)
+    most = min(max(int(share * recipe.n_features), 1), len(white))
     dead = self.pick_dead(i, most)
     if not len(dead):
         return
@@ -296,7 +297,8 @@ def revive(
     direction = missing @ self.whitening[i] if self.same else white[token]
     encoder = unit_(direction) * self.usual_length(i)
     others = max(int(len(white) * recipe.k / recipe.n_features), 1)
-    least = (white @ encoder.T).topk(min(1 + others, len(white)), 0).values[-1]  # it fires above
+    often = min(others + self.same, len(white))  # an SAE's fires on its own token beside
+    least = (white @ encoder.T).topk(often, 0).values[-1]  # it fires above this
     threshold = self.threshold[i]
     if p.log_threshold:
         threshold = least.clamp(min=float(p.log_threshold[i].min().exp()))
