@@ -245,6 +245,28 @@ def test_a_revived_feature_fires_on_another_token_than_its_own(objective):
     assert ((pre > limit + 1e-4).sum(0) >= 1).all()
 
 
+def test_what_writes_elsewhere_is_revived_quietly(monkeypatch):
+    "Fewer at a time, in every second look, and firing on its own token first: see the lesson."
+    how = Recipe(500, 2, 40 * 128, 128, 3e-3, revive_every=0.025)
+    x = next(stream(1, 128))
+    looks = []
+    for targets, most, n_looks, own in (([], 25, 38, 1), ([x], 10, 19, 0)):
+        t = Trainer(how, [x], targets)
+        t.silent[:] = how.window_tokens
+        white = t.whitened(0, t.scales[0].centred(x))
+        t.revive(0, white, -white)
+        revived = t.silent[0] == 0
+        pre = white @ t.p.W_enc[0][revived].T + t.p.b_enc[0][revived]
+        assert t.revived == most
+        assert ((pre > t.threshold[0] - 1e-4).sum(0) == 1 + own).all()
+        looks.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "revive", lambda *given: looks.append(given))
+            for _ in range(how.steps):
+                t.step([x], targets)
+        assert len(looks) == n_looks
+
+
 def test_revivals_of_learnt_thresholds_do_not_follow_those_before():
     "Else each round writes what is as large as the last one's threshold, and both run away."
     t = fit(stream(60, 128), short(objective="jumprelu"))

@@ -75,7 +75,7 @@ class Recipe:
 # %% ../../nbs/05_training/00_recipe.ipynb #b5c73eb8
 def _check_sizes(recipe: Recipe):
     "Raise (exit code 64) where sizes, seed or learning rate make no sense."
-    for name, least in dict(n_features=1, tokens=1, batch_size=1, seed=-(2**63)).items():
+    for name, least in dict(n_features=1, tokens=1, batch_size=1, seed=0).items():
         whole(name, getattr(recipe, name), least)
     if not 0 < recipe.k <= recipe.n_features:
         raise bad_parameter(
