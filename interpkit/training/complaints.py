@@ -102,13 +102,12 @@ def _read(
     trainer: Trainer,
     i: int,  # source
     x: Tensor,  # [B, d]
-) -> tuple[Tensor, Tensor, float | Tensor]:  # [B, d], [B, F], a number or [F]
+) -> tuple[Tensor, Tensor, Tensor]:  # [B, d], [B, F], [] or [F]
     "Whitened activations of a source, its pre-activations, and what these have to be above."
     p = trainer.p
     white = trainer.scales[i].centred(x) @ trainer.whitening[i]
     pre = torch.addmm(p.b_enc[i], white, p.W_enc[i].T)
-    threshold = p.log_threshold[i].exp() if p.log_threshold else trainer.threshold[i]
-    return white, pre, threshold
+    return white, pre, trainer.limit(i)
 
 # %% ../../nbs/05_training/03b_complaints.ipynb #6e6d6796
 @torch.no_grad()
