@@ -286,18 +286,17 @@ def revive(
 ):
     "Give dead features of source i a new start from what is badly explained in this batch."
     recipe, p = self.recipe, self.p
-    most = recipe.revive_most * recipe.n_features * (1 if self.same else 0.4)
-    dead = self.pick_dead(i, min(max(int(most), 1), len(white)))
+    most = min(max(int(recipe.revive_most * recipe.n_features), 1), len(white))
+    dead = self.pick_dead(i, most)
     if not len(dead):
         return
     badly = error.square().sum(1).cpu() + 1e-12
-    token = badly.multinomial(len(dead), generator=self.random).to(dead.device)
+    token = torch.multinomial(badly, len(dead), generator=self.random).to(dead.device)
     missing = unit_(-error[token])
     direction = missing @ self.whitening[i] if self.same else white[token]
     encoder = unit_(direction) * self.usual_length(i)
-    others = max(int(len(white) * recipe.k / recipe.n_features), 1)
-    often = min(others + self.same, len(white))  # an SAE's fires on its own token beside
-    least = (white @ encoder.T).topk(often, 0).values[-1]
+    often = min(max(int(len(white) * recipe.k / recipe.n_features), 1), len(white))
+    least = (white @ encoder.T).topk(often, 0).values[-1]  # it fires above this
     threshold = self.threshold[i]
     if p.log_threshold:
         threshold = least.clamp(min=float(p.log_threshold[i].min().exp()))
@@ -322,7 +321,7 @@ def update(
         unit_(W)
     for silent, values in zip(self.silent, active, strict=True):
         silent.add_(len(error)).masked_fill_(values.fired, 0)
-    if self.recipe.looks_for_dead(self.taken, 1 if self.same else 2):
+    if self.recipe.looks_for_dead(self.taken):
         for i, w in enumerate(white):
             self.revive(i, w, self.p.shape.part(error, i))
     self.taken += 1
