@@ -536,6 +536,22 @@ def test_features_at_the_very_threshold_say_nothing_of_a_fold(kind):
     refused(lambda: check_fold(t, sources), "reconstructions at")
 
 
+def test_a_few_tokens_are_not_enough_to_judge_a_fold_by():
+    "Six on which nothing fires, and one again and again, whose feature is at the very threshold."
+    t, (sources, _) = run("sae"), next(batches("sae", 1))
+    x = sources[0]
+    white = t.whitened(0, t.scales[0].centred(x))
+    pre = white @ t.p.W_enc[0].T + t.p.b_enc[0]
+    token, f = divmod(int(pre.argmax()), pre.shape[1])
+    t.p.b_enc[0][f] += t.threshold[0] - pre[token, f]
+    quiet = t.scales[0].mean.expand(6, -1)
+    looked_at = [torch.cat([quiet, x[token].expand(58, -1)])]
+    assert 0 < int(decided(t, looked_at).sum()) < 16
+    right = t.weights()
+    t.site_weights = lambda i: replace(right[i], W_dec=0 * right[i].W_dec)
+    refused(lambda: check_fold(t, looked_at), "reconstructions at")
+
+
 @pytest.mark.parametrize("kind, objective", every_pair())
 def test_the_fold_of_every_wiring_is_exact(kind, objective):
     t = run(kind, how(kind, objective=objective))
