@@ -62,9 +62,9 @@ class Recipe:
     denser: float = 1.5  # active features at the start over k, falling to k
     denser_until: float = 0.3  # share of the steps
     whitened: float = 0.8  # whitening of first directions: 0 data points, 1 all directions alike
-    revive_every: float = 0.01  # share of the steps between two looks for dead features
+    revive_every: float = 0.005  # share of the steps between two looks for an SAE's dead features
     revive_until: float = 0.95  # share of the steps after which none is revived
-    revive_most: float = 0.02  # of all features at a time: more at once drive the others out
+    revive_most: float = 0.05  # of an SAE's features at a time; .4 of it where others are written
     window: int = 320  # dead: did not fire while an average feature fired this often
 
     def __post_init__(self):
@@ -130,9 +130,13 @@ def window_tokens(self: Recipe) -> int:
 
 
 @patch
-def looks_for_dead(self: Recipe, step: int) -> bool:
+def looks_for_dead(
+    self: Recipe,
+    step: int,
+    turns: int = 1,  # one look in so many; what writes elsewhere than it reads takes 2
+) -> bool:
     "Whether dead features are revived after this step."
-    every = max(int(self.revive_every * self.steps), 1)
+    every = max(int(turns * self.revive_every * self.steps), 1)
     is_turn = step % every == every - 1
     return is_turn and step < self.revive_until * self.steps
 

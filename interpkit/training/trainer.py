@@ -31,6 +31,7 @@ from interpkit.training.objectives import (
     topk_thresholds,
 )
 from .recipe import Recipe
+from .revivals import few_enough, forget, pick_dead, usual
 from .start import centred_batch, check_pairs, first_parameters, scales_of, unit_
 
 # %% ../../nbs/05_training/02_trainer.ipynb #2677ff3c
@@ -248,33 +249,6 @@ def follow(
         self.l0[i] += share * (x - self.l0[i])
     self.fvu += share * (self.loss - self.fvu)
 
-# %% ../../nbs/05_training/02_trainer.ipynb #21ad4878
-@patch
-def pick_dead(self: Trainer, i: int, most: int) -> Tensor:  # [n]
-    "Up to `most` dead features of source i, by chance."
-    dead = (self.silent[i] >= self.recipe.window_tokens).nonzero().view(-1)
-    if len(dead):
-        order = torch.randperm(len(dead), generator=self.random)
-        dead = dead[order[:most].to(dead.device)]
-    return dead
-
-# %% ../../nbs/05_training/02_trainer.ipynb #b9a758a9
-@patch
-def forget(self: Trainer, i: int, features: Tensor):
-    "Set Adam's memory of some features to that of an average one."
-    for name in ("W_enc", "W_dec", "b_enc"):
-        getattr(self.adam.first, name)[i][features] = 0
-        squares = getattr(self.adam.second, name)[i]
-        squares[features] = squares.mean(0)
-
-# %% ../../nbs/05_training/02_trainer.ipynb #08752aca
-@patch
-def usual_length(self: Trainer, i: int) -> Tensor:  # []
-    "The median length of an encoder of source i, of features that are alive where there are any."
-    lengths = self.p.W_enc[i].norm(dim=1)
-    alive = lengths[self.silent[i] < self.recipe.window_tokens]
-    return alive.median() if len(alive) else lengths.median()
-
 # %% ../../nbs/05_training/02_trainer.ipynb #998eca05
 @patch
 @torch.no_grad()
@@ -286,27 +260,35 @@ def revive(
 ):
     "Give dead features of source i a new start from what is badly explained in this batch."
     recipe, p = self.recipe, self.p
-    most = min(max(int(recipe.revive_most * recipe.n_features), 1), len(white))
-    dead = self.pick_dead(i, most)
+    most = recipe.revive_most * recipe.n_features * (1 if self.same else 0.4)
+    most = min(max(int(most), 1), len(white))
+    dead = pick_dead(self.silent[i], recipe.window_tokens, most, self.random)
     if not len(dead):
         return
     badly = error.square().sum(1).cpu() + 1e-12
-    token = torch.multinomial(badly, len(dead), generator=self.random).to(dead.device)
+    token = badly.multinomial(len(dead), generator=self.random).to(dead.device)
     missing = unit_(-error[token])
     direction = missing @ self.whitening[i] if self.same else white[token]
-    encoder = unit_(direction) * self.usual_length(i)
-    often = min(max(int(len(white) * recipe.k / recipe.n_features), 1), len(white))
-    least = (white @ encoder.T).topk(often, 0).values[-1]  # it fires above this
-    threshold = self.threshold[i]
+    alive = self.silent[i] < recipe.window_tokens
+    length, most_bias = usual(p.W_enc[i], p.b_enc[i], alive)
+    encoder = unit_(direction) * length
+    pre = white @ encoder.T
+    others = max(int(len(white) * recipe.k / recipe.n_features), 1)
+    above = pre.topk(min(others + self.same, len(white)), 0).values[-1]  # it fires from here on
+    threshold = above.new_tensor(self.threshold[i])
     if p.log_threshold:
-        threshold = least.clamp(min=float(p.log_threshold[i].min().exp()))
-        p.log_threshold[i][dead] = threshold.log()
-    p.W_dec[i][dead] = missing
-    p.W_enc[i][dead] = encoder
-    p.b_enc[i][dead] = threshold - least
-    self.forget(i, dead)
+        threshold = above.clamp(min=float(p.log_threshold[i].min().exp()))
+    above = torch.maximum(above, threshold - most_bias)
+    n = few_enough(pre, above, recipe.k)
+    dead = dead[:n]
+    if p.log_threshold:
+        p.log_threshold[i][dead] = threshold[:n].log()
+    p.W_dec[i][dead] = missing[:n]
+    p.W_enc[i][dead] = encoder[:n]
+    p.b_enc[i][dead] = (threshold - above)[:n]
+    forget(self.adam, i, dead)
     self.silent[i][dead] = 0
-    self.revived += len(dead)
+    self.revived += n
 
 # %% ../../nbs/05_training/02_trainer.ipynb #a1bd9252
 @patch
@@ -321,7 +303,7 @@ def update(
         unit_(W)
     for silent, values in zip(self.silent, active, strict=True):
         silent.add_(len(error)).masked_fill_(values.fired, 0)
-    if self.recipe.looks_for_dead(self.taken):
+    if self.recipe.looks_for_dead(self.taken, 1 if self.same else 2):
         for i, w in enumerate(white):
             self.revive(i, w, self.p.shape.part(error, i))
     self.taken += 1
