@@ -6426,6 +6426,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'interpkit/training/recipe.py'),
                                            'interpkit.training.recipe._check_sizes': ( '05_training/recipe.html#_check_sizes',
                                                                                        'interpkit/training/recipe.py'),
+                                           'interpkit.training.recipe._is_number': ( '05_training/recipe.html#_is_number',
+                                                                                     'interpkit/training/recipe.py'),
                                            'interpkit.training.recipe.check_objective': ( '05_training/recipe.html#check_objective',
                                                                                           'interpkit/training/recipe.py'),
                                            'interpkit.training.recipe.default_batch_size': ( '05_training/recipe.html#default_batch_size',

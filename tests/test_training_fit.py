@@ -472,7 +472,7 @@ def test_batches_that_end_early_leave_the_last_checkpoint(tmp_path):
         SITES,
     )
     assert e.given == "75"
-    assert "more epochs" in e.mend
+    assert "another epoch" in e.mend
     last_good(tmp_path, e, "tied", 60)
 
 
@@ -515,6 +515,21 @@ def test_batches_are_of_the_size_that_the_recipe_counts_in(size):
     others = (torch.randn(size, D) for _ in range(STEPS))
     parts = f"batches of {SIZE} tokens", str(size)
     refused(lambda: fit(others, how()), *parts, code=ExitCode.BAD_PARAMETERS)
+
+
+def test_later_batches_may_be_smaller_but_not_larger(tmp_path):
+    "The last of an epoch is smaller; a larger one is refused, after going on from a checkpoint too."
+    good = [torch.randn(SIZE, D) for _ in range(STEPS)]
+    last_of_an_epoch = [*good[:9], good[9][:5], *good[10:]]
+    assert fit(last_of_an_epoch, how()).taken == STEPS
+    larger = [*good[:70], torch.randn(SIZE + 1, D), *good[71:]]
+    for _ in range(2):  # the second goes on
+        refused(
+            lambda: fit(larger, how(), folder=tmp_path, every=20),
+            f"{SIZE + 1} in batch 70",
+            "until step 60",
+            code=ExitCode.BAD_PARAMETERS,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

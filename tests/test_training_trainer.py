@@ -229,6 +229,76 @@ def test_few_features_are_dead_and_the_dead_come_back():
     assert mended.fvu < 1.2 * left.fvu  # 1.04 to 1.08 times
 
 
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "relu", "jumprelu"])
+def test_a_revived_feature_fires_on_another_token_than_its_own(objective):
+    "Its own is an outlier along its direction: above that alone it would never fire again."
+    t = fit(stream(20, 128), Recipe(512, 2, 20 * 128, 128, 3e-3, objective=objective))
+    t.p.b_enc[0][5:200] += 100  # of living features: no bias is too large
+    x = next(stream(1, 128, seed=9))
+    white = t.whitened(0, t.scales[0].centred(x))
+    t.silent[:], t.revived = 0, 0
+    t.silent[0, :5] = t.recipe.window_tokens
+    t.revive(0, white, torch.randn(white.shape, generator=torch.Generator().manual_seed(0)))
+    assert t.revived == 5
+    pre = (white @ t.p.W_enc[0].T + t.p.b_enc[0])[:, :5]
+    limit = t.limit(0)[:5] if objective == "jumprelu" else t.limit(0)
+    assert ((pre > limit - 1e-4).sum(0) >= 2).all()
+    assert ((pre > limit + 1e-4).sum(0) >= 1).all()
+
+
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "relu", "jumprelu"])
+def test_a_revived_feature_has_no_larger_bias_than_the_living(objective):
+    "Else the threshold rises over them, the next ones' biases over that, and so on."
+    t = fit(stream(20, 128), Recipe(512, 2, 20 * 128, 128, 3e-3, objective=objective))
+    white = t.whitened(0, t.scales[0].centred(next(stream(1, 128, seed=9))))
+    t.silent[:], t.revived = 0, 0
+    t.silent[0, :5] = t.recipe.window_tokens
+    t.p.b_enc[0][5:] = -1.0
+    t.threshold[0] *= 10
+    t.p.log_threshold and t.p.log_threshold[0].add_(2)
+    t.revive(0, white, white)
+    assert t.revived == 5
+    assert float(t.p.b_enc[0][:5].max()) <= -1 + 1e-6
+
+
+def test_as_many_are_revived_as_fire_on_few_tokens():
+    "One from a token that all others are like; ten from tokens of their own."
+    g = torch.Generator().manual_seed(0)
+    apart, alike = torch.randn(1000, 32, generator=g), torch.randn(32, generator=g)
+    revived = []
+    for x in (apart[:512], alike.repeat(512, 1)):
+        t = Trainer(Recipe(512, 2, 512_000, 512, 3e-3), [apart])
+        t.silent[:] = t.recipe.window_tokens
+        t.p.b_enc[0].fill_(100.0)  # no bias is too large
+        t.revive(0, x, x)
+        revived.append(t.revived)
+    assert revived[0] >= 10
+    assert revived[1] == 1
+
+
+def test_what_writes_elsewhere_is_revived_quietly(monkeypatch):
+    "Fewer at a time, in every second look, and firing on its own token first: see the lesson."
+    how = Recipe(500, 8, 40 * 128, 128, 3e-3, revive_every=0.025)
+    x = next(stream(1, 128))
+    looks = []
+    for targets, most, n_looks, own in (([], 25, 38, 1), ([x], 10, 19, 0)):
+        t = Trainer(how, [x], targets)
+        t.silent[:] = how.window_tokens
+        t.p.b_enc[0].fill_(100.0)  # no bias is too large
+        white = t.whitened(0, t.scales[0].centred(x))
+        t.revive(0, white, -white)
+        revived = t.silent[0] == 0
+        pre = white @ t.p.W_enc[0][revived].T + t.p.b_enc[0][revived]
+        assert t.revived <= most
+        assert ((pre > t.threshold[0] - 1e-4).sum(0) == 2 + own).all()
+        looks.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "revive", lambda *given: looks.append(given))
+            for _ in range(how.steps):
+                t.step([x], targets)
+        assert len(looks) == n_looks
+
+
 def sums(g):
     "Few tokens have more than four of 64 directions: 512 features are far too many."
     facts = torch.randn(64, 16, generator=g)
@@ -243,16 +313,28 @@ def one_row_again(g):
     return x
 
 
+def few_clusters(g):
+    "Forty points, 400 features, one of them active."
+    points = torch.randn(40, 16, generator=g)
+    which = torch.randint(40, (100_000,), generator=g)
+    return points[which] + 1e-3 * torch.randn(100_000, 16, generator=g)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("made, n_features, k", [(sums, 512, 2), (one_row_again, 256, 4)])
-def test_revivals_leave_l0_alone_where_nothing_needs_them(made, n_features, k, seed):
-    "Revived so that they fire on more than their own token, they took L0 to twice k and more."
+@pytest.mark.parametrize(
+    "made, n_features, k, most",
+    [(sums, 512, 2, 0.22), (one_row_again, 256, 4, 0.3), (few_clusters, 400, 1, 1)],
+)
+def test_revivals_leave_l0_alone_where_nothing_needs_them(made, n_features, k, most, seed):
+    """Unexplained .18 to .19, .01 to .04 and .4 to .6 in four seeds. With biases as large as it
+    takes .26 to .27, .1 to 1.4 and, as two active features are too many, an end of training."""
     x = made(torch.Generator().manual_seed(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # half of them may be dead
         t = fit(x.split(100), Recipe(n_features, k, len(x), 100, 3e-3))
     assert t.revived > n_features
-    assert t.record()["l0"] == pytest.approx(k, rel=0.2)
+    assert t.record()["l0"] == pytest.approx(k, rel=0.1)
+    assert t.fvu < most
 
 
 def test_revivals_of_learnt_thresholds_do_not_follow_those_before():
@@ -394,6 +476,13 @@ def test_weights_that_are_not_finite_and_a_loss_that_explodes_are_named():
         dict(lr=math.inf),
         dict(tokens=0),
         dict(batch_size=0),
+        dict(k=True),
+        dict(lr=True),
+        dict(window=-1),
+        dict(revive_every=math.nan),
+        dict(revive_most=-0.1),
+        dict(warm_up=2),
+        dict(denser=0.5),
     ],
 )
 def test_k_over_f_and_nonsense_are_refused(bad):

@@ -100,12 +100,18 @@ def check_recipe(recipe: Recipe):
         )
 
 
-def check_size(n_tokens: int, recipe: Recipe):  # of a batch
-    "Raise (exit code 64) where batches are not of the size that a recipe counts in."
-    if n_tokens != recipe.batch_size:
+def check_size(
+    n_tokens: int,  # of a batch
+    recipe: Recipe,
+    taken: int,  # batches before it
+):
+    """Raise (exit code 64) where batches are not of the size that a recipe counts in.
+
+    The last one of an epoch may be smaller."""
+    if n_tokens > recipe.batch_size or (n_tokens < recipe.batch_size and taken == 0):
         raise bad_parameter(
             f"batches of {recipe.batch_size} tokens, as the recipe says",
-            f"a first batch of {n_tokens}",
+            f"{n_tokens} in batch {taken}",
             f"acts.split({recipe.batch_size}), or recipe(..., batch_size={n_tokens})",
         )
 
@@ -127,7 +133,7 @@ def begun(
     widths = [x.shape[1] for side in ahead[0] for x in side]
     for i, (sources, targets) in enumerate(ahead):
         check_widths([*sources, *targets], widths, i)
-    check_size(len(ahead[0][0][0]), recipe)
+        check_size(len(sources[0]), recipe, i)
     sizes = [len(sources[0]) for sources, _ in ahead]
     parts = [list(each) for each in zip(*(x + y for x, y in ahead), strict=True)]
     n_sources = len(ahead[0][0])
@@ -166,14 +172,15 @@ def keep_if_good(trainer: Trainer, sources: list[Tensor], folder: Path | None, d
 
 # %% ../../nbs/05_training/04_fit.ipynb #a9643ba6
 def next_batch(batches: Iterator[Sides], trainer: Trainer) -> Sides:
-    "The next batch. Raises (exit code 65) where there is none."
+    "The next batch. Raises (exit code 65) where there is none, (64) where it is too large."
     batch = next(batches, None)
     if batch is None:
         raise invalid(
             f"{trainer.recipe.steps} batches at {trainer.site}",
             f"{trainer.taken}",
-            "allow more epochs, or ask for fewer tokens",
+            "pass the batches again for another epoch, or ask for fewer tokens",
         )
+    check_size(len(batch[0][0]), trainer.recipe, trainer.taken)
     return batch
 
 # %% ../../nbs/05_training/04_fit.ipynb #6ef4bc63
