@@ -518,7 +518,7 @@ def test_batches_are_of_the_size_that_the_recipe_counts_in(size):
 
 
 def test_later_batches_may_be_smaller_but_not_larger(tmp_path):
-    "The last of an epoch is smaller; a larger one is refused, after going on from a checkpoint too."
+    "The last of an epoch is; a larger one is refused, after going on from a checkpoint too."
     good = [torch.randn(SIZE, D) for _ in range(STEPS)]
     last_of_an_epoch = [*good[:9], good[9][:5], *good[10:]]
     assert fit(last_of_an_epoch, how()).taken == STEPS
