@@ -13,19 +13,21 @@ from ..core.errors import bad_parameter
 
 # %% ../../nbs/01_model/04a_frozen.ipynb #cb3c525e
 def pick_device(
-    device: str = "auto",  # auto, cpu or cuda
+    device: str = "auto",  # auto, cpu, cuda, or one of several: cuda:1
 ) -> torch.device:
     """The device that a model runs on; `auto` takes CUDA where there is one.
 
     Raises (exit code 64) at a device that is not there.
     """
-    if device not in ("auto", "cpu", "cuda"):
+    kind, _, number = str(device).partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdigit()):
         raise bad_parameter("device = auto, cpu or cuda", repr(device), "leave it out for auto")
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise bad_parameter("a CUDA device", "none on this machine", "device='cpu'")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= there:
+        given = f"{device}, and {there or 'none'} on this machine"
+        raise bad_parameter("a CUDA device", given, "device='cpu'")
     if device == "auto":
-        device = "cuda" if has_cuda else "cpu"
+        device = "cuda" if there else "cpu"
     return torch.device(device)
 
 # %% ../../nbs/01_model/04a_frozen.ipynb #e287304b

@@ -234,7 +234,7 @@ def fit(
     Raises (exit code 65) where activations, loss or weights are not finite, features die, L0 is
     far from k, or batches end early. What a checkpoint holds stays."""
     check_recipe(recipe)
-    if isinstance(device, str) and ":" not in device:
+    if isinstance(device, str):
         device = pick_device(device)
     folder = None if folder is None else Path(folder)
     every = every or max(recipe.steps // 20, 1)
