@@ -337,6 +337,20 @@ def test_revivals_leave_l0_alone_where_nothing_needs_them(made, n_features, k, m
     assert t.fvu < most
 
 
+def test_revivals_leave_l0_of_a_clt_alone():
+    "With biases as large as it takes it stopped with L0 over twice k."
+    g = torch.Generator().manual_seed(1)
+    x, W = sums(g), torch.randn(16, 16, generator=g)
+    y = torch.relu(x @ W)
+    z = torch.tanh(y @ W)
+    parts = (t.split(100) for t in (x, y, z))
+    batches = (([a, b], [b, c]) for a, b, c in zip(*parts, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # half of them may be dead
+        t = fit(batches, Recipe(512, 2, len(x), 100, 3e-3))
+    assert t.record()["l0"] == pytest.approx(2, rel=0.1)
+
+
 def test_revivals_of_learnt_thresholds_do_not_follow_those_before():
     "Else each round writes what is as large as the last one's threshold, and both run away."
     t = fit(stream(60, 128), short(objective="jumprelu"))
