@@ -6305,6 +6305,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'interpkit.training.finish.warn_of_fewer': ( '05_training/finish.html#warn_of_fewer',
                                                                                         'interpkit/training/finish.py')},
             'interpkit.training.fit': { 'interpkit.training.fit.begun': ('05_training/fit.html#begun', 'interpkit/training/fit.py'),
+                                        'interpkit.training.fit.by_the_first': ( '05_training/fit.html#by_the_first',
+                                                                                 'interpkit/training/fit.py'),
                                         'interpkit.training.fit.check_recipe': ( '05_training/fit.html#check_recipe',
                                                                                  'interpkit/training/fit.py'),
                                         'interpkit.training.fit.check_size': ( '05_training/fit.html#check_size',

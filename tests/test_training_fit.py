@@ -517,6 +517,19 @@ def test_batches_are_of_the_size_that_the_recipe_counts_in(size):
     refused(lambda: fit(others, how()), *parts, code=ExitCode.BAD_PARAMETERS)
 
 
+def test_another_training_s_checkpoint_is_not_gone_on_with(tmp_path):
+    "Without `data` its first batch says whose it is."
+    first, other = ([torch.randn(SIZE, D) for _ in range(STEPS)] for _ in range(2))
+    kept = fit(first, how(), folder=tmp_path)
+    refused(
+        lambda: fit(other, how(), folder=tmp_path),
+        "other batches",
+        str(tmp_path),
+        code=ExitCode.BAD_PARAMETERS,
+    )
+    assert state(fit(first, how(), folder=tmp_path)) == state(kept)
+
+
 def test_later_batches_may_be_smaller_but_not_larger(tmp_path):
     "The last of an epoch is; a larger one is refused, after going on from a checkpoint too."
     good = [torch.randn(SIZE, D) for _ in range(STEPS)]

@@ -120,12 +120,12 @@ def keep(trainer: Trainer, folder: Path, data: str = ""):
         write_json(aside / "state.json", state)
 
 # %% ../../nbs/05_training/03_checkpoint.ipynb #ce4d54ef
-def check_same_run(state: dict, recipe: Recipe, data: str, site, folder):
+def check_same_run(state: dict, recipe: Recipe, data: str | None, site, folder):
     "Raise (exit code 64) where a checkpoint is of another recipe, site or other batches."
     now = json.loads(json.dumps(asdict(recipe)))
     was = state.get("recipe", {})
     differs = [f"{n}={was.get(n)}, not {now[n]}" for n in now if was.get(n) != now[n]]
-    if state.get("data") != data:
+    if data is not None and state.get("data") != data:
         differs.append("other batches")
     if site and state.get("site") != str(site):
         differs.append(f"{state.get('site')}, not {site}")
@@ -155,7 +155,13 @@ def scales_from(
     ]
 
 # %% ../../nbs/05_training/03_checkpoint.ipynb #eacbd977
-def go_on(folder: Path, recipe: Recipe, data: str = "", device="cpu", site=None) -> Trainer:
+def go_on(
+    folder: Path,
+    recipe: Recipe,
+    data: str | None = None,  # a digest of the batches; None: not known
+    device="cpu",
+    site=None,
+) -> Trainer:
     """The trainer that `keep` wrote.
 
     Raises (exit code 64) where recipe, data or site are others, 65 where a file is broken."""

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Sides', 'in_floats', 'in_lists', 'on_device', 'enough', 'read_ahead', 'split', 'check_recipe', 'check_size', 'begun',
-           'started', 'keep_if_good', 'next_batch', 'run', 'saved_in', 'fit']
+           'started', 'by_the_first', 'keep_if_good', 'next_batch', 'run', 'saved_in', 'fit']
 
 # %% ../../nbs/05_training/04_fit.ipynb #277934ff
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -151,7 +152,7 @@ def started(
     site,
     device,
     folder: Path | None,
-    data: str,
+    data: str | None,  # None: not known
 ) -> tuple[Trainer, Iterator[Sides]]:
     "A trainer that goes on or begins, and the batches that it has not taken yet."
     checkpoint = None if folder is None else folder / "checkpoint"
@@ -161,6 +162,18 @@ def started(
         return begun(map(in_lists, batches), recipe, site, device)
     trainer = go_on(checkpoint, recipe, data, device, site)
     return trainer, map(in_lists, islice(batches, trainer.taken, None))
+
+# %% ../../nbs/05_training/04_fit.ipynb #7d7f03a6
+def by_the_first(batches: Iterator) -> tuple[str | None, Iterator]:
+    "What the first batch says of which batches these are, None where there is none; and all."
+    first = next(batches, None)
+    if first is None:
+        return None, iter(())
+    sides = in_lists(first)
+    told = hashlib.sha256(str([[tuple(x.shape) for x in side] for side in sides]).encode())
+    for x in chain(*sides):
+        told.update(x.cpu().contiguous().numpy().tobytes())
+    return f"first batch {told.hexdigest()[:16]}", chain([first], batches)
 
 # %% ../../nbs/05_training/04_fit.ipynb #4b670e57
 def keep_if_good(trainer: Trainer, sources: list[Tensor], folder: Path | None, data: str):
@@ -224,7 +237,7 @@ def fit(
     site="the site",  # the names of the sources, separated by ", "
     device="cpu",  # auto, cpu, cuda, or a torch.device
     folder: Path | None = None,  # where to keep checkpoints and log.jsonl; None: nowhere
-    data: str = "",  # says which batches these are: a digest
+    data: str = "",  # says which batches these are: a digest; default: one of the first
     every: int | None = None,  # steps between checkpoints; default: a twentieth of all
     progress: Callable[[int], None] | None = None,  # called with the number of tokens of a batch
     watch: Callable[[dict], None] | None = None,  # called with rows of the log
@@ -238,9 +251,12 @@ def fit(
         device = pick_device(device)
     folder = None if folder is None else Path(folder)
     every = every or max(recipe.steps // 20, 1)
-    trainer, rest = started(iter(batches), recipe, site, device, folder, data)
+    batches, told = iter(batches), data
+    if folder is not None and not data:
+        told, batches = by_the_first(batches)
+    trainer, rest = started(batches, recipe, site, device, folder, told)
     try:
-        run(trainer, rest, device, folder, data, every, progress, watch)
+        run(trainer, rest, device, folder, told or "", every, progress, watch)
     except InterpkitError as e:
         saved = saved_in(folder)
         if not saved:
