@@ -18,6 +18,7 @@ from interpkit.core.trials import (
     is_sound,
     middle,
     over,
+    remembered,
     summed_up,
     timed,
 )
@@ -126,6 +127,8 @@ def test_bars_hold_at_their_limit_and_not_where_nothing_was_measured():
     assert at_least("x", 2.5, 2.5, "x") == dict(what="x", goal=">= 2.5x", measured=2.5, holds=True)
     assert not at_least("x", 2.49, 2.5)["holds"] and not at_least("x", None, 2.5)["holds"]
     assert at_most("x", 0.95, 0.95)["holds"] and not at_most("x", 0.9501, 0.95)["holds"]
+    missed = at_most("x", 1.0021, 1)
+    assert missed["measured"] == 1.002 and not missed["holds"]  # a bar that is missed is seen to be
     assert at_most("x", None, 1)["measured"] is None and not at_most("x", None, 1)["holds"]
 
 
@@ -138,3 +141,15 @@ def test_what_a_call_costs():
     made, cost = timed(lambda: sum(range(10**6)), tokens=500)
     assert made == 499999500000 and cost["tokens"] == 500
     assert cost["tokens_per_cpu_second"] > 0
+
+
+def test_a_search_that_was_broken_off_goes_on_where_it_was(tmp_path):
+    measured = []
+
+    def at(lr, arm="a"):
+        what = dict(arm=arm, lr=lr)
+        return remembered(tmp_path / "new" / "s.jsonl", what, lambda: measured.append(what) or what)
+
+    rows = [at(0.1), at(0.1 / 3), at(0.1), at(0.1 / 3), at(0.1, "b")]
+    assert len(measured) == 3
+    assert rows[0] == rows[2] and rows[1] == rows[3] == dict(arm="a", lr=0.1 / 3)

@@ -208,13 +208,13 @@ def summed_up(rows: list[dict], keys: Sequence[str]) -> dict:
 def at_least(what: str, value: float | None, least: float, unit: str = "") -> dict:
     "A bar that holds from a value on; one that wasn't measured doesn't hold."
     holds = value is not None and value >= least
-    return bar(what, f">= {least:g}{unit}", None if value is None else figure(value, 3), holds)
+    return bar(what, f">= {least:g}{unit}", None if value is None else figure(value, 4), holds)
 
 
 def at_most(what: str, value: float | None, most: float, unit: str = "") -> dict:
     "A bar that holds up to a value; one that wasn't measured doesn't hold."
     holds = value is not None and value <= most
-    return bar(what, f"<= {most:g}{unit}", None if value is None else figure(value, 3), holds)
+    return bar(what, f"<= {most:g}{unit}", None if value is None else figure(value, 4), holds)
 
 
 def over(ours: float | None, theirs: Sequence[float | None], of: Callable = min) -> float | None:
