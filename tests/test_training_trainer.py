@@ -503,6 +503,12 @@ def test_k_over_f_and_nonsense_are_refused(bad):
     refused(lambda: short(**bad), code=64)
 
 
+def test_sizes_of_numpy_are_taken_and_no_share_is_none_revived():
+    t = fit(stream(60, 128), short(n_features=np.int64(64), window=1, revive_most=0.0))
+    assert type(t.recipe.n_features) is int
+    assert t.revived == 0
+
+
 def test_batches_that_end_early_or_do_not_vary_are_refused():
     refused(lambda: fit(stream(59, 128), short()), "60 batches")
     refused(lambda: fit(iter(()), short()), "no batch")

@@ -89,10 +89,10 @@ def _is_number(x) -> bool:
 
 
 def _check_sizes(recipe: Recipe):
-    "Raise (exit code 64) where sizes, seed, learning rate or shares make no sense."
+    "Sizes as int. Raises (exit code 64) where they, the seed, a rate or a share make no sense."
     sizes = dict(n_features=1, tokens=1, batch_size=1, seed=0, window=1)
     for name, least in sizes.items():
-        whole(name, getattr(recipe, name), least)
+        object.__setattr__(recipe, name, whole(name, getattr(recipe, name), least))
     if not (_is_number(recipe.k) and 0 < recipe.k <= recipe.n_features):  # 2.5 on average
         raise bad_parameter(
             "0 < k <= n_features",
@@ -158,7 +158,7 @@ def looks_for_dead(
     "Whether dead features are revived after this step."
     every = max(int(turns * self.revive_every * self.steps), 1)
     is_turn = step % every == every - 1
-    return is_turn and step < self.revive_until * self.steps
+    return is_turn and self.revive_most > 0 and step < self.revive_until * self.steps
 
 # %% ../../nbs/05_training/00_recipe.ipynb #916ac881
 def default_batch_size(tokens: int, n_features: int) -> int:
