@@ -251,12 +251,12 @@ def fit(
         device = pick_device(device)
     folder = None if folder is None else Path(folder)
     every = every or max(recipe.steps // 20, 1)
-    batches, told = iter(batches), data
+    batches = iter(batches)
     if folder is not None and not data:
-        told, batches = by_the_first(batches)
-    trainer, rest = started(batches, recipe, site, device, folder, told)
+        data, batches = by_the_first(batches)
+    trainer, rest = started(batches, recipe, site, device, folder, data)
     try:
-        run(trainer, rest, device, folder, told or "", every, progress, watch)
+        run(trainer, rest, device, folder, data, every, progress, watch)
     except InterpkitError as e:
         saved = saved_in(folder)
         if not saved:
